@@ -1,0 +1,51 @@
+# The environment comes from this file alone: Python 3.11 with venv and pip is all a machine needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+INTEROP := .venv-transformers-4.57
+PACKAGES := data_cards experience medsiglip medgemma evals finetune
+export HF_HUB_OFFLINE ?= 1
+export TQDM_DISABLE ?=
+
+.PHONY: install demo test check bench system test-interop test-timm clean
+
+install: $(STAMP)
+
+# The pinned torch goes first and alone: asked for by another package, pip would fetch the newest CUDA build.
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	touch $@
+
+demo: $(STAMP)
+	$(BIN)/medgemma demo --out demo-out
+
+test: $(STAMP)
+	$(BIN)/pytest
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/pytest -m "not slow"
+
+bench: $(STAMP)
+	$(BIN)/python -m benchmarks.encoder
+
+# Our folders in the oldest transformers that Hub users of Gemma 3 run.
+test-interop: $(STAMP)
+	test -e $(INTEROP)/.installed || { $(PYTHON) -m venv $(INTEROP) && \
+	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
+	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==4.57.3 pillow sentencepiece protobuf && \
+	  touch $(INTEROP)/.installed; }
+	INTEROP_PYTHON=$(INTEROP)/bin/python $(BIN)/pytest tests/interop
+
+# Debian packages that some tests use.
+system:
+	apt-get update
+	apt-get install --yes --no-install-recommends chromium
+
+clean:
+	rm -rf $(VENV) $(INTEROP) build dist *.egg-info

@@ -1,0 +1,35 @@
+"""One stable division of the development data by group, used by every recipe and every evaluation.
+
+A group (patient, case, source tile, index block) is wholly on one side, whatever machine, order or subset of
+the data it is met in: the side depends on nothing but the group's own key.
+"""
+
+from hashlib import sha256
+from typing import Literal
+
+Side = Literal["train", "held-out"]
+
+HELD_OUT_PERCENT = 25
+"""Share of the groups that recipes never train on and evaluations score, in percent."""
+
+
+def held_out(group: str, share_percent: int) -> bool:
+    """Say whether a group belongs to the held-out share.
+
+    Args:
+        group: The key that items which are not independent have in common; not empty.
+        share_percent: Expected share of the groups held out, 0 to 100.
+
+    Raises:
+        ValueError: The group is empty or the share is outside 0 to 100.
+    """
+    if not group:
+        raise ValueError("got an empty group; expected a key such as a patient number; fill the group column")
+    if not 0 <= share_percent <= 100:
+        raise ValueError(f"got share_percent={share_percent}; expected 0 to 100")
+    return int(sha256(f"medgemma-split-1:{group}".encode()).hexdigest(), 16) % 100 < share_percent
+
+
+def side(group: str) -> Side:
+    """Return the side of a group: `held-out` for HELD_OUT_PERCENT of the groups, else `train`."""
+    return "held-out" if held_out(group, HELD_OUT_PERCENT) else "train"

@@ -1,0 +1,1 @@
+"""Evaluations: tasks, metrics, runner and scores."""

@@ -1,0 +1,133 @@
+"""The command `medgemma-eval`: list tasks, run them, score again."""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medsiglip.command import Device, Dtype, Model, Quiet, new_app, progress, run, say
+
+if TYPE_CHECKING:
+    from evals.runner import RunOptions, Task
+
+app = new_app("Evaluations: run tasks on a model, resume, score with confidence intervals. Not a medical device.")
+
+Out = Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")]
+
+
+@app.command("list")
+def list_command() -> None:
+    """Print one line a task: name, data cards, what it asks."""
+    from evals.runner import TASKS
+
+    for task in TASKS.values():
+        typer.echo(f"{task.name:<26} {task.summary} [{', '.join(task.cards)}]")
+
+
+@app.command("run")
+def run_command(
+    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Names; see `medgemma-eval list`.")],
+    data: Annotated[Path, typer.Option(help="Holds one folder a card name, or is that folder.")],
+    out: Out,
+    model: Model = "nano",
+    side: Annotated[str, typer.Option(help="held-out or train groups; vqa-rad also official-test, all.")] = "held-out",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order and draw of items.")] = 0,
+    shuffle_pictures: Annotated[
+        bool, typer.Option("--shuffle-pictures", help="Put every question to another group's picture.")
+    ] = False,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Run tasks and score them; items already answered in --out are not asked again."""
+    from evals.runner import RunOptions, task_named
+
+    chosen = [task_named(name) for name in tasks]
+    options = RunOptions(side, limit, seed, "shuffled" if shuffle_pictures else "real", max_new_tokens)
+    models: dict[str, Any] = {}
+    failed = sum(_run(task, options, data, out, model, models, device, dtype, quiet) for task in chosen)
+    _score(out)
+    if failed:
+        say(f"{failed} item(s) failed and were not scored; the others were")
+        raise typer.Exit(1)
+
+
+@app.command()
+def score(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of earlier runs.")]) -> None:
+    """Score the outputs in DIR again, without generating."""
+    _score(folder)
+
+
+def main() -> None:
+    """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
+    run(app)
+
+
+def _run(
+    task: "Task",
+    options: "RunOptions",
+    data: Path,
+    out: Path,
+    model_name: str,
+    models: dict[str, Any],
+    device: str,
+    dtype: str,
+    quiet: bool,
+) -> int:
+    """Run one task; return the number of items that failed."""
+    from evals.runner import (
+        condition_folder,
+        make_items,
+        prepare,
+        run_label_task,
+        run_record,
+        run_text_task,
+        write_record,
+    )
+
+    items = make_items(task, data, options)
+    if task.answers not in models:
+        models[task.answers] = _load(task.answers, model_name, device, dtype)
+    model = models[task.answers]
+    folder = condition_folder(out, task.name, options.condition)
+    prepare(items, model.fingerprint, folder)
+    record = run_record(task, items, data, options, model_name, model.fingerprint, " ".join(sys.argv))
+    for table in record.data_differs_from_card:
+        say(f"warning: {table} is not the copy its card describes; figures on it do not compare with others")
+    write_record(folder, record)
+    with progress(len(items), "items", quiet) as advance:
+        if task.answers == "text":
+            failed = run_text_task(task, items, model, folder, options.max_new_tokens, advance)
+        else:
+            failed = run_label_task(task, items, model, folder, advance)
+    for output in failed:
+        say(f"error: {task.name}: {output.item_id}: {output.error}")
+    return len(failed)
+
+
+def _load(answers: str, model: str, device: str, dtype: str) -> Any:
+    if answers == "text":
+        from medgemma import MedGemma
+
+        return MedGemma.from_pretrained(model, device=device, dtype=dtype)
+    from medsiglip import MedSigLIP
+
+    return MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
+
+
+def _score(folder: Path) -> None:
+    from evals.scores import score_dir
+
+    for task, metrics in score_dir(folder).items():
+        for metric, figure in metrics.items():
+            typer.echo(_line(task, metric, figure))
+
+
+def _line(task: str, metric: str, figure: dict[str, Any]) -> str:
+    low, high = figure["ci95"]
+    value = "undefined" if figure["value"] is None else f"{figure['value']:.3f}"
+    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    return f"{task:<26} {metric:<44} {value}{interval}  n={figure['n']} groups={figure['n_groups']}"

@@ -1,0 +1,84 @@
+"""What a model answered, one JSON object a line, so that a run that was killed goes on where it stopped."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+from evals.items import Item, item_sha256
+
+
+@dataclass(frozen=True)
+class Output:
+    """One answer, or the reason why there is none."""
+
+    item_id: str
+    item_sha256: str
+    """Of what was asked (`items.item_sha256`)."""
+    model: str
+    """Fingerprint of the weights."""
+    text: str = ""
+    """The generated text; for zero-shot items the label."""
+    probabilities: Mapping[str, float] = field(default_factory=dict)
+    """Zero-shot items: label to softmax probability."""
+    error: str = ""
+    """Why the item failed; it is asked again on the next run."""
+    seconds: float = 0.0
+    """Since the output before it."""
+
+
+class OutputFile:
+    """Appends outputs; each is on disk, whole, before the next is asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = path.open("a", encoding="utf-8")
+
+    def __enter__(self) -> "OutputFile":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def write(self, output: Output) -> None:
+        """Append one line."""
+        self._file.write(json.dumps(asdict(output), ensure_ascii=False) + "\n")
+        self._file.flush()
+
+
+def drop_torn_line(path: Path) -> None:
+    """Cut off what follows the last line end: a line that a killed run did not finish."""
+    if not path.is_file():
+        return
+    written = path.read_bytes()
+    whole = written.rfind(b"\n") + 1
+    if whole < len(written):
+        os.truncate(path, whole)
+
+
+def read_outputs(path: Path) -> list[Output]:
+    """Read the outputs written so far; none if there is no file, and an unfinished last line is left out.
+
+    Raises:
+        ValueError: Another line is broken.
+    """
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")[:-1]
+    return [_output(path, number, line) for number, line in enumerate(lines, start=1)]
+
+
+def latest(outputs: Iterable[Output], items: Sequence[Item]) -> dict[str, Output]:
+    """Return the last output of each item, item id to output; those of items asked otherwise are left out."""
+    asked = {item.item_id: item_sha256(item) for item in items}
+    return {o.item_id: o for o in outputs if asked.get(o.item_id) == o.item_sha256}
+
+
+def _output(path: Path, number: int, line: str) -> Output:
+    try:
+        return Output(**json.loads(line))
+    except (json.JSONDecodeError, TypeError) as fault:
+        raise ValueError(f"{path}: line {number} is no output ({fault}); delete the line and run again") from fault

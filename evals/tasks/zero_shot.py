@@ -1,0 +1,154 @@
+"""Zero-shot classification of labelled pictures; the captions that contrastive training uses too."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from data_cards.readers.pictures import LabelledPicture
+from data_cards.split import Side
+from evals.items import Item
+from evals.tasks.picture_questions import MEDNIST_FACTS, TISSUES, checked_side, facts, sample
+from evals.tasks.wording import CAPTIONS, FINDINGS, NO_FINDING, Wordings
+
+
+@dataclass(frozen=True)
+class Caption:
+    """A caption and the facts it states: true of every picture that has them all."""
+
+    text: str
+    facts: Mapping[str, str]
+
+    def is_true_of(self, facts: Mapping[str, str]) -> bool | None:
+        """Say whether the caption is true of a picture: True, False, or None where its facts do not tell.
+
+        A MedNIST chest film, for example, has no label for pneumonia, so a caption about pneumonia is neither
+        a positive nor a negative of it.
+        """
+        if any(name in facts and facts[name] != value for name, value in self.facts.items()):
+            return False
+        return True if self.facts.items() <= facts.items() else None
+
+
+@dataclass(frozen=True)
+class ZeroShotTask:
+    """A classification task: one set, its classes, and the facts that make a class."""
+
+    name: str
+    card: str
+    class_facts: Mapping[str, Mapping[str, str]]
+    """Label to the facts its captions state. A picture belongs to the class whose facts it has."""
+
+
+_CHEST = {"modality": "X-ray", "body_part": "chest"}
+_LUNG = {"modality": "histology", "body_part": "lung"}
+
+TASKS: dict[str, ZeroShotTask] = {
+    task.name: task
+    for task in (
+        ZeroShotTask(
+            "zero-shot-lung-histology",
+            "histo-lc25000-lung",
+            {label: {**_LUNG, "tissue": tissue} for label, tissue in TISSUES.items()},
+        ),
+        ZeroShotTask("zero-shot-mednist", "modality-mednist", MEDNIST_FACTS),
+        ZeroShotTask(
+            "zero-shot-nih-pneumonia",
+            "cxr-nih14",
+            {
+                "pneumonia": {**_CHEST, "pneumonia": "present"},
+                "no finding": {**_CHEST, NO_FINDING: "present"},
+            },
+        ),
+    )
+}
+
+
+def captions(facts: Mapping[str, str], wordings: Wordings = "train") -> list[Caption]:
+    """Return all captions that are true of a picture with these facts.
+
+    Beside the single statements of wording.CAPTIONS a chest film with two findings or more gets one caption
+    that names them all.
+
+    Args:
+        facts: As `picture_questions.facts` returns them.
+        wordings: `train`, or `held-out` for phrasings that no recipe may use.
+    """
+    stated = [
+        Caption(text, wording.facts)
+        for wording in CAPTIONS
+        if wording.facts.items() <= facts.items()
+        for text in wording.phrasings.of(wordings)
+    ]
+    return stated + _all_findings(facts, wordings)
+
+
+def class_prompts(task: str, wordings: Wordings = "held-out") -> dict[str, list[str]]:
+    """Return the captions of every class of a task, label to texts.
+
+    Raises:
+        ValueError: The task is unknown.
+    """
+    by_label = {}
+    for label, class_facts in _task(task).class_facts.items():
+        exact = [wording for wording in CAPTIONS if wording.facts == class_facts]
+        by_label[label] = [text for wording in exact for text in wording.phrasings.of(wordings)]
+    return by_label
+
+
+def label_of(task: str, picture: LabelledPicture) -> str | None:
+    """Return the class of a picture, None if it is in none.
+
+    Raises:
+        ValueError: The task is unknown.
+    """
+    known = facts(picture)
+    fitting = [label for label, wanted in _task(task).class_facts.items() if wanted.items() <= known.items()]
+    assert len(fitting) <= 1, f"{picture.path} fits the classes {fitting}"
+    return fitting[0] if fitting else None
+
+
+def items(
+    data_dir: str | Path,
+    task: str,
+    limit: int | None = None,
+    seed: int = 0,
+    side: Side = "held-out",
+    wordings: Wordings = "held-out",
+) -> list[Item]:
+    """Make the items of one task, in a seeded order; the prompt of each lists the captions of all classes.
+
+    Args:
+        data_dir: A folder with the set's folder, or that folder.
+        task: A name of TASKS.
+        limit: At most so many items.
+        seed: Of the order.
+        side: Groups; `held-out` ones are new to every recipe.
+        wordings: Of the captions; `held-out` ones are new to every recipe.
+
+    Raises:
+        ValueError: The task is unknown, or its set is missing or broken.
+    """
+    card = _task(task).card
+    checked_side(side)
+    prompt = "\n".join(f"{label}: {'; '.join(texts)}" for label, texts in class_prompts(task, wordings).items())
+    labelled = [(picture, label_of(task, picture)) for picture in sample(data_dir, card, None, seed, side)]
+    return [
+        Item(picture.picture_id, (str(picture.path),), prompt, label, "class", picture.group, {"card": card})
+        for picture, label in labelled
+        if label is not None
+    ][:limit]
+
+
+def _task(name: str) -> ZeroShotTask:
+    if name not in TASKS:
+        raise ValueError(f"got task {name!r}; expected one of {', '.join(TASKS)}")
+    return TASKS[name]
+
+
+def _all_findings(facts: Mapping[str, str], wordings: Wordings) -> list[Caption]:
+    present = {name: "present" for name in FINDINGS if facts.get(name) == "present"}
+    if len(present) < 2:
+        return []
+    listed = " and ".join(FINDINGS[name].removeprefix("a ") for name in present)
+    text = f"chest X-ray with {listed}" if wordings == "train" else f"radiograph of the chest showing {listed}"
+    return [Caption(text, {**_CHEST, **present})]

@@ -1,0 +1,1 @@
+"""Recipes and losses that train or tune the encoder and the decoder."""

@@ -1,0 +1,74 @@
+"""Augmentation that respects anatomy: pictures are moved and re-exposed, never mirrored where left and right matter.
+
+Letters: B pictures, S side in pixels.
+"""
+
+import torch
+import torch.nn.functional as F
+
+
+def augment(pictures: torch.Tensor, size_px: int, free_orientation: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Random crop, shift, exposure, sharpness, and for some pictures any of the eight orientations.
+
+    Args:
+        pictures: (B, 3, S', S') uint8 RGB, a little larger than `size_px`.
+        size_px: S, the side of what comes out.
+        free_orientation: (B,) bool, true where up and left mean nothing (histology).
+        rng: source of all randomness.
+
+    Returns:
+        (B, 3, S, S) float32 in about -1..1.
+    """
+    values = pictures.float() / 127.5 - 1
+    values = _resample(_reorient(values, free_orientation, rng), size_px, rng)
+    values = _blur_some(values, ~free_orientation, rng)
+    contrast = _uniform(len(values), 0.8, 1.2, rng)[:, None, None, None]
+    brightness = _uniform(len(values), -0.15, 0.15, rng)[:, None, None, None]
+    return (values * contrast + brightness).clamp(-1, 1)
+
+
+def plain(pictures: torch.Tensor, size_px: int) -> torch.Tensor:
+    """No augmentation: (B, 3, S, S) float32 in -1..1, the whole picture."""
+    values = pictures.float() / 127.5 - 1
+    if values.shape[-1] == size_px:
+        return values
+    return F.interpolate(values, (size_px, size_px), mode="bilinear", antialias=True, align_corners=False)
+
+
+def _reorient(values: torch.Tensor, free: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    turns = torch.randint(4, (len(values),), generator=rng) * free
+    flips = (torch.rand(len(values), generator=rng) < 0.5) & free
+    out = values.clone()
+    for quarter in (1, 2, 3):
+        chosen = turns == quarter
+        out[chosen] = torch.rot90(values[chosen], quarter, (2, 3))
+    out[flips] = out[flips].flip(3)
+    return out
+
+
+def _resample(values: torch.Tensor, size_px: int, rng: torch.Generator) -> torch.Tensor:
+    """Random crop of 70 to 100 % of the side, anywhere, with a turn of up to 6 degrees."""
+    count = len(values)
+    scale, angle = _uniform(count, 0.7, 1.0, rng), _uniform(count, -0.1, 0.1, rng)
+    shift = (torch.rand(count, 2, generator=rng) * 2 - 1) * (1 - scale)[:, None]
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    affine = torch.stack([torch.stack([cosine, -sine, shift[:, 0]], 1), torch.stack([sine, cosine, shift[:, 1]], 1)], 1)
+    grid = F.affine_grid(affine, [count, 3, size_px, size_px], align_corners=False)
+    return F.grid_sample(values, grid, padding_mode="border", align_corners=False)
+
+
+def _blur_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+    """Shrink and enlarge some pictures again, so that sharpness does not give the data set away."""
+    size_px = values.shape[-1]
+    small = int(torch.randint(size_px // 3, size_px, (1,), generator=rng))
+    chosen = (torch.rand(len(values), generator=rng) < 0.3) & allowed
+    if not bool(chosen.any()):
+        return values
+    shrunk = F.interpolate(values[chosen], (small, small), mode="bilinear", antialias=True, align_corners=False)
+    out = values.clone()
+    out[chosen] = F.interpolate(shrunk, (size_px, size_px), mode="bilinear", align_corners=False)
+    return out
+
+
+def _uniform(count: int, low: float, high: float, rng: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(count, generator=rng)

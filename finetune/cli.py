@@ -1,0 +1,47 @@
+"""The `medgemma-finetune` command: list and run recipes."""
+
+from importlib import import_module
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from medsiglip.command import Quiet, new_app, run
+
+app = new_app("Recipes that train or tune the encoder and the decoder. Not a medical device.")
+RECIPES = {"nano": "a small MedSigLIP and MedGemma pair from the real-data kit"}
+
+
+@app.command("list")
+def list_recipes() -> None:
+    """The recipes and what each is for."""
+    for name, summary in RECIPES.items():
+        typer.echo(f"{name}: {summary}")
+
+
+@app.command("run")
+def run_recipe(
+    recipe: Annotated[str, typer.Argument(help="A name that `list` prints.")],
+    data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
+    out: Annotated[Path, typer.Option(help="Checkpoints, log and resolved configuration; an interrupted run goes on.")],
+    config: Annotated[Path | None, typer.Option(help="YAML over the recipe's own.")] = None,
+    override: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable.")] = None,
+    quiet: Quiet = False,
+) -> None:
+    """Run a recipe, or go on with an interrupted run."""
+    from finetune.configuration import load_config
+
+    module = _recipe(recipe)
+    files = [Path(str(module.__file__)).with_suffix(".yaml"), *([config] if config else [])]
+    module.run(load_config(module.Config, files, override or []), data, out, quiet)
+
+
+def _recipe(name: str) -> Any:
+    if name not in RECIPES:
+        raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
+    return import_module(f"finetune.recipes.{name}")
+
+
+def main() -> None:
+    """Entry point of the `medgemma-finetune` script."""
+    run(app)

@@ -1,0 +1,104 @@
+"""Contrastive training of an encoder on pictures whose labels are facts.
+
+Letters: N pictures of a step, M captions of a step, P pictures in all.
+"""
+
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from evals.tasks.zero_shot import Caption
+from finetune.augment import augment
+from finetune.losses.contrastive import fact_relations, sigmoid_loss
+from finetune.training import Schedule, step_generator, train
+from medsiglip.encoder import tokenize
+
+Facts = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class PictureSource:
+    """Pictures of one data set, and how many of them go into every step."""
+
+    numbers: tuple[int, ...]
+    """Rows of the pixel tensor."""
+    per_step: int
+    free_orientation: bool
+    """Up and left mean nothing here (histology)."""
+
+
+@dataclass(frozen=True)
+class ContrastiveData:
+    """All that the stage draws from."""
+
+    pixels: torch.Tensor
+    """(P, 3, S', S') uint8, a little larger than the tower's side."""
+    facts: tuple[Facts, ...]
+    """Of each of the P pictures."""
+    sources: tuple[PictureSource, ...]
+    captions_of: Callable[[Facts], Sequence[Caption]]
+    """Every caption that is true of a picture with these facts."""
+    captions_per_step: int
+
+
+def train_contrastive(
+    model: Any,
+    tokenizer: Any,
+    data: ContrastiveData,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Train a SiglipModel with the sigmoid loss; resumes from `folder`.
+
+    Each step draws pictures from every source and a few captions of theirs; a caption is a positive of every
+    picture it is true of, a negative where one of its facts is false, and left out where that is not known.
+    """
+    size_px = model.config.vision_config.image_size
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        rng = step_generator(seed, "contrastive", step)
+        numbers, free = _draw_pictures(data.sources, rng)
+        captions = _draw_captions([data.facts[i] for i in numbers], data, random.Random(f"{seed}:captions:{step}"))
+        values = augment(data.pixels[numbers], size_px, free, rng)
+        relations = fact_relations([data.facts[i] for i in numbers], [c.facts for c in captions])
+        return contrastive_loss(model, values, tokenize(tokenizer, [c.text for c in captions]), relations)
+
+    train(model, loss_of_step, schedule, folder, quiet=quiet)
+
+
+def contrastive_loss(
+    model: Any, pixel_values: torch.Tensor, input_ids: torch.Tensor, relations: torch.Tensor
+) -> torch.Tensor:
+    """The sigmoid loss of a SiglipModel over N pictures and M texts; towers run in bfloat16, the loss in float32."""
+    with torch.autocast(pixel_values.device.type, dtype=torch.bfloat16):
+        images = model.get_image_features(pixel_values=pixel_values).pooler_output
+        texts = model.get_text_features(input_ids=input_ids).pooler_output
+    images, texts = nn.functional.normalize(images.float()), nn.functional.normalize(texts.float())
+    return sigmoid_loss(images, texts, model.logit_scale.exp(), model.logit_bias, relations)
+
+
+def _draw_pictures(sources: Sequence[PictureSource], rng: torch.Generator) -> tuple[list[int], torch.Tensor]:
+    numbers: list[int] = []
+    for source in sources:
+        drawn = torch.randint(len(source.numbers), (source.per_step,), generator=rng)
+        numbers += [source.numbers[i] for i in drawn.tolist()]
+    free = torch.tensor([source.free_orientation for source in sources for _ in range(source.per_step)])
+    return numbers, free
+
+
+def _draw_captions(facts: Sequence[Facts], data: ContrastiveData, rng: random.Random) -> list[Caption]:
+    drawn: dict[str, Caption] = {}
+    for picture_facts in rng.sample(list(facts), len(facts)):
+        caption = rng.choice(data.captions_of(picture_facts))
+        drawn[caption.text] = caption
+        if len(drawn) == data.captions_per_step:
+            break
+    return list(drawn.values())

@@ -1,0 +1,101 @@
+"""Supervised training of the decoder on examples with pictures; the vision tower stays as it is.
+
+Letters: P pictures, V views of each, N patches.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from finetune.augment import augment, plain
+from finetune.collate import Batch, Example, collate
+from finetune.losses.completion import completion_loss
+from finetune.training import Schedule, step_generator, train
+from medgemma.vision import merge, patch_features, project_patches
+
+
+def train_decoder(
+    model: Any,
+    draw: Callable[[int, random.Random], Sequence[Example]],
+    patches: torch.Tensor,
+    schedule: Schedule,
+    folder: Path,
+    *,
+    pad_id: int,
+    max_tokens: int,
+    seed: int,
+    quiet: bool,
+) -> None:
+    """Train projector and decoder of a Gemma3ForConditionalGeneration; resumes from `folder`.
+
+    Args:
+        model: its vision tower is frozen here.
+        draw: (step, rng) to the examples of a step; must depend on nothing else.
+        patches: (P, V, N, width) bfloat16, the frozen tower's output for V views of every picture.
+        schedule: learning rates and length.
+        folder: of the stage; its name also seeds the draws.
+        pad_id: the tokenizer's.
+        max_tokens: of a conversation; completions are cut here.
+        seed: of the run.
+        quiet: no progress bar.
+    """
+    model.model.vision_tower.requires_grad_(False)
+    image_id = model.config.image_token_id
+
+    def loss_of_step(step: int) -> torch.Tensor:
+        batch = collate(
+            draw(step, random.Random(f"{seed}:{folder.name}:{step}")),
+            pad_id=pad_id,
+            image_id=image_id,
+            max_tokens=max_tokens,
+        )
+        views = torch.randint(
+            patches.shape[1], (len(batch.pictures),), generator=step_generator(seed, folder.name, step)
+        )
+        return batch_loss(model, batch, patches[list(batch.pictures), views].float())
+
+    train(model, loss_of_step, schedule, folder, quiet=quiet)
+
+
+def batch_loss(model: Any, batch: Batch, patches: torch.Tensor) -> torch.Tensor:
+    """Completion loss of one batch; `patches` (P, N, width) are its pictures' features in the order of the slots."""
+    with torch.autocast(patches.device.type, dtype=torch.bfloat16):
+        if len(patches):
+            images = project_patches(model, patches)
+            embeddings = merge(model, batch.input_ids, batch.token_type_ids, images)
+        else:
+            embeddings = model.get_input_embeddings()(batch.input_ids)
+        hidden = model.model(
+            inputs_embeds=embeddings,
+            attention_mask=batch.attention_mask,
+            token_type_ids=batch.token_type_ids,
+            use_cache=False,
+        ).last_hidden_state
+    return completion_loss(hidden, batch.labels, model.lm_head.weight)
+
+
+def tower_views(
+    model: Any,
+    pixels: torch.Tensor,
+    free_orientation: torch.Tensor,
+    views: int,
+    *,
+    seed: int,
+    batch_size: int = 64,
+) -> torch.Tensor:
+    """Run the frozen tower over views of every picture: (P, V, N, width) bfloat16.
+
+    View 0 is the whole picture as it is, the others are augmented.
+    """
+    size_px = model.config.vision_config.image_size
+    out = []
+    for start in range(0, len(pixels), batch_size):
+        batch, free = pixels[start : start + batch_size], free_orientation[start : start + batch_size]
+        rng = step_generator(seed, "views", start)
+        seen = [plain(batch, size_px), *(augment(batch, size_px, free, rng) for _ in range(views - 1))]
+        with torch.inference_mode(), torch.autocast(pixels.device.type, dtype=torch.bfloat16):
+            out.append(torch.stack([patch_features(model, view).bfloat16() for view in seen], 1))
+    return torch.cat(out).clone()

@@ -1,0 +1,230 @@
+"""MedGemma: pictures and questions to answers. The network is transformers' Gemma3ForConditionalGeneration.
+
+Letters: B prompts of a batch, T tokens of the longest, P pictures, H decoder width.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medgemma.answers import Answer, split_thinking
+from medgemma.chat import ImageTokens, Message, Prompt, render, user_message
+from medsiglip.encoder import as_pictures, pick_device, pick_dtype
+from medsiglip.imaging import Picture
+from medsiglip.preprocess import Preprocessing
+from medsiglip.weights import fingerprint, load_strictly, resolve_model
+
+if TYPE_CHECKING:
+    import torch
+
+NANO_FOLDER = Path(__file__).parent / "nano"
+CACHED_PICTURES = 64
+"""Pictures whose projected features are kept."""
+
+
+@dataclass
+class MedGemma:
+    """A MedGemma-shaped model with its tokenizer and its pixels.
+
+    Make one with `MedGemma.from_pretrained("nano")`, a folder, or a Hub id such as "google/medgemma-4b-it".
+    """
+
+    model: Any
+    tokenizer: Any
+    preprocessing: Preprocessing
+    folder: Path
+    name: str
+    _features: "OrderedDict[tuple[str, int, str, str], torch.Tensor]" = field(default_factory=OrderedDict, repr=False)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] = "nano",
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        policy: str | None = None,
+    ) -> "MedGemma":
+        """Load a model.
+
+        Args:
+            model: "nano", a local folder, or a Hub id.
+            device: "auto" (cuda, then mps, then cpu), or a torch device name.
+            dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
+            policy: a resize policy instead of the checkpoint's own.
+
+        Raises:
+            ValueError: the model cannot be found, is no Gemma 3 with a vision tower, or its weights are incomplete.
+        """
+        from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
+
+        from medsiglip.encoder import require_model_type
+
+        folder = resolve_model(model, NANO_FOLDER)
+        require_model_type(folder, "gemma3")
+        place = pick_device(device)
+        network = load_strictly(Gemma3ForConditionalGeneration, folder, dtype=pick_dtype(dtype, place)).to(place)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(network, tokenizer, Preprocessing.from_folder(folder, policy), folder, str(model))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the weights, for caches and results."""
+        return fingerprint(self.folder)
+
+    @cached_property
+    def image_tokens(self) -> ImageTokens:
+        """How one image stands in a prompt."""
+        return ImageTokens.of(self.model.config, self.tokenizer)
+
+    @property
+    def max_tokens(self) -> int:
+        """Tokens that prompt and answer may have together."""
+        return int(self.model.config.text_config.max_position_embeddings)
+
+    @cached_property
+    def stop_ids(self) -> frozenset[int]:
+        """The tokens that end an answer, from generation_config.json."""
+        ids = self.model.generation_config.eos_token_id
+        return frozenset(ids if isinstance(ids, list | tuple) else [ids])
+
+    def ask(
+        self, images: Any, questions: str | Sequence[str], *, max_new_tokens: int = 256, batch_size: int = 16
+    ) -> list[Answer]:
+        """Ask questions about pictures; each picture is encoded once for all of them.
+
+        Args:
+            images: one picture or several, all of which go into every prompt: `Picture`s, paths, PIL images, arrays;
+                an empty list asks without pictures.
+            questions: one question or several, each answered by itself.
+            max_new_tokens: an answer is cut here.
+            batch_size: questions decoded together.
+
+        Returns:
+            One answer a question, greedy.
+
+        Raises:
+            ImageError: a file cannot be read.
+            ValueError: a prompt does not fit the model, or holds control tokens.
+        """
+        pictures = list(as_pictures(images))
+        asked = [questions] if isinstance(questions, str) else list(questions)
+        requests = [(pictures, question) for question in asked]
+        return list(self.ask_each(requests, max_new_tokens=max_new_tokens, batch_size=batch_size))
+
+    def ask_each(
+        self, requests: Iterable[tuple[Any, str]], *, max_new_tokens: int = 256, batch_size: int = 16
+    ) -> Iterator[Answer]:
+        """Answer (images, question) requests in order, `batch_size` at a time; arguments and errors as in `ask`."""
+        source = iter(requests)
+        while batch := list(islice(source, batch_size)):
+            prompts = [(list(as_pictures(images)), question) for images, question in batch]
+            yield from self._answer_batch(prompts, max_new_tokens)
+
+    def stream(self, messages: Sequence[Message], images: Any = (), *, max_new_tokens: int = 256) -> Iterator[str]:
+        """Continue a conversation, piece by piece as it is made.
+
+        Args:
+            messages: see `medgemma.chat.render`; image parts take `images` in order.
+            images: as in `ask`.
+            max_new_tokens: the reply is cut here.
+        """
+        prompt = self.prompt(messages, max_new_tokens)
+        tokens: list[int] = []
+        said = ""
+        for step in self._steps([prompt], list(as_pictures(images)), max_new_tokens):
+            tokens.append(int(step[0]))
+            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
+            if text.endswith("\ufffd"):  # half of a character: its other bytes are still to come
+                continue
+            yield text[len(said) :]
+            said = text
+
+    def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Prompt:
+        """Render messages and refuse what does not fit.
+
+        Raises:
+            ValueError: prompt and answer together are longer than the model's context; the numbers are given.
+        """
+        prompt = render(self.tokenizer, self.image_tokens, messages)
+        if len(prompt.input_ids) + max_new_tokens > self.max_tokens:
+            raise ValueError(
+                f"the prompt is {len(prompt.input_ids):,} tokens ({prompt.num_images} images of "
+                f"{self.image_tokens.tokens_per_image}) and asks for {max_new_tokens:,} more; {self.name} holds "
+                f"{self.max_tokens:,}; shorten the question or send fewer pictures"
+            )
+        return prompt
+
+    def _answer_batch(self, batch: Sequence[tuple[list[Picture], str]], max_new_tokens: int) -> Iterator[Answer]:
+        started = time.perf_counter()
+        prompts = [self.prompt([user_message(q, len(pictures))], max_new_tokens) for pictures, q in batch]
+        pictures_in_order = [picture for pictures, _ in batch for picture in pictures]
+        rows = list(zip(*(s.tolist() for s in self._steps(prompts, pictures_in_order, max_new_tokens)), strict=True))
+        seconds = time.perf_counter() - started
+        for (pictures, question), row in zip(batch, rows, strict=True):
+            length = next((i + 1 for i, token in enumerate(row) if token in self.stop_ids), len(row))
+            spoken = split_thinking(self.tokenizer.decode(row[:length], skip_special_tokens=True))
+            yield Answer(
+                files=tuple(dict.fromkeys(picture.file for picture in pictures)),
+                question=question,
+                text=spoken.text,
+                thinking=spoken.thinking,
+                tokens=length,
+                seconds=seconds,
+                finish_reason="stop" if row[length - 1] in self.stop_ids else "length",
+            )
+
+    def _steps(
+        self, prompts: Sequence[Prompt], pictures: Sequence[Picture], max_new_tokens: int
+    ) -> "Iterator[torch.Tensor]":
+        """Greedy tokens (B,) of a left-padded batch, step by step."""
+        import torch
+
+        from medgemma.decode import greedy_steps
+        from medgemma.vision import merge
+
+        width, pad = max(len(prompt.input_ids) for prompt in prompts), self.tokenizer.pad_token_id
+        padding = [width - len(prompt.input_ids) for prompt in prompts]
+        rows = list(zip(prompts, padding, strict=True))
+        ids = torch.tensor([[*[pad] * n, *p.input_ids] for p, n in rows], device=self.model.device)
+        types = torch.tensor([[*[0] * n, *p.token_type_ids] for p, n in rows], device=self.model.device)
+        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=self.model.device)
+        with torch.inference_mode():
+            if pictures:
+                embeddings = merge(self.model, ids, types, torch.stack(self._image_features(pictures)))
+            else:
+                embeddings = self.model.get_input_embeddings()(ids)
+        return greedy_steps(
+            self.model,
+            embeddings,
+            mask,
+            types,
+            max_new_tokens=max_new_tokens,
+            stop_ids=self.stop_ids,
+            pad_id=pad,
+        )
+
+    def _image_features(self, pictures: Sequence[Picture]) -> "list[torch.Tensor]":
+        """Projected features (I, H) of each picture; each distinct picture goes through the tower once."""
+        import torch
+
+        from medgemma.vision import project
+
+        keys = [(p.sha256, p.frame, p.policy, self.preprocessing.policy) for p in pictures]
+        missing = {key: p for key, p in zip(keys, pictures, strict=True) if key not in self._features}
+        found = {key: self._features[key] for key in keys if key in self._features}
+        if missing:
+            values = self.preprocessing.pixel_values([self.preprocessing.resized(p) for p in missing.values()])
+            with torch.inference_mode():
+                projected = project(self.model, values.to(self.model.device, self.model.dtype))
+            found.update(zip(missing, projected, strict=True))
+        self._features.update(found)
+        while len(self._features) > CACHED_PICTURES:
+            self._features.popitem(last=False)
+        return [found[key] for key in keys]

@@ -1,0 +1,102 @@
+"""The `medsiglip` command: classify and embed pictures."""
+
+import csv
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medsiglip.command import (
+    Device,
+    Dtype,
+    Files,
+    Model,
+    Problems,
+    Quiet,
+    files_of,
+    new_app,
+    progress,
+    run,
+    whole_file,
+)
+
+app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
+Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
+
+
+@app.command()
+def classify(
+    files: Files,
+    labels: Annotated[str, typer.Option(help="Labels, separated by semicolons.")] = "",
+    task: Annotated[str, typer.Option(help="A named label set instead of --labels.")] = "",
+    independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
+    out: Annotated[Path | None, typer.Option(help="CSV file; stdout without it.")] = None,
+    model: Model = "nano",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: Batch = 32,
+    quiet: Quiet = False,
+) -> None:
+    """Zero-shot labels for every frame: file,frame,label,probability,score (score is the cosine)."""
+    from medsiglip.embed import readable_pictures
+    from medsiglip.encoder import MedSigLIP
+    from medsiglip.zero_shot import ZeroShotClassifier
+
+    if bool(labels) == bool(task):
+        raise ValueError('give either --labels "a;b" or --task NAME')
+    problems = Problems()
+    paths = files_of(files, problems)
+    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
+    if task:
+        classifier = ZeroShotClassifier.for_task(encoder, task)
+    else:
+        classifier = ZeroShotClassifier(encoder, labels.split(";"), independent=independent)
+    with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
+        write = csv.writer(file, lineterminator="\n").writerow
+        write(["file", "frame", "label", "probability", "score"])
+        for pictures, vectors in encoder.stream_images(readable_pictures(paths, problems.add), batch_size):
+            result = classifier.classify_vectors(vectors)
+            for i, picture in enumerate(pictures):
+                for j, label in enumerate(result.labels):
+                    row = [f"{result.probabilities[i, j]:.6f}", f"{result.scores[i, j]:.6f}"]
+                    write([picture.file, str(picture.frame), label, *row])
+            advance(len(pictures))
+    problems.exit()
+
+
+@app.command()
+def embed(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="Parquet file; an interrupted run goes on.")],
+    model: Model = "nano",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    batch_size: Batch = 32,
+    quiet: Quiet = False,
+) -> None:
+    """One unit vector a frame: file, frame, sha256, embedding, model, policy."""
+    from medsiglip.embed import embed_files
+    from medsiglip.encoder import MedSigLIP
+
+    problems = Problems()
+    paths = files_of(files, problems)
+    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
+    with progress(None, "pictures", quiet) as advance:
+        embed_files(encoder, paths, out, on_problem=problems.add, batch_size=batch_size, on_progress=advance)
+    problems.exit()
+
+
+@app.command()
+def tasks() -> None:
+    """The names that `classify --task` knows, with their labels."""
+    from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+
+    names = {name: list(labels) for name, labels in TASKS.items()}
+    names |= {name: list(findings) for name, findings in PRESENT_ABSENT_TASKS.items()}
+    for name, labels in names.items():
+        typer.echo(f"{name}: {'; '.join(labels)}")
+
+
+def main() -> None:
+    """Entry point of the `medsiglip` script."""
+    run(app)

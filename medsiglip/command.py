@@ -1,0 +1,103 @@
+"""What every command of the package shares: options, FILE arguments, progress, one-line errors, exit status."""
+
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Annotated, Any
+
+import typer
+
+from medsiglip.imaging import FileProblem, list_files
+
+Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="File, folder, quoted glob, @list.txt or -.")]
+Model = Annotated[str, typer.Option(help="'nano', a local folder, or a Hub id.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
+Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+def new_app(summary: str) -> typer.Typer:
+    """An app whose help is `summary`, with no shell-completion options and no local variables in tracebacks."""
+    return typer.Typer(
+        help=summary,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+
+
+def run(app: typer.Typer) -> None:
+    """Run an app: a user's mistake becomes one line on stderr and exit status 1, without a traceback."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.captureWarnings(True)
+    try:
+        app()
+    except (ValueError, FileNotFoundError, PermissionError) as error:
+        say(f"error: {one_line(error)}")
+        sys.exit(1)
+    except KeyboardInterrupt:
+        say("interrupted; what was finished is kept")
+        sys.exit(130)
+
+
+def say(line: str) -> None:
+    """One line for the person at the terminal: stderr, so that results on stdout stay clean."""
+    typer.echo(line, err=True)
+
+
+def one_line(error: BaseException) -> str:
+    """An error's text on one line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+class Problems:
+    """Collects what could not be handled, says each once, and decides the exit status."""
+
+    def __init__(self) -> None:
+        self.found: list[FileProblem] = []
+
+    def add(self, problem: FileProblem) -> None:
+        """Report one input by name with its reason."""
+        self.found.append(problem)
+        say(f"error: {problem}")
+
+    def exit(self) -> None:
+        """Exit with status 1 if anything was reported."""
+        if self.found:
+            say(f"{len(self.found)} input(s) could not be handled; the others were")
+            raise typer.Exit(1)
+
+
+def files_of(sources: Sequence[str], problems: Problems) -> list[Path]:
+    """Expand FILE arguments; what cannot be found is reported."""
+    listed = list_files(sources)
+    for problem in listed.problems:
+        problems.add(problem)
+    return list(listed.files)
+
+
+@contextmanager
+def whole_file(out: Path | None) -> Iterator[IO[str]]:
+    """A text stream: stdout, or a file that appears under its name only when it is whole."""
+    if out is None:
+        yield sys.stdout
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    with partial.open("w", newline="", encoding="utf-8") as file:
+        yield file
+    partial.replace(out)
+
+
+@contextmanager
+def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[int], Any]]:
+    """A progress bar on stderr; yields the function that advances it."""
+    from tqdm import tqdm
+
+    with tqdm(total=total, unit=f" {unit}", disable=True if quiet else None, file=sys.stderr) as bar:
+        yield bar.update

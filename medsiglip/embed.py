@@ -1,0 +1,187 @@
+"""Folders of pictures to a Parquet file of embeddings, resumable after any interruption."""
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medsiglip.encoder import MedSigLIP
+from medsiglip.imaging import FileProblem, ImageError, Picture, read_pictures
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ROWS_PER_PART = 2048
+"""Rows between two points from which an interrupted run goes on."""
+
+
+def readable_pictures(
+    files: Iterable[Path], on_problem: Callable[[FileProblem], None], workers: int | None = None
+) -> Iterator[Picture]:
+    """Every frame of every file, in order; a file that cannot be read is reported and the rest goes on.
+
+    Files are decoded in threads a few ahead of the reader (decoders release the interpreter lock).
+    """
+    workers = workers or os.cpu_count() or 1
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        waiting: deque[tuple[Path, Future[list[Picture]]]] = deque()
+        for file in files:
+            waiting.append((file, pool.submit(read_pictures, file)))
+            if len(waiting) > 4 * workers:
+                yield from _settled(*waiting.popleft(), on_problem)
+        while waiting:
+            yield from _settled(*waiting.popleft(), on_problem)
+
+
+def embed_files(
+    encoder: MedSigLIP,
+    files: Sequence[Path],
+    out: Path,
+    *,
+    on_problem: Callable[[FileProblem], None],
+    batch_size: int = 32,
+    on_progress: Callable[[int], None] = lambda rows: None,
+) -> int:
+    """Write one row a frame: file, frame, sha256, embedding, model, policy.
+
+    Finished rows are kept in `OUT.parts/` until the whole is written. A second run with the same model keeps
+    what is there and embeds only files that are new or whose bytes have changed.
+
+    Args:
+        encoder: the encoder.
+        files: picture files.
+        out: the Parquet file.
+        on_problem: told of each file that cannot be read.
+        batch_size: pictures a forward pass.
+        on_progress: told how many rows have been added.
+
+    Returns:
+        The number of rows added.
+
+    Raises:
+        ValueError: OUT holds embeddings of another model or resize policy.
+    """
+    parts = out.with_name(out.name + ".parts")
+    identity = f"{encoder.name}@{encoder.fingerprint}"
+    kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
+    done = _finished_files(kept, identity, encoder.preprocessing.policy, out)
+    parts.mkdir(parents=True, exist_ok=True)
+    fresh = (file for file in files if done.get(str(file)) != _sha256_or_none(file))
+    rows, added = [], 0
+    for pictures, vectors in encoder.stream_images(readable_pictures(fresh, on_problem), batch_size):
+        rows += [_row(picture, vector, encoder, identity) for picture, vector in zip(pictures, vectors, strict=True)]
+        added += len(pictures)
+        on_progress(len(pictures))
+        if len(rows) >= ROWS_PER_PART:
+            rows = _write_whole_files(rows, parts, encoder.embedding_width)
+    _write_part(rows, parts, encoder.embedding_width)
+    _merge(out, parts, encoder.embedding_width)
+    return added
+
+
+def embedding_schema(width: int) -> "pa.Schema":
+    """The columns of an embeddings file; `embedding` is a fixed-size float32 list."""
+    import pyarrow as pa
+
+    text = pa.string()
+    embedding = pa.list_(pa.float32(), width)
+    return pa.schema(
+        [
+            ("file", text),
+            ("frame", pa.int32()),
+            ("sha256", text),
+            ("embedding", embedding),
+            ("model", text),
+            ("policy", text),
+        ]
+    )
+
+
+def _settled(file: Path, future: "Future[list[Picture]]", on_problem: Callable[[FileProblem], None]) -> list[Picture]:
+    try:
+        return future.result()
+    except ImageError as error:
+        on_problem(FileProblem(str(file), error.reason))
+        return []
+
+
+def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str) -> dict[str, Any]:
+    return {
+        "file": picture.file,
+        "frame": picture.frame,
+        "sha256": picture.sha256,
+        "embedding": vector,
+        "model": identity,
+        "policy": f"{picture.policy}+{encoder.preprocessing.policy}",
+    }
+
+
+def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path) -> dict[str, str]:
+    """File name to sha256 of the rows already written."""
+    import pyarrow.parquet as pq
+
+    done: dict[str, str] = {}
+    for path in paths:
+        for row in pq.read_table(path, columns=["file", "sha256", "model", "policy"]).to_pylist():
+            if row["model"] != identity or row["policy"].split("+")[1] != policy:
+                raise ValueError(
+                    f"{out}: holds embeddings of {row['model']} ({row['policy']}), not of {identity} ({policy}); "
+                    "give another --out"
+                )
+            done[row["file"]] = row["sha256"]
+    return done
+
+
+def _sha256_or_none(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return ""
+
+
+def _write_whole_files(rows: list[dict[str, Any]], parts: Path, width: int) -> list[dict[str, Any]]:
+    """Write all rows but the last file's, which may have frames to come; give those back."""
+    last = rows[-1]["file"]
+    cut = next((i for i in range(len(rows) - 1, -1, -1) if rows[i]["file"] != last), -1) + 1
+    _write_part(rows[:cut], parts, width)
+    return rows[cut:]
+
+
+def _write_part(rows: Sequence[dict[str, Any]], parts: Path, width: int) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    if not rows:
+        return
+    path = parts / f"{len(list(parts.glob('*.parquet'))):06d}.parquet"
+    partial = path.with_suffix(".partial")
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=embedding_schema(width)), partial)
+    partial.replace(path)
+
+
+def _merge(out: Path, parts: Path, width: int) -> None:
+    """Join the old file and the parts, one at a time; a later row of the same file replaces an earlier one."""
+    import pyarrow.parquet as pq
+
+    sources = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
+    newest = {file: i for i, path in enumerate(sources) for file in _column(path, "file")}
+    partial = out.with_name(out.name + ".partial")
+    with pq.ParquetWriter(partial, embedding_schema(width)) as writer:
+        for i, path in enumerate(sources):
+            table = pq.read_table(path, schema=embedding_schema(width))
+            writer.write_table(table.filter([newest[file] == i for file in table["file"].to_pylist()]))
+    partial.replace(out)
+    for path in parts.iterdir():
+        path.unlink()
+    parts.rmdir()
+
+
+def _column(path: Path, name: str) -> list[str]:
+    import pyarrow.parquet as pq
+
+    return list(pq.read_table(path, columns=[name])[name].to_pylist())

@@ -1,0 +1,204 @@
+"""MedSigLIP: pictures and texts to unit vectors in one space. The network is transformers' SiglipModel.
+
+Letters: N pictures or texts, D embedding width, S picture side in pixels.
+"""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medsiglip.imaging import Picture, read_pictures
+from medsiglip.preprocess import Preprocessing
+from medsiglip.weights import fingerprint, load_strictly, resolve_model
+
+if TYPE_CHECKING:
+    import torch
+
+TEXT_LENGTH = 64
+"""SigLIP was trained on texts padded to 64 tokens without a mask; any other padding moves the scores."""
+
+
+@dataclass
+class MedSigLIP:
+    """A MedSigLIP-shaped encoder with its tokenizer and its pixels.
+
+    Make one with `MedSigLIP.from_pretrained("nano")`, a folder, or a Hub id such as "google/medsiglip-448".
+    """
+
+    model: Any
+    tokenizer: Any
+    preprocessing: Preprocessing
+    folder: Path
+    name: str
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        model: str | os.PathLike[str] = "nano",
+        *,
+        device: str = "auto",
+        dtype: str | None = None,
+        policy: str | None = None,
+    ) -> "MedSigLIP":
+        """Load an encoder.
+
+        Args:
+            model: "nano", a local folder, or a Hub id.
+            device: "auto" (cuda, then mps, then cpu), or a torch device name.
+            dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
+            policy: a resize policy instead of the checkpoint's own.
+
+        Raises:
+            ValueError: the model cannot be found, or its weights are incomplete.
+        """
+        from transformers import SiglipModel, SiglipTokenizer
+
+        folder = resolve_model(model)
+        require_model_type(folder, "siglip")
+        place = pick_device(device)
+        network = load_strictly(SiglipModel, folder, dtype=pick_dtype(dtype, place)).to(place)
+        tokenizer = SiglipTokenizer.from_pretrained(folder, local_files_only=True)
+        return cls(network, tokenizer, Preprocessing.from_folder(folder, policy), folder, str(model))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identity of the weights, for caches and results."""
+        return fingerprint(self.folder)
+
+    @property
+    def logit_scale(self) -> float:
+        """Exp of the learned log temperature; logits = logit_scale · cosine + logit_bias."""
+        return float(self.model.logit_scale.float().exp())
+
+    @property
+    def logit_bias(self) -> float:
+        """Learned bias of the sigmoid logits."""
+        return float(self.model.logit_bias.float())
+
+    @property
+    def embedding_width(self) -> int:
+        """D."""
+        return int(self.model.config.vision_config.hidden_size)
+
+    def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> np.ndarray:
+        """Embed pictures, in order.
+
+        Args:
+            images: `Picture`s (from `open_images`), paths (every frame of a file is one picture), PIL images or
+                (H, W[, 3]) uint8 arrays.
+            batch_size: pictures a forward pass.
+
+        Returns:
+            (N, D) float32, L2-normalised.
+
+        Raises:
+            ImageError: a file cannot be read.
+        """
+        batches = [vectors for _, vectors in self.stream_images(as_pictures(images), batch_size)]
+        return np.concatenate(batches) if batches else np.zeros((0, self.embedding_width), np.float32)
+
+    def stream_images(
+        self, pictures: Iterable[Picture], batch_size: int = 32
+    ) -> Iterator[tuple[list[Picture], np.ndarray]]:
+        """Embed a stream of pictures batch by batch: (pictures, (n, D) float32 unit vectors).
+
+        Resizing runs in threads one batch ahead of the network, so that neither waits for the other.
+        """
+        source = iter(pictures)
+        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
+
+            def prepare() -> tuple[list[Picture], list[np.ndarray]]:
+                batch = list(islice(source, batch_size))
+                return batch, list(pool.map(self.preprocessing.resized, batch))
+
+            with ThreadPoolExecutor(max_workers=1) as ahead:
+                upcoming = ahead.submit(prepare)
+                while (prepared := upcoming.result())[0]:
+                    upcoming = ahead.submit(prepare)
+                    yield prepared[0], self._embed(prepared[1])
+
+    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """Embed texts: (N, D) float32, L2-normalised. Texts past 64 tokens are cut, as in training."""
+        import torch
+
+        vectors = []
+        for start in range(0, len(texts), batch_size):
+            ids = tokenize(self.tokenizer, texts[start : start + batch_size]).to(self.model.device)
+            with torch.inference_mode():
+                vectors.append(unit(self.model.get_text_features(input_ids=ids).pooler_output))
+        return np.concatenate(vectors) if vectors else np.zeros((0, self.embedding_width), np.float32)
+
+    def _embed(self, resized: Sequence[np.ndarray]) -> np.ndarray:
+        import torch
+
+        values = self.preprocessing.pixel_values(resized).to(self.model.device, self.model.dtype)
+        with torch.inference_mode():
+            return unit(self.model.get_image_features(pixel_values=values).pooler_output)
+
+
+def as_pictures(images: Iterable[Any]) -> Iterator[Picture]:
+    """Pictures from anything `encode_images` takes; a path gives every frame of its file."""
+    for image in [images] if isinstance(images, str | Path | Picture) else images:
+        if isinstance(image, Picture):
+            yield image
+        elif isinstance(image, str | Path):
+            yield from read_pictures(image)
+        elif isinstance(image, np.ndarray):
+            yield Picture.from_array(image)
+        else:
+            yield Picture.from_pil(image)
+
+
+def tokenize(tokenizer: Any, texts: Sequence[str]) -> "torch.Tensor":
+    """(N, 64) int64 ids, padded and cut to 64; no attention mask, as SigLIP was trained."""
+    ids: torch.Tensor = tokenizer(
+        list(texts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
+    ).input_ids
+    return ids
+
+
+def unit(vectors: "torch.Tensor") -> np.ndarray:
+    """(N, D) float32 array of unit vectors."""
+    vectors = vectors.float()
+    return np.asarray((vectors / vectors.norm(dim=-1, keepdim=True)).cpu().numpy())
+
+
+def pick_device(device: str) -> str:
+    """Resolve "auto" to cuda, mps or cpu; refuse a device that is not there."""
+    import torch
+
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if device == "auto":
+        return next(name for name, available in there.items() if available)
+    if not there.get(device.split(":")[0], False):
+        known = [name for name, available in there.items() if available]
+        raise ValueError(f"device {device!r} is not on this machine; choose auto or {' or '.join(known)}")
+    return device
+
+
+def pick_dtype(dtype: str | None, device: str) -> Any:
+    """Resolve a dtype name; float16 is refused, for Gemma 3 overflows in it."""
+    import torch
+
+    names = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+    if dtype in (None, "auto"):
+        return torch.float32 if device == "cpu" else torch.bfloat16
+    if dtype not in names:
+        raise ValueError(f"dtype {dtype!r}: choose float32 or bfloat16 (float16 overflows in Gemma 3)")
+    return names[str(dtype)]
+
+
+def require_model_type(folder: Path, expected: str) -> None:
+    """Refuse a checkpoint of another kind before any weight is read."""
+    import json
+
+    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    if found != expected:
+        raise ValueError(f"model {folder}: config.json says model_type {found!r}, expected {expected!r}")

@@ -1,0 +1,63 @@
+"""Pictures to pixel values, as the checkpoint's own preprocessor_config.json says."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from medsiglip.imaging import RESIZE_POLICIES, Picture, resize
+
+if TYPE_CHECKING:
+    import torch
+
+RESAMPLE_TO_POLICY = {2: "huggingface", 3: "huggingface-bicubic"}
+"""PIL's resample codes as preprocessor_config.json stores them."""
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How RGB uint8 becomes pixel values: resize to a square, then (value / 255 - mean) / std."""
+
+    size_px: int
+    policy: str
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    def __post_init__(self) -> None:
+        if self.policy not in RESIZE_POLICIES:
+            raise ValueError(f"resize policy {self.policy!r} is unknown; choose one of {', '.join(RESIZE_POLICIES)}")
+
+    @classmethod
+    def from_folder(cls, folder: Path, policy: str | None = None) -> "Preprocessing":
+        """Read a checkpoint's preprocessor_config.json; `policy` overrides its resampling.
+
+        Raises:
+            ValueError: the file is missing, or names a resampling that has no policy.
+        """
+        path = folder / "preprocessor_config.json"
+        if not path.is_file():
+            raise ValueError(f"model {folder}: no preprocessor_config.json; the right pixels cannot be known")
+        config = json.loads(path.read_text(encoding="utf-8"))
+        if policy is None and config["resample"] not in RESAMPLE_TO_POLICY:
+            raise ValueError(f"model {folder}: resample {config['resample']} is not supported; give a policy by name")
+        return cls(
+            size_px=config["size"]["height"],
+            policy=policy or RESAMPLE_TO_POLICY[config["resample"]],
+            mean=tuple(config["image_mean"]),
+            std=tuple(config["image_std"]),
+        )
+
+    def resized(self, picture: Picture) -> np.ndarray:
+        """(S, S, 3) uint8: what the model sees."""
+        return resize(picture.pixels, self.size_px, self.policy)
+
+    def pixel_values(self, resized: Sequence[np.ndarray]) -> "torch.Tensor":
+        """(N, 3, S, S) float32 from N resized pictures (S, S, 3) uint8."""
+        import torch
+
+        values = torch.from_numpy(np.stack(resized)).permute(0, 3, 1, 2).float().mul_(1 / 255)
+        mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (self.mean, self.std))
+        return values.sub_(mean).div_(std).contiguous()

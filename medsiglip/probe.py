@@ -1,0 +1,95 @@
+"""A linear probe: logistic regression on embeddings, its strength chosen by grouped cross-validation."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+STRENGTHS = tuple(float(c) for c in np.logspace(-3, 3, 7))
+"""Inverse regularisation strengths that are tried."""
+
+
+@dataclass(frozen=True)
+class LinearProbe:
+    """Multinomial logistic regression; make one with `LinearProbe.fit`."""
+
+    classes: tuple[str, ...]
+    weight: np.ndarray
+    """(C, D) float32."""
+    bias: np.ndarray
+    """(C,) float32."""
+    strength: float
+    """The inverse regularisation strength that cross-validation chose."""
+
+    @classmethod
+    def fit(cls, vectors: np.ndarray, labels: Sequence[str], groups: Sequence[str], *, seed: int = 0) -> "LinearProbe":
+        """Fit on embeddings.
+
+        Args:
+            vectors: (N, D) float32 embeddings.
+            labels: N class names.
+            groups: N patient, case or tile names; a group never lies on both sides of a fold.
+            seed: of the folds.
+
+        Raises:
+            ValueError: lengths differ, or there are fewer than two classes or groups.
+        """
+        names = np.asarray(labels)
+        if not len(vectors) == len(names) == len(groups):
+            raise ValueError(f"got {len(vectors)} vectors, {len(names)} labels, {len(groups)} groups; give one each")
+        classes = tuple(sorted(set(names.tolist())))
+        if len(classes) < 2 or len(set(groups)) < 2:
+            raise ValueError(f"got {len(classes)} classes in {len(set(groups))} groups; a probe needs two of each")
+        strength = _best_strength(vectors, names, np.asarray(groups), seed)
+        regression = _regression(strength, seed).fit(vectors, names)
+        weight, bias = regression.coef_, regression.intercept_
+        if len(classes) == 2:  # scikit-learn keeps one row for two classes: half of it each way is the same softmax
+            weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+        return cls(classes, weight.astype(np.float32), bias.astype(np.float32), strength)
+
+    def predict_probabilities(self, vectors: np.ndarray) -> np.ndarray:
+        """(N, C) float32 in the order of `classes`."""
+        logits = vectors @ self.weight.T + self.bias
+        shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+        return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), dtype=np.float32)
+
+    def predict(self, vectors: np.ndarray) -> list[str]:
+        """The most probable class of each vector."""
+        return [self.classes[index] for index in self.predict_probabilities(vectors).argmax(axis=1)]
+
+    def save(self, folder: str | Path) -> None:
+        """Write probe.safetensors and probe.json."""
+        from safetensors.numpy import save_file
+
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        save_file({"weight": self.weight, "bias": self.bias}, Path(folder) / "probe.safetensors")
+        facts = {"classes": self.classes, "strength": self.strength}
+        (Path(folder) / "probe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: str | Path) -> "LinearProbe":
+        """Read what `save` wrote."""
+        from safetensors.numpy import load_file
+
+        facts = json.loads((Path(folder) / "probe.json").read_text(encoding="utf-8"))
+        tensors = load_file(Path(folder) / "probe.safetensors")
+        return cls(tuple(facts["classes"]), tensors["weight"], tensors["bias"], facts["strength"])
+
+
+def _best_strength(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> float:
+    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+
+    folds = StratifiedGroupKFold(min(5, len(set(groups.tolist()))), shuffle=True, random_state=seed)
+    search = GridSearchCV(
+        _regression(1.0, seed), {"C": STRENGTHS}, cv=folds, scoring="neg_log_loss", error_score=-np.inf
+    )
+    return float(search.fit(vectors, labels, groups=groups).best_params_["C"])
+
+
+def _regression(strength: float, seed: int) -> Any:
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, max_iter=2000, random_state=seed)

@@ -1,0 +1,30 @@
+from hashlib import sha256
+
+import pytest
+
+from data_cards.split import HELD_OUT_PERCENT, held_out, side
+
+
+def test_known_sides_never_change() -> None:
+    """Shipped weights rest on this division: a change would put training pictures into the evaluations."""
+    groups = [f"nih_{number:05d}" for number in range(12)]
+    assert [held_out(group, 25) for group in groups] == [
+        int(sha256(f"medgemma-split-1:{group}".encode()).hexdigest(), 16) % 100 < 25 for group in groups
+    ]
+    known = {"nih_00150": "train", "nih_00211": "held-out", "vqarad_case164": "held-out"}
+    assert {group: side(group) for group in known} == known
+
+
+def test_share_is_about_as_asked_and_larger_shares_hold_smaller_ones() -> None:
+    groups = [f"g{number}" for number in range(4000)]
+    quarter = {group for group in groups if held_out(group, HELD_OUT_PERCENT)}
+    assert 0.22 < len(quarter) / len(groups) < 0.28
+    assert quarter <= {group for group in groups if held_out(group, 50)}
+    assert not any(held_out(group, 0) for group in groups) and all(held_out(group, 100) for group in groups)
+
+
+def test_refusals() -> None:
+    with pytest.raises(ValueError, match="empty group"):
+        side("")
+    with pytest.raises(ValueError, match="expected 0 to 100"):
+        held_out("g", 101)

@@ -1,0 +1,98 @@
+"""A tiny random pair in folders, made by the project's own functions: real shapes and files, no training."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from finetune.recipes.nano import (
+    DecoderSection,
+    EncoderSection,
+    decoder_config,
+    image_token_ids,
+    new_encoder,
+    save_decoder,
+    save_encoder,
+)
+from finetune.tokenizers import train_gemma_tokenizer, train_siglip_tokenizer
+from medgemma.plug import plug
+
+SENTENCES = (
+    "Is there a pneumothorax on the left side?",
+    "Which view is this, PA or AP?",
+    "The lungs are clear; the heart is not enlarged.",
+    "Describe the tissue.\nIt is benign lung tissue, 20x.",
+    "No pleural effusion was seen in 2019.",
+    "Name the organ and the modality of this picture.",
+    "A chest X-ray of a 54 year old patient with cough.",
+)
+
+ENCODER = EncoderSection(
+    image_size_px=56,  # 4x4 patches
+    width=16,
+    layers=2,
+    mlp=32,
+    heads=2,
+    text_layers=1,
+    text_mlp=32,
+    vocabulary=64,
+    initial_logit_scale=10.0,
+    initial_logit_bias=-3.0,
+)
+
+DECODER = DecoderSection(
+    width=32,
+    layers=7,  # layer 6 is global
+    mlp=64,
+    heads=4,
+    key_value_heads=2,
+    head_width=16,
+    sliding_window=24,
+    vocabulary=400,
+    image_tokens=4,
+    views=2,
+)
+
+
+def gemma_tokenizer(folder: Path) -> Any:
+    return train_gemma_tokenizer(SENTENCES * 8, DECODER.vocabulary, folder)
+
+
+def encoder_folder(folder: Path, seed: int = 0) -> Path:
+    train_siglip_tokenizer(SENTENCES * 8, ENCODER.vocabulary, folder)
+    torch.manual_seed(seed)
+    save_encoder(lively(new_encoder(ENCODER)), ENCODER, folder)
+    return folder
+
+
+def decoder_folder(folder: Path, image_tokens: int = DECODER.image_tokens, seed: int = 0) -> Path:
+    tokenizer = gemma_tokenizer(folder)
+    torch.manual_seed(seed)
+    model = plug(
+        new_encoder(ENCODER).vision_model,
+        decoder_config(DECODER, tokenizer),
+        mm_tokens_per_image=image_tokens,
+        token_ids=image_token_ids(tokenizer),
+    )
+    save_decoder(lively(model), tokenizer, ENCODER, folder)
+    return folder
+
+
+def lively(model: Any) -> Any:
+    """Weights so large that every input moves the output: at their usual start tiny models say one token for ever."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim >= 2:
+                parameter.normal_(std=0.4 if "embed_tokens" not in name else 0.15)
+            elif "logit" not in name:
+                parameter.add_(torch.randn_like(parameter) * 0.05)
+    return model
+
+
+def picture_array(seed: int, height_px: int = 70, width_px: int = 90) -> np.ndarray:
+    """(H, W, 3) uint8: blocks of colour, so that a resize keeps most of what tells two pictures apart."""
+    rng = np.random.default_rng(seed)
+    blocks = rng.integers(0, 256, (5, 6, 3), dtype=np.uint8)
+    rows, columns = np.arange(height_px) * 5 // height_px, np.arange(width_px) * 6 // width_px
+    return np.ascontiguousarray(blocks[rows][:, columns])
