@@ -44,6 +44,8 @@ def classify(
 
     if bool(labels) == bool(task):
         raise ValueError('give either --labels "a;b" or --task NAME')
+    if task and independent:
+        raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
     problems = Problems()
     paths = files_of(files, problems)
     encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype)

@@ -37,7 +37,7 @@ def run(app: typer.Typer) -> None:
     logging.captureWarnings(True)
     try:
         app()
-    except (ValueError, FileNotFoundError, PermissionError) as error:
+    except (ValueError, OSError) as error:
         say(f"error: {one_line(error)}")
         sys.exit(1)
     except KeyboardInterrupt:
@@ -87,6 +87,8 @@ def whole_file(out: Path | None) -> Iterator[IO[str]]:
     if out is None:
         yield sys.stdout
         return
+    if out.is_dir():
+        raise ValueError(f"{out}: a folder; give the name of a file to write")
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     with partial.open("w", newline="", encoding="utf-8") as file:

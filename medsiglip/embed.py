@@ -64,14 +64,14 @@ def embed_files(
         The number of rows added.
 
     Raises:
-        ValueError: OUT holds embeddings of another model or resize policy.
+        ValueError: OUT is no embeddings file, or holds embeddings of another model or resize policy.
     """
     parts = out.with_name(out.name + ".parts")
     identity = f"{encoder.name}@{encoder.fingerprint}"
     kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
     done = _finished_files(kept, identity, encoder.preprocessing.policy, out)
     parts.mkdir(parents=True, exist_ok=True)
-    fresh = (file for file in files if done.get(str(file)) != _sha256_or_none(file))
+    fresh = (file for file in dict.fromkeys(files) if done.get(str(file)) != _sha256(file))
     rows, added = [], 0
     for pictures, vectors in encoder.stream_images(readable_pictures(fresh, on_problem), batch_size):
         rows += [_row(picture, vector, encoder, identity) for picture, vector in zip(pictures, vectors, strict=True)]
@@ -123,11 +123,16 @@ def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str
 
 def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path) -> dict[str, str]:
     """File name to sha256 of the rows already written."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     done: dict[str, str] = {}
     for path in paths:
-        for row in pq.read_table(path, columns=["file", "sha256", "model", "policy"]).to_pylist():
+        try:
+            table = pq.read_table(path, columns=["file", "sha256", "model", "policy"])
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"{path}: there already and not an embeddings file; give another --out") from error
+        for row in table.to_pylist():
             if row["model"] != identity or row["policy"].split("+")[1] != policy:
                 raise ValueError(
                     f"{out}: holds embeddings of {row['model']} ({row['policy']}), not of {identity} ({policy}); "
@@ -137,7 +142,8 @@ def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path
     return done
 
 
-def _sha256_or_none(file: Path) -> str | None:
+def _sha256(file: Path) -> str:
+    """Hex digest of a file's bytes; "" if it cannot be read, which `read_pictures` then reports."""
     try:
         return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError:

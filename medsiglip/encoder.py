@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medsiglip.imaging import Picture, read_pictures
+from medsiglip.imaging import Picture, open_images
 from medsiglip.preprocess import Preprocessing
-from medsiglip.weights import fingerprint, load_strictly, resolve_model
+from medsiglip.weights import fingerprint, load_strictly, read_json, resolve_model
 
 if TYPE_CHECKING:
     import torch
@@ -58,14 +58,13 @@ class MedSigLIP:
         Raises:
             ValueError: the model cannot be found, or its weights are incomplete.
         """
-        from transformers import SiglipModel, SiglipTokenizer
+        from transformers import SiglipModel
 
         folder = resolve_model(model)
         require_model_type(folder, "siglip")
         place = pick_device(device)
         network = load_strictly(SiglipModel, folder, dtype=pick_dtype(dtype, place)).to(place)
-        tokenizer = SiglipTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(network, tokenizer, Preprocessing.from_folder(folder, policy), folder, str(model))
+        return cls(network, _load_tokenizer(folder), Preprocessing.from_folder(folder, policy), folder, str(model))
 
     @cached_property
     def fingerprint(self) -> str:
@@ -75,24 +74,24 @@ class MedSigLIP:
     @property
     def logit_scale(self) -> float:
         """Exp of the learned log temperature; logits = logit_scale · cosine + logit_bias."""
-        return float(self.model.logit_scale.float().exp())
+        return float(self.model.logit_scale.detach().float().exp())
 
     @property
     def logit_bias(self) -> float:
         """Learned bias of the sigmoid logits."""
-        return float(self.model.logit_bias.float())
+        return float(self.model.logit_bias.detach().float())
 
     @property
     def embedding_width(self) -> int:
         """D."""
         return int(self.model.config.vision_config.hidden_size)
 
-    def encode_images(self, images: Iterable[Any], batch_size: int = 32) -> np.ndarray:
+    def encode_images(self, images: Any, batch_size: int = 32) -> np.ndarray:
         """Embed pictures, in order.
 
         Args:
-            images: `Picture`s (from `open_images`), paths (every frame of a file is one picture), PIL images or
-                (H, W[, 3]) uint8 arrays.
+            images: one or many of `Picture` (from `open_images`), path (every frame of a file is one picture),
+                PIL image or (H, W[, 3]) uint8 array.
             batch_size: pictures a forward pass.
 
         Returns:
@@ -124,10 +123,11 @@ class MedSigLIP:
                     upcoming = ahead.submit(prepare)
                     yield prepared[0], self._embed(prepared[1])
 
-    def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embed texts: (N, D) float32, L2-normalised. Texts past 64 tokens are cut, as in training."""
+    def encode_texts(self, texts: str | Sequence[str], batch_size: int = 256) -> np.ndarray:
+        """Embed one text or many: (N, D) float32, L2-normalised. Texts past 64 tokens are cut, as in training."""
         import torch
 
+        texts = [texts] if isinstance(texts, str) else texts
         vectors = []
         for start in range(0, len(texts), batch_size):
             ids = tokenize(self.tokenizer, texts[start : start + batch_size]).to(self.model.device)
@@ -143,17 +143,11 @@ class MedSigLIP:
             return unit(self.model.get_image_features(pixel_values=values).pooler_output)
 
 
-def as_pictures(images: Iterable[Any]) -> Iterator[Picture]:
-    """Pictures from anything `encode_images` takes; a path gives every frame of its file."""
-    for image in [images] if isinstance(images, str | Path | Picture) else images:
-        if isinstance(image, Picture):
-            yield image
-        elif isinstance(image, str | Path):
-            yield from read_pictures(image)
-        elif isinstance(image, np.ndarray):
-            yield Picture.from_array(image)
-        else:
-            yield Picture.from_pil(image)
+def as_pictures(images: Any) -> Iterator[Picture]:
+    """Pictures from one image or many: `Picture`s, paths, folders, globs, PIL images, (H, W[, 3]) uint8 arrays."""
+    several = isinstance(images, Iterable) and not isinstance(images, str | Path | np.ndarray)
+    for image in images if several else [images]:
+        yield from open_images(image)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> "torch.Tensor":
@@ -168,6 +162,14 @@ def unit(vectors: "torch.Tensor") -> np.ndarray:
     """(N, D) float32 array of unit vectors."""
     vectors = vectors.float()
     return np.asarray((vectors / vectors.norm(dim=-1, keepdim=True)).cpu().numpy())
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    from transformers import SiglipTokenizer
+
+    if not (folder / "spiece.model").is_file():
+        raise ValueError(f"model {folder}: no spiece.model there; fetch the tokenizer's files too")
+    return SiglipTokenizer.from_pretrained(folder, local_files_only=True)
 
 
 def pick_device(device: str) -> str:
@@ -197,8 +199,6 @@ def pick_dtype(dtype: str | None, device: str) -> Any:
 
 def require_model_type(folder: Path, expected: str) -> None:
     """Refuse a checkpoint of another kind before any weight is read."""
-    import json
-
-    found = json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type")
+    found = read_json(folder / "config.json").get("model_type")
     if found != expected:
         raise ValueError(f"model {folder}: config.json says model_type {found!r}, expected {expected!r}")

@@ -1,6 +1,5 @@
 """Pictures to pixel values, as the checkpoint's own preprocessor_config.json says."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medsiglip.imaging import RESIZE_POLICIES, Picture, resize
+from medsiglip.weights import read_json
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +40,9 @@ class Preprocessing:
         path = folder / "preprocessor_config.json"
         if not path.is_file():
             raise ValueError(f"model {folder}: no preprocessor_config.json; the right pixels cannot be known")
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = read_json(path)
+        if missing := {"size", "resample", "image_mean", "image_std"} - config.keys():
+            raise ValueError(f"{path}: does not say {', '.join(sorted(missing))}; the right pixels cannot be known")
         if policy is None and config["resample"] not in RESAMPLE_TO_POLICY:
             raise ValueError(f"model {folder}: resample {config['resample']} is not supported; give a policy by name")
         return cls(

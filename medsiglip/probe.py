@@ -35,14 +35,14 @@ class LinearProbe:
             seed: of the folds.
 
         Raises:
-            ValueError: lengths differ, or there are fewer than two classes or groups.
+            ValueError: lengths differ, there are fewer than two classes, or a class lies in a single group.
         """
         names = np.asarray(labels)
         if not len(vectors) == len(names) == len(groups):
             raise ValueError(f"got {len(vectors)} vectors, {len(names)} labels, {len(groups)} groups; give one each")
         classes = tuple(sorted(set(names.tolist())))
-        if len(classes) < 2 or len(set(groups)) < 2:
-            raise ValueError(f"got {len(classes)} classes in {len(set(groups))} groups; a probe needs two of each")
+        if len(classes) < 2:
+            raise ValueError(f"got {len(classes)} classes; a probe needs two")
         strength = _best_strength(vectors, names, np.asarray(groups), seed)
         regression = _regression(strength, seed).fit(vectors, names)
         weight, bias = regression.coef_, regression.intercept_
@@ -65,7 +65,8 @@ class LinearProbe:
         from safetensors.numpy import save_file
 
         Path(folder).mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight, "bias": self.bias}, Path(folder) / "probe.safetensors")
+        weight = np.ascontiguousarray(self.weight)  # scikit-learn's is in Fortran order, which safetensors scrambles
+        save_file({"weight": weight, "bias": self.bias}, Path(folder) / "probe.safetensors")
         facts = {"classes": self.classes, "strength": self.strength}
         (Path(folder) / "probe.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
@@ -80,13 +81,27 @@ class LinearProbe:
 
 
 def _best_strength(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> float:
-    from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold
+    """The strength with the least log loss over all held-out predictions.
 
-    folds = StratifiedGroupKFold(min(5, len(set(groups.tolist()))), shuffle=True, random_state=seed)
-    search = GridSearchCV(
-        _regression(1.0, seed), {"C": STRENGTHS}, cv=folds, scoring="neg_log_loss", error_score=-np.inf
-    )
-    return float(search.fit(vectors, labels, groups=groups).best_params_["C"])
+    The loss is of all folds together, for a fold may hold out no member of a rare class; no more folds than the
+    rarest class has groups, so that every class can be held out and still be learned from.
+    """
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+
+    num_groups = {name: len(set(groups[labels == name].tolist())) for name in sorted(set(labels.tolist()))}
+    rarest = min(num_groups, key=lambda name: num_groups[name])
+    if num_groups[rarest] < 2:
+        raise ValueError(f"class {rarest!r} lies in one group only; a probe needs two groups of each, or leave it out")
+    folds = StratifiedGroupKFold(min(5, num_groups[rarest]), shuffle=True, random_state=seed)
+
+    def loss(strength: float) -> float:
+        held_out = cross_val_predict(
+            _regression(strength, seed), vectors, labels, groups=groups, cv=folds, method="predict_proba"
+        )
+        return float(log_loss(labels, held_out, labels=list(num_groups)))
+
+    return min(STRENGTHS, key=loss)
 
 
 def _regression(strength: float, seed: int) -> Any:

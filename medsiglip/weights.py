@@ -1,6 +1,7 @@
 """Where a model's files lie: the shipped nano pair, a local folder, or a Hub id. Safetensors only."""
 
 import hashlib
+import json
 import os
 import re
 from pathlib import Path
@@ -44,20 +45,42 @@ def fingerprint(folder: Path) -> str:
     return digest.hexdigest()[:16]
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON file.
+
+    Raises:
+        ValueError: it is damaged; its name is given.
+    """
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not valid JSON ({error}); fetch the checkpoint again") from error
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path}: got a JSON {type(facts).__name__}, expected an object; fetch the checkpoint again")
+    return facts
+
+
 def load_strictly(model_class: Any, folder: Path, **kwargs: Any) -> Any:
     """Load a transformers model and refuse what transformers only warns about.
 
     Raises:
         ValueError: a tensor is missing, unexpected or mis-shaped; each is named.
     """
+    from safetensors import SafetensorError
+
     try:
         model, report = model_class.from_pretrained(
-            folder, use_safetensors=True, output_loading_info=True, local_files_only=True, **kwargs
+            folder,
+            use_safetensors=True,
+            output_loading_info=True,
+            local_files_only=True,
+            ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
+            **kwargs,
         )
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model {folder}: weights do not load ({_first_line(error)}); fetch them again") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(str(key) for key in report.get(kind) or ()):
+        if names := sorted(_tensor_name(key) for key in report.get(kind) or ()):
             shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
             raise ValueError(f"model {folder}: {len(names)} {kind.replace('_', ' ')}: {shown}; convert it first")
     return model.eval()
@@ -86,6 +109,14 @@ def _fetch(hub_id: str) -> Path:
             f"model {hub_id}: not on this machine and the Hub cannot be reached (HF_HUB_OFFLINE set, or no network); "
             "fetch it once with a network, or give a local folder or 'nano'"
         ) from error
+
+
+def _tensor_name(key: Any) -> str:
+    """A tensor's name; with its shapes where transformers reports (name, found, expected)."""
+    if isinstance(key, str):
+        return key
+    name, found, expected = key
+    return f"{name} (got {tuple(found)}, expected {tuple(expected)})"
 
 
 def _first_line(error: BaseException) -> str:

@@ -4,7 +4,7 @@ Letters: N pictures, C classes, D embedding width.
 Source: MedGemma technical report (arXiv:2507.05201) §6; SigLIP (arXiv:2303.15343) §3.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,19 +42,23 @@ class ZeroShotClassifier:
             encoder: the encoder whose space is used.
             labels: label names, used as their own prompt, or a mapping of label to its prompts.
             independent: labels do not exclude each other: sigmoid(scale · cosine + bias) for each.
-            absent: prompts saying that a label is absent; its probability is then a softmax over the two.
+            absent: for each label, prompts saying that it is absent; its probability is then a softmax over the two.
 
         Raises:
-            ValueError: no labels, a repeated label, or a label without prompts.
+            ValueError: no labels, a repeated label, a label without prompts, or without absent prompts.
         """
         prompts = dict(labels) if isinstance(labels, Mapping) else _own_prompts(labels)
         if not prompts or not all(prompts.values()):
             raise ValueError("no labels given, or a label has no prompt; give at least one non-empty label")
+        if absent is not None and set(absent) != set(prompts):
+            raise ValueError(f"absent prompts are for {sorted(absent)}, labels {sorted(prompts)}; give one for each")
         self.encoder = encoder
         self.labels = tuple(prompts)
         self.independent = independent
         self.class_vectors = mean_prompt_vectors(encoder, prompts)
-        self.absent_vectors = None if absent is None else mean_prompt_vectors(encoder, absent)
+        self.absent_vectors = (
+            None if absent is None else mean_prompt_vectors(encoder, {label: absent[label] for label in prompts})
+        )
 
     @classmethod
     def for_task(cls, encoder: MedSigLIP, task: str) -> "ZeroShotClassifier":
@@ -71,7 +75,7 @@ class ZeroShotClassifier:
             return cls(encoder, present, absent={label: pair.absent for label, pair in pairs.items()})
         raise ValueError(f"task {task!r} is unknown; choose one of {', '.join([*TASKS, *PRESENT_ABSENT_TASKS])}")
 
-    def classify(self, images: Iterable[Any]) -> ZeroShotResult:
+    def classify(self, images: Any) -> ZeroShotResult:
         """Classify pictures (anything `MedSigLIP.encode_images` takes)."""
         return self.classify_vectors(self.encoder.encode_images(images))
 
@@ -91,6 +95,7 @@ class ZeroShotClassifier:
 
 def mean_prompt_vectors(encoder: MedSigLIP, prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
     """(C, D) float32: mean of each label's normalised prompt vectors, normalised again."""
+    prompts = {label: [group] if isinstance(group, str) else group for label, group in prompts.items()}
     texts = [text for group in prompts.values() for text in group]
     vectors = encoder.encode_texts(texts)
     owners = np.repeat(np.arange(len(prompts)), [len(group) for group in prompts.values()])
@@ -99,7 +104,7 @@ def mean_prompt_vectors(encoder: MedSigLIP, prompts: Mapping[str, Sequence[str]]
 
 
 def _own_prompts(labels: Sequence[str]) -> dict[str, list[str]]:
-    names = [label.strip() for label in labels if label.strip()]
+    names = [label.strip() for label in ([labels] if isinstance(labels, str) else labels) if label.strip()]
     if len(set(names)) < len(names):
         raise ValueError(f"a label is given twice in {names}; give each label once")
     return {name: [name] for name in names}

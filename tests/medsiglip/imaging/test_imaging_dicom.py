@@ -18,7 +18,7 @@ from pydicom.uid import (
 )
 
 from medsiglip.imaging import ImageError, open_images
-from medsiglip.imaging.dicom import Window, apply_window
+from medsiglip.imaging.lut import Window, apply_window
 
 NAME = "Zebedee^Quimby"
 
