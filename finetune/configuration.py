@@ -30,7 +30,7 @@ def load_config(config_class: type[Config], files: Sequence[Path], overrides: Se
         key, equals, text = override.partition("=")
         if not equals:
             raise ValueError(f"--set {override}: expected key=value, such as contrastive.steps=200")
-        values = _merged(values, _nested(key.strip(), yaml.safe_load(text)))
+        values = _merged(values, _nested(key.strip(), _parsed(text, f"--set {override}")))
     try:
         return config_class.model_validate(values)
     except ValidationError as error:
@@ -55,10 +55,17 @@ def keep_config(config: BaseModel, out: Path) -> None:
 def _read(file: Path) -> dict[str, Any]:
     if not file.is_file():
         raise ValueError(f"{file}: no such configuration file")
-    values = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
+    values = _parsed(file.read_text(encoding="utf-8"), str(file)) or {}
     if not isinstance(values, dict):
         raise ValueError(f"{file}: expected a mapping of sections at the top")
     return values
+
+
+def _parsed(text: str, source: str) -> Any:
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{source}: is no YAML ({' '.join(str(error).split())}); mend it") from error
 
 
 def _nested(key: str, value: Any) -> dict[str, Any]:

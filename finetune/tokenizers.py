@@ -65,13 +65,15 @@ def train_siglip_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) 
 
     Ids as in SigLIP: `</s>` is 1 and pads, `<unk>` is 2; lower case, no punctuation, 64 tokens.
     """
+    import io
+
     import sentencepiece
     from transformers import SiglipTokenizer
 
-    folder.mkdir(parents=True, exist_ok=True)
+    trained = io.BytesIO()  # not model_prefix: the file would then hold this machine's path
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=_canonical(texts),
-        model_prefix=str(folder / "spiece"),
+        model_writer=trained,
         vocab_size=vocab_size,
         model_type="unigram",
         pad_id=0,
@@ -81,7 +83,8 @@ def train_siglip_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) 
         num_threads=1,
         minloglevel=2,
     )
-    (folder / "spiece.vocab").unlink()
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "spiece.model").write_bytes(trained.getvalue())
     tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
     tokenizer.save_pretrained(folder)
     name_special_tokens(folder)

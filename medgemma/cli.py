@@ -142,7 +142,8 @@ def _answers(
 
 def _line(answer: "Answer", as_json: bool) -> str:
     if as_json:
-        return json.dumps({**asdict(answer), "seconds": round(answer.seconds, 3)}, ensure_ascii=False)
+        fields = {"answer" if k == "text" else k: v for k, v in asdict(answer).items()}
+        return json.dumps({**fields, "seconds": round(answer.seconds, 3)}, ensure_ascii=False)
     return f"{', '.join(answer.files)}\t{answer.question}\t{answer.text}"
 
 
@@ -157,9 +158,7 @@ def _turns(quiet: bool) -> Iterator[str]:
         yield line
 
 
-def _streamed(
-    gemma: "MedGemma", messages: "Sequence[Message]", pictures: list[Picture], max_new_tokens: int
-) -> str:
+def _streamed(gemma: "MedGemma", messages: "Sequence[Message]", pictures: list[Picture], max_new_tokens: int) -> str:
     pieces = []
     for piece in gemma.stream(messages, pictures, max_new_tokens=max_new_tokens):
         typer.echo(piece, nl=False)

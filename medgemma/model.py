@@ -4,6 +4,7 @@ Letters: B prompts of a batch, T tokens of the longest, P pictures, H decoder wi
 """
 
 import os
+import re
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
 NANO_FOLDER = Path(__file__).parent / "nano"
 CACHED_PICTURES = 64
 """Pictures whose projected features are kept."""
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+"""How byte fallback writes one byte of a character that is no token of its own."""
 
 
 @dataclass
@@ -134,17 +137,22 @@ class MedGemma:
             messages: see `medgemma.chat.render`; image parts take `images` in order.
             images: as in `ask`.
             max_new_tokens: the reply is cut here.
+
+        Raises:
+            ImageError: a file cannot be read.
+            ValueError: as in `ask`, or there are more or fewer images than image parts.
         """
         prompt = self.prompt(messages, max_new_tokens)
         tokens: list[int] = []
         said = ""
         for step in self._steps([prompt], list(as_pictures(images)), max_new_tokens):
             tokens.append(int(step[0]))
+            if BYTE_TOKEN.fullmatch(self.tokenizer.convert_ids_to_tokens(tokens[-1])):
+                continue  # a part of a character: how it reads depends on the bytes still to come
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            if text.endswith("\ufffd"):  # half of a character: its other bytes are still to come
-                continue
             yield text[len(said) :]
             said = text
+        yield self.tokenizer.decode(tokens, skip_special_tokens=True)[len(said) :]
 
     def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Prompt:
         """Render messages and refuse what does not fit.
@@ -189,6 +197,9 @@ class MedGemma:
         from medgemma.decode import greedy_steps
         from medgemma.vision import merge
 
+        slots = sum(prompt.num_images for prompt in prompts)
+        if slots != len(pictures):
+            raise ValueError(f"{len(pictures)} pictures for {slots} image parts; give one picture for each")
         width, pad = max(len(prompt.input_ids) for prompt in prompts), self.tokenizer.pad_token_id
         padding = [width - len(prompt.input_ids) for prompt in prompts]
         rows = list(zip(prompts, padding, strict=True))

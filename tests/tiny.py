@@ -59,14 +59,14 @@ def gemma_tokenizer(folder: Path) -> Any:
     return train_gemma_tokenizer(SENTENCES * 8, DECODER.vocabulary, folder)
 
 
-def encoder_folder(folder: Path, seed: int = 0) -> Path:
+def encoder_folder(folder: Path, seed: int = 1) -> Path:
     train_siglip_tokenizer(SENTENCES * 8, ENCODER.vocabulary, folder)
     torch.manual_seed(seed)
     save_encoder(lively(new_encoder(ENCODER)), ENCODER, folder)
     return folder
 
 
-def decoder_folder(folder: Path, image_tokens: int = DECODER.image_tokens, seed: int = 0) -> Path:
+def decoder_folder(folder: Path, image_tokens: int = DECODER.image_tokens, seed: int = 1) -> Path:
     tokenizer = gemma_tokenizer(folder)
     torch.manual_seed(seed)
     model = plug(
@@ -75,7 +75,9 @@ def decoder_folder(folder: Path, image_tokens: int = DECODER.image_tokens, seed:
         mm_tokens_per_image=image_tokens,
         token_ids=image_token_ids(tokenizer),
     )
-    save_decoder(lively(model), tokenizer, ENCODER, folder)
+    with torch.no_grad():  # bytes are never said, so that answers are text
+        lively(model).get_input_embeddings().weight[10:266] = 0
+    save_decoder(model, tokenizer, ENCODER, folder)
     return folder
 
 
@@ -84,7 +86,7 @@ def lively(model: Any) -> Any:
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim >= 2:
-                parameter.normal_(std=0.4 if "embed_tokens" not in name else 0.15)
+                parameter.normal_(std=0.4 if "embed_tokens" not in name else 0.05)
             elif "logit" not in name:
                 parameter.add_(torch.randn_like(parameter) * 0.05)
     return model

@@ -1,5 +1,7 @@
 """A tiny random MedSigLIP-shaped checkpoint, written once by plain transformers, and a few pictures."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -34,8 +36,9 @@ def tiny_folder(tmp_path_factory):
     torch.manual_seed(0)
     model = SiglipModel(config)
     with torch.no_grad():  # large enough weights that no two inputs look alike, and a scale and bias of their own
-        for parameter in model.parameters():
-            parameter.normal_(0, 0.3)
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 2.0 if "token_embedding" in name else 0.5)
         model.logit_scale.fill_(1.7)
         model.logit_bias.fill_(-2.5)
     model.save_pretrained(folder)
@@ -67,3 +70,19 @@ def films(tmp_path, arrays):
     for path, pixels in zip(paths, arrays, strict=True):
         Image.fromarray(pixels).save(path)
     return paths
+
+
+@pytest.fixture
+def edited(tiny_folder, tmp_path):
+    """Makes a copy of the tiny checkpoint whose tensors have been changed in place by `edit(tensors)`."""
+    from safetensors.numpy import load_file, save_file
+
+    def make(edit=lambda tensors: None):
+        folder = tmp_path / "edited"
+        shutil.copytree(tiny_folder, folder)
+        tensors = load_file(folder / "model.safetensors")
+        edit(tensors)
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+        return folder
+
+    return make

@@ -1,0 +1,51 @@
+"""Augmentation: the same numbers for the same generator, orientation kept where it means something."""
+
+import pytest
+import torch
+
+from finetune.augment import augment, plain
+from finetune.training import step_generator
+
+FREE, FIXED = torch.ones(32, dtype=torch.bool), torch.zeros(32, dtype=torch.bool)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> torch.Tensor:
+    """Dark, but a bright upper left quarter: its place tells the orientation."""
+    values = torch.full((32, 3, 72, 72), 20, dtype=torch.uint8)
+    values[:, :, :36, :36] = 220
+    return values
+
+
+def brightest_quarter(values: torch.Tensor) -> list[int]:
+    quarters = [values[:, :, a : a + 28, b : b + 28].mean((1, 2, 3)) for a in (0, 28) for b in (0, 28)]
+    return torch.stack(quarters, 1).argmax(1).tolist()  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("free", [FREE, FIXED])
+def test_shape_range_and_reproducibility(pictures: torch.Tensor, free: torch.Tensor) -> None:
+    first, again = (augment(pictures, 56, free, step_generator(0, "a", 3)) for _ in range(2))
+    assert first.shape == (32, 3, 56, 56) and first.dtype == torch.float32
+    assert float(first.min()) >= -1 and float(first.max()) <= 1
+    assert torch.equal(first, again)
+    assert not torch.equal(first, augment(pictures, 56, free, step_generator(0, "a", 4)))
+    assert len({picture.numpy().tobytes() for picture in first}) == 32
+
+
+def test_left_and_right_stay_where_they_mean_something(pictures: torch.Tensor) -> None:
+    assert set(brightest_quarter(augment(pictures, 56, FIXED, step_generator(0, "a", 0)))) == {0}
+    assert set(brightest_quarter(augment(pictures, 56, FREE, step_generator(0, "a", 0)))) == {0, 1, 2, 3}
+
+
+def test_the_input_is_left_alone(pictures: torch.Tensor) -> None:
+    before = pictures.clone()
+    augment(pictures, 56, FREE, step_generator(0, "a", 0))
+    assert torch.equal(pictures, before)
+
+
+def test_plain_is_the_picture(pictures: torch.Tensor) -> None:
+    same = plain(pictures, 72)
+    assert torch.equal(same, pictures.float() / 127.5 - 1)
+    smaller = plain(pictures, 56)
+    assert smaller.shape == (32, 3, 56, 56)
+    assert smaller[0, 0, 0, 0] == same[0, 0, 0, 0] and smaller.min() >= -1 and smaller.max() <= 1

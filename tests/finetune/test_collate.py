@@ -1,0 +1,149 @@
+"""Batches: what is masked, what always goes along, what is refused; and what the decoder makes of them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from finetune.augment import plain
+from finetune.collate import Batch, Example, collate
+from finetune.losses.completion import IGNORED, completion_loss
+from finetune.supervised import batch_loss, tower_views
+from tests import tiny
+
+PAD, IMAGE = 0, 9
+WITH_PICTURE = Example((2, 5, 7, IMAGE, IMAGE, 8, 30), (41, 42, 6), (17,))
+TEXT = Example((2,), (51, 52, 53, 54, 1))
+
+
+def collated(*examples: Example, max_tokens: int = 16) -> Batch:
+    return collate(examples, pad_id=PAD, image_id=IMAGE, max_tokens=max_tokens)
+
+
+def test_prompt_image_and_padding_are_masked() -> None:
+    batch = collated(WITH_PICTURE, TEXT)
+    no = IGNORED
+    assert batch.input_ids.tolist() == [
+        [2, 5, 7, 9, 9, 8, 30, 41, 42, 6],
+        [2, 51, 52, 53, 54, 1, 0, 0, 0, 0],
+    ]
+    assert batch.labels.tolist() == [
+        [no, no, no, no, no, no, no, 41, 42, 6],
+        [no, 51, 52, 53, 54, 1, no, no, no, no],
+    ]
+    assert batch.attention_mask.tolist() == [[1] * 10, [1] * 6 + [0] * 4]
+    assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0, 0, 0, 0, 0], [0] * 10]
+    assert batch.pictures == (17,)
+
+
+def test_token_type_ids_are_there_without_pictures_too() -> None:
+    assert torch.equal(collated(TEXT).token_type_ids, torch.zeros(1, 6, dtype=torch.int64))
+
+
+def test_a_pad_id_that_is_an_image_id_or_a_label_does_not_confuse_padding() -> None:
+    batch = collate([WITH_PICTURE, TEXT], pad_id=IMAGE, image_id=IMAGE, max_tokens=16)
+    assert batch.token_type_ids[1].sum() == 0 and (batch.labels[1, 6:] == IGNORED).all()
+
+
+def test_image_tokens_in_a_completion_are_not_learned() -> None:
+    batch = collated(Example((2, 30), (31, IMAGE, IMAGE, 32), (3,)))
+    assert batch.labels.tolist() == [[IGNORED, IGNORED, 31, IGNORED, IGNORED, 32]]
+    assert batch.token_type_ids.tolist() == [[0, 0, 0, 1, 1, 0]]
+
+
+def test_pictures_keep_the_order_of_their_slots() -> None:
+    two = Example((2, IMAGE, IMAGE, IMAGE, IMAGE), (40,), (9, 4))
+    assert collated(two, WITH_PICTURE, TEXT, two).pictures == (9, 4, 17, 9, 4)
+
+
+def test_completions_are_cut_and_prompts_never() -> None:
+    batch = collated(WITH_PICTURE, max_tokens=8)
+    assert batch.input_ids.shape == (1, 8) and batch.labels[0, 7] == 41
+    for max_tokens in (7, 3):
+        with pytest.raises(ValueError, match=f"a prompt of 7 tokens leaves no room in {max_tokens}"):
+            collated(TEXT, WITH_PICTURE, max_tokens=max_tokens)
+
+
+def test_prompt_tokens_do_not_count() -> None:
+    """Other prompts over the same hidden states: the same loss; another answer: another."""
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(1, 10, 8), torch.randn(64, 8)
+    other_prompt = Example((2, 33, 34, 35, 36, 37, 38), WITH_PICTURE.completion_ids)
+    other_answer = Example(WITH_PICTURE.prompt_ids, (41, 43, 6))
+    first, same, other = (
+        completion_loss(hidden, collated(e).labels, weight) for e in (WITH_PICTURE, other_prompt, other_answer)
+    )
+    assert torch.equal(first, same)
+    assert (first - other).abs() > 1e-3
+
+
+@pytest.fixture(scope="module")
+def decoder(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    from transformers import Gemma3ForConditionalGeneration
+
+    folder: Path = tiny.decoder_folder(tmp_path_factory.mktemp("decoder"))
+    return Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).eval()
+
+
+@pytest.fixture(scope="module")
+def picture_batch(decoder: Any) -> tuple[Batch, torch.Tensor]:
+    config = decoder.config
+    prompt = (2, config.boi_token_index, *[config.image_token_id] * 4, config.eoi_token_index, 300)
+    batch = collate(
+        [Example(prompt, (301, 302, 6), (0,)), Example((2,), (305, 306, 307, 1)), Example(prompt, (310, 6), (1,))],
+        pad_id=0,
+        image_id=config.image_token_id,
+        max_tokens=32,
+    )
+    pictures = torch.stack([torch.from_numpy(tiny.picture_array(i, 72, 72)).permute(2, 0, 1) for i in range(2)])
+    views = tower_views(decoder, pictures, torch.tensor([False, True]), 3, seed=0)
+    return batch, views
+
+
+def test_batch_loss_is_transformers_mean_over_completions(
+    decoder: Any, picture_batch: tuple[Batch, torch.Tensor]
+) -> None:
+    """The stock forward pass with labels, pixels from the start; bfloat16 on either side."""
+    batch, views = picture_batch
+    pictures = torch.stack([torch.from_numpy(tiny.picture_array(i, 72, 72)).permute(2, 0, 1) for i in range(2)])
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        stock = decoder(
+            input_ids=batch.input_ids,
+            pixel_values=plain(pictures, 56),
+            attention_mask=batch.attention_mask,
+            token_type_ids=batch.token_type_ids,
+            labels=batch.labels,
+        ).loss
+    ours = batch_loss(decoder, batch, views[list(batch.pictures), 0].float())
+    assert ours.item() == pytest.approx(stock.item(), rel=1e-3)
+    swapped = batch_loss(decoder, batch, views[[1, 0], 0].float())
+    assert abs(swapped.item() - stock.item()) > 5e-3 * stock.item()  # control: pictures in the wrong slots
+
+
+def test_the_image_mask_reaches_the_model_in_training(
+    decoder: Any, picture_batch: tuple[Batch, torch.Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch, views = picture_batch
+    forward, seen = decoder.model.forward, []
+
+    def watched(**kwargs: Any) -> Any:
+        seen.append(kwargs["token_type_ids"])
+        return forward(**kwargs)
+
+    monkeypatch.setattr(decoder.model, "forward", watched)
+    batch_loss(decoder, batch, views[:, 0].float())
+    batch_loss(decoder, collated(TEXT), views[:0, 0].float())
+    assert torch.equal(seen[0], batch.token_type_ids) and seen[0].sum() == 8
+    assert seen[1].sum() == 0
+
+
+def test_views_are_the_picture_itself_and_augmented_ones(
+    decoder: Any, picture_batch: tuple[Batch, torch.Tensor]
+) -> None:
+    _, views = picture_batch
+    assert views.shape == (2, 3, 16, 16) and views.dtype == torch.bfloat16
+    assert not torch.equal(views[:, 0], views[:, 1]) and not torch.equal(views[:, 1], views[:, 2])
+    pictures = torch.stack([torch.from_numpy(tiny.picture_array(i, 72, 72)).permute(2, 0, 1) for i in range(2)])
+    again = tower_views(decoder, pictures, torch.tensor([False, True]), 3, seed=0)
+    assert torch.equal(views, again)

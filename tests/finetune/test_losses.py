@@ -1,0 +1,125 @@
+"""Losses: transformers' and torch's own values and gradients, hand-made ones, what must not count."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from evals.tasks.zero_shot import Caption
+from finetune.losses.completion import IGNORED, completion_loss
+from finetune.losses.contrastive import fact_relations, sigmoid_loss
+from finetune.recipes.nano import new_encoder
+from tests import tiny
+
+
+def vectors(count: int, width: int = 8, seed: int = 0) -> torch.Tensor:
+    return F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(seed)))
+
+
+def test_sigmoid_loss_is_transformers() -> None:
+    torch.manual_seed(0)
+    model = tiny.lively(new_encoder(tiny.ENCODER)).eval()
+    pixels, ids = torch.rand(5, 3, 56, 56) * 2 - 1, torch.randint(3, 64, (5, 64))
+    theirs = model(input_ids=ids, pixel_values=pixels, return_loss=True)
+    scale, bias = model.logit_scale.exp(), model.logit_bias
+    ours = sigmoid_loss(theirs.image_embeds, theirs.text_embeds, scale, bias)
+    torch.testing.assert_close(ours, theirs.loss, rtol=0, atol=1e-6)
+    shifted = sigmoid_loss(theirs.image_embeds, theirs.text_embeds.roll(1, 0), scale, bias)
+    assert (shifted - theirs.loss).abs() > 1e-3  # control: another pairing
+
+
+def test_sigmoid_loss_by_hand() -> None:
+    images = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    texts = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    logits = [[2 * 1.0 - 1, 2 * 0.6 - 1], [2 * 0.0 - 1, 2 * 0.8 - 1]]
+    signs = [[1, -1], [-1, 1]]
+    by_hand = sum(math.log1p(math.exp(-signs[i][j] * logits[i][j])) for i in (0, 1) for j in (0, 1)) / 2
+    assert sigmoid_loss(images, texts, torch.tensor(2.0), torch.tensor(-1.0)).item() == pytest.approx(by_hand)
+
+
+def test_no_relations_are_the_diagonal() -> None:
+    images, texts, scale, bias = vectors(4), vectors(4, seed=1), torch.tensor(5.0), torch.tensor(-2.0)
+    relations = 2 * torch.eye(4) - 1
+    assert torch.equal(sigmoid_loss(images, texts, scale, bias), sigmoid_loss(images, texts, scale, bias, relations))
+
+
+def test_unknown_relations_are_left_out() -> None:
+    images, texts = vectors(2), vectors(3, seed=1).requires_grad_()
+    scale, bias = torch.tensor(5.0), torch.tensor(-2.0)
+    relations = torch.tensor([[1.0, -1.0, 0.0], [-1.0, 1.0, 0.0]])
+    loss = sigmoid_loss(images, texts, scale, bias, relations)
+    torch.testing.assert_close(loss, sigmoid_loss(images, texts[:2], scale, bias, relations[:, :2]))
+    [gradient] = torch.autograd.grad(loss, texts)
+    assert gradient[2].abs().max() == 0 and gradient[:2].abs().min() > 0
+    counted = sigmoid_loss(images, texts, scale, bias, relations.where(relations != 0, -1.0))
+    assert counted > loss + 1e-3  # control
+
+
+def test_fact_relations_are_what_captions_say() -> None:
+    pictures = [
+        {"modality": "X-ray", "body_part": "chest", "pneumonia": "present"},
+        {"modality": "X-ray", "body_part": "chest"},
+        {"modality": "CT", "body_part": "chest"},
+        {"body_part": "head"},
+    ]
+    captions = [{"modality": "X-ray"}, {"modality": "X-ray", "pneumonia": "present"}, {"pneumonia": "absent"}]
+    relations = fact_relations(pictures, captions)
+    assert relations.tolist() == [[1, 1, -1], [1, 0, 0], [-1, -1, 0], [0, 0, 0]]
+    said = {True: 1.0, False: -1.0, None: 0.0}
+    for i, picture in enumerate(pictures):
+        for j, facts in enumerate(captions):
+            assert relations[i, j] == said[Caption("", facts).is_true_of(picture)]
+
+
+def completion_case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    torch.manual_seed(seed)
+    hidden, weight = torch.randn(3, 11, 8, requires_grad=True), torch.randn(40, 8, requires_grad=True)
+    labels = torch.randint(0, 40, (3, 11))
+    labels[0, :5], labels[1, :2], labels[1, 8:], labels[2, :10] = IGNORED, IGNORED, IGNORED, IGNORED
+    return hidden, labels, weight
+
+
+@pytest.mark.parametrize("chunk_tokens", [1, 4, 13, 2048])
+def test_completion_loss_is_full_cross_entropy(chunk_tokens: int) -> None:
+    hidden, labels, weight = completion_case()
+    ours = completion_loss(hidden, labels, weight, chunk_tokens)
+    logits = hidden @ weight.T
+    full = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
+    torch.testing.assert_close(ours, full)
+    for mine, theirs in zip(
+        torch.autograd.grad(ours, (hidden, weight)), torch.autograd.grad(full, (hidden, weight)), strict=True
+    ):
+        torch.testing.assert_close(mine, theirs)
+    unshifted = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
+    assert (ours - unshifted).abs() > 1e-3  # control
+
+
+def test_what_is_not_labelled_gets_no_gradient() -> None:
+    hidden, labels, weight = completion_case()
+    [gradient] = torch.autograd.grad(completion_loss(hidden, labels, weight), hidden)
+    predicts = torch.zeros_like(labels, dtype=torch.bool)
+    predicts[:, :-1] = labels[:, 1:] != IGNORED
+    assert torch.equal(gradient.abs().amax(-1) > 0, predicts)
+
+
+def test_logits_exist_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[int] = []
+    cross_entropy = F.cross_entropy
+
+    def watched(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        widths.append(len(logits))
+        return cross_entropy(logits, *args, **kwargs)
+
+    monkeypatch.setattr(F, "cross_entropy", watched)
+    hidden, labels, weight = completion_case()
+    labelled = int((labels[:, 1:] != IGNORED).sum())
+    completion_loss(hidden, labels, weight, 4)
+    assert max(widths) == 4 and sum(widths) == labelled
+
+
+def test_nothing_to_learn_is_refused() -> None:
+    hidden, labels, weight = completion_case()
+    with pytest.raises(ValueError, match="no token carries a label"):
+        completion_loss(hidden, labels.fill_(IGNORED), weight)

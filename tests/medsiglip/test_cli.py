@@ -1,0 +1,250 @@
+import csv
+import io
+import logging
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+import pydicom.data
+import pytest
+
+from medsiglip.cli import app, main
+from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+
+COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
+
+
+@pytest.fixture
+def medsiglip(monkeypatch, capsys, tiny_folder):
+    """Runs a command in this process: (exit status, stdout, lines of stderr)."""
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    def run(*words, model=tiny_folder):
+        options = ["--model", str(model), "--device", "cpu", "--quiet"] if model else []
+        monkeypatch.setattr(sys, "argv", ["medsiglip", *map(str, words), *options])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capsys.readouterr()
+        return exited.value.code or 0, captured.out, captured.err.splitlines()
+
+    yield run
+    logging.captureWarnings(False)
+
+
+def run_in_a_process(repository, *words):
+    script = "from medsiglip.cli import main; main()"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(repository), "PYTHONWARNINGS": "default"}
+    return subprocess.run(
+        [sys.executable, "-c", script, *map(str, words)], env=environment, capture_output=True, text=True
+    )
+
+
+@pytest.fixture
+def study(films):
+    """A folder of films with three bad files in it."""
+    folder = films[0].parent
+    (folder / "notes.dcm").write_text("The patient was well.\n")
+    (folder / "cut.png").write_bytes(films[1].read_bytes()[:200])
+    plan = Path(pydicom.data.get_testdata_file("rtplan.dcm", download=False))
+    (folder / "plan.dcm").write_bytes(plan.read_bytes())
+    return folder
+
+
+BAD = {
+    "cut.png": "truncated, damaged or an unusual variant; copy the file again or save it as plain PNG",
+    "notes.dcm": "not a picture in a format read here; give DICOM, PNG, JPEG, TIFF, BMP, WebP or GIF",
+    "plan.dcm": "no pixel data (a structured report?); give an image instance",
+}
+
+
+def rows_of(text):
+    return list(csv.DictReader(io.StringIO(text)))
+
+
+# classify
+
+
+def test_classify_writes_its_columns_to_stdout(medsiglip, films, encoder, arrays):
+    status, out, err = medsiglip("classify", *films, "--labels", "nodule; mild edema ;fracture")
+    assert (status, err) == (0, [])
+    assert out.splitlines()[0] == "file,frame,label,probability,score"
+    rows = rows_of(out)
+    assert [row["label"] for row in rows[:3]] == ["nodule", "mild edema", "fracture"]
+    assert [row["file"] for row in rows[::3]] == [str(film) for film in films]
+    cosines = encoder.encode_images(arrays) @ encoder.encode_texts(["nodule", "mild edema", "fracture"]).T
+    np.testing.assert_allclose([float(row["score"]) for row in rows], cosines.ravel(), atol=2e-6)
+    for first in range(0, len(rows), 3):
+        assert math.fsum(float(row["probability"]) for row in rows[first : first + 3]) == pytest.approx(1, abs=2e-6)
+
+
+def test_classify_independent_labels(medsiglip, films):
+    _, out, _ = medsiglip("classify", films[0], "--labels", "nodule;fracture", "--independent")
+    for row in rows_of(out):
+        expected = 1 / (1 + math.exp(-(math.exp(1.7) * float(row["score"]) - 2.5)))
+        assert float(row["probability"]) == pytest.approx(expected, abs=1e-5)
+
+
+def test_classify_to_a_file_in_a_new_folder(medsiglip, films, tmp_path):
+    out = tmp_path / "new" / "labels.csv"
+    status, printed, _ = medsiglip("classify", films[0].parent, "--task", "chest-xray-findings", "--out", out)
+    assert (status, printed) == (0, "")
+    assert len(rows_of(out.read_text())) == len(films) * 13
+    assert [path.name for path in out.parent.iterdir()] == ["labels.csv"]
+
+
+def test_classify_batch_size_changes_nothing(medsiglip, films):
+    _, one, _ = medsiglip("classify", *films, "--labels", "nodule;fracture", "--batch-size", "1")
+    _, all_at_once, _ = medsiglip("classify", *films, "--labels", "nodule;fracture", "--batch-size", "50")
+    for a, b in zip(rows_of(one), rows_of(all_at_once), strict=True):
+        assert (a["file"], a["label"]) == (b["file"], b["label"])
+        assert float(a["probability"]) == pytest.approx(float(b["probability"]), abs=3e-6)
+
+
+# embed
+
+
+def test_embed_writes_and_resumes(medsiglip, films, tmp_path):
+    out = tmp_path / "films.parquet"
+    assert medsiglip("embed", *films[:4], "--out", out) == (0, "", [])
+    assert medsiglip("embed", *films, "--out", out) == (0, "", [])
+    assert pq.read_table(out)["file"].to_pylist() == [str(film) for film in films]
+
+
+def test_embed_of_another_model_is_one_line(medsiglip, films, tmp_path, edited):
+    out = tmp_path / "films.parquet"
+    medsiglip("embed", *films, "--out", out)
+    other = edited(lambda tensors: tensors.update(logit_bias=np.zeros(1, np.float32)))
+    status, _, err = medsiglip("embed", *films, "--out", out, model=other)
+    assert status == 1
+    assert len(err) == 1
+    assert err[0].startswith(f"error: {out}: holds embeddings of ")
+    assert err[0].endswith("; give another --out")
+
+
+# Bad input: one line each with file, reason and what to do; the others are processed; exit status 1
+
+
+@pytest.mark.parametrize("command", ["classify", "embed"])
+def test_bad_files_are_reported_and_the_others_are_processed(medsiglip, study, tmp_path, films, command):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    labels = ["--labels", "nodule;fracture"] if command == "classify" else []
+    status, _, err = medsiglip(command, study, tmp_path / "empty", tmp_path / "none.png", *labels, "--out", out)
+    assert status == 1
+    assert sorted(err) == sorted(
+        [
+            *(f"error: {study / name}: {reason}" for name, reason in BAD.items()),
+            f"error: {tmp_path / 'empty'}: the folder holds no pictures; "
+            "give a folder with DICOM, PNG, JPEG or TIFF files",
+            f"error: {tmp_path / 'none.png'}: no such file or folder; check the path",
+            "5 input(s) could not be handled; the others were",
+        ]
+    )
+    if command == "classify":
+        files = {row["file"] for row in rows_of(out.read_text())}
+    else:
+        files = set(pq.read_table(out)["file"].to_pylist())
+    assert files == {str(film) for film in films}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        ("nobody/nothing", "model nobody/nothing: not on this machine and the Hub cannot be reached"),
+        ("my model", "model my model: no such folder and not a Hub id; give 'nano', a folder, or 'owner/name'"),
+    ],
+)
+def test_an_unknown_model_is_one_line(medsiglip, films, model, message, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    status, out, err = medsiglip("classify", films[0], "--labels", "a;b", model=model)
+    assert (status, out, len(err)) == (1, "", 1)
+    assert err[0].startswith(f"error: {message}")
+
+
+def test_a_broken_checkpoint_is_one_line_in_a_process_of_its_own(repository, edited, films):
+    folder = edited(lambda tensors: tensors.update(logit_bias=np.zeros(2, np.float32)))
+    run = run_in_a_process(repository, "classify", films[0], "--labels", "a;b", "--model", folder, "--device", "cpu")
+    assert (run.returncode, run.stdout) == (1, "")
+    message = "1 mismatched keys: logit_bias (got (2,), expected (1,)); convert it first"
+    assert run.stderr == f"error: model {folder}: {message}\n"
+
+
+def test_a_bad_file_is_one_line_in_a_process_of_its_own(repository, study, tiny_folder):
+    files = [study / "film0.png", study / "cut.png"]
+    run = run_in_a_process(repository, "classify", *files, "--labels", "a;b", "--model", tiny_folder, "--quiet")
+    assert run.returncode == 1
+    assert [row["file"] for row in rows_of(run.stdout)] == [str(files[0])] * 2
+    summary = "1 input(s) could not be handled; the others were"
+    assert run.stderr.splitlines() == [f"error: {files[1]}: {BAD['cut.png']}", summary]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], 'give either --labels "a;b" or --task NAME'),
+        (["--labels", "a;b", "--task", "modality"], 'give either --labels "a;b" or --task NAME'),
+        (["--task", "modality", "--independent"], "--independent goes with --labels"),
+        (["--labels", " ; "], "no labels given, or a label has no prompt; give at least one non-empty label"),
+        (["--labels", "a;b;a"], "a label is given twice"),
+        (["--task", "chest"], "task 'chest' is unknown; choose one of modality, "),
+        (["--labels", "a;b", "--dtype", "float16"], "dtype 'float16': choose float32 or bfloat16"),
+        (["--labels", "a;b", "--out", "."], ".: a folder; give the name of a file to write"),
+    ],
+)
+def test_wrong_options_are_one_line(medsiglip, films, words, message):
+    status, out, err = medsiglip("classify", films[0], *words)
+    assert (status, out, len(err)) == (1, "", 1)
+    assert err[0].startswith(f"error: {message}")
+
+
+def test_an_out_that_cannot_be_written_is_one_line(medsiglip, films):
+    status, _, err = medsiglip("classify", films[0], "--labels", "a;b", "--out", films[1] / "labels.csv")
+    assert (status, len(err)) == (1, 1)
+    assert str(films[1]) in err[0]
+
+
+# Help and tasks
+
+
+def test_tasks_lists_every_task_with_its_labels(medsiglip):
+    status, out, err = medsiglip("tasks", model=None)
+    assert (status, err) == (0, [])
+    assert [line.split(":")[0] for line in out.splitlines()] == [*TASKS, *PRESENT_ABSENT_TASKS]
+    assert "modality: X-ray; CT; MRI; histology" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_has_help(medsiglip, command):
+    status, out, _ = medsiglip(command, "--help", model=None)
+    assert status == 0
+    assert f"medsiglip {command}" in out
+
+
+def test_help_of_every_command_imports_nothing_heavy(repository):
+    script = f"""
+import sys
+from medsiglip.cli import main
+
+for words in [["--help"], *([command, "--help"] for command in {COMMANDS})]:
+    sys.argv = ["medsiglip", *words]
+    try:
+        main()
+    except SystemExit as exited:
+        assert not exited.code, words
+heavy = {{"torch", "transformers", "monai", "sklearn", "scipy", "pyarrow", "pydicom"}} & sys.modules.keys()
+sys.exit(f"imported: {{heavy}}" if heavy else 0)
+"""
+    run = subprocess.run([sys.executable, "-c", script], cwd=repository, capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    assert run.stdout.count("Usage:") == 1 + len(COMMANDS)
+
+
+def test_the_lightest_import_gives_the_public_names(repository):
+    script = "import sys, medsiglip; assert 'numpy' not in sys.modules; medsiglip.open_images; medsiglip.MedSigLIP"
+    script += "; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", script], cwd=repository, check=True)
