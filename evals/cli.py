@@ -78,34 +78,18 @@ def _run(
     quiet: bool,
 ) -> int:
     """Run one task; return the number of items that failed."""
-    from evals.runner import (
-        condition_folder,
-        make_items,
-        prepare,
-        run_label_task,
-        run_record,
-        run_text_task,
-        write_record,
-    )
+    from evals.runner import run_task
 
-    items = make_items(task, data, options)
     if task.answers not in models:
         models[task.answers] = _load(task.answers, model_name, device, dtype)
     model = models[task.answers]
-    folder = condition_folder(out, task.name, options.condition)
-    prepare(items, model.fingerprint, folder)
-    record = run_record(task, items, data, options, model_name, model.fingerprint, " ".join(sys.argv))
-    for table in record.data_differs_from_card:
+    with progress(None, "items", quiet) as advance:
+        ran = run_task(task, options, data, out, model, model_name, " ".join(sys.argv), advance)
+    for table in ran.data_differs_from_card:
         say(f"warning: {table} is not the copy its card describes; figures on it do not compare with others")
-    write_record(folder, record)
-    with progress(len(items), "items", quiet) as advance:
-        if task.answers == "text":
-            failed = run_text_task(task, items, model, folder, options.max_new_tokens, advance)
-        else:
-            failed = run_label_task(task, items, model, folder, advance)
-    for output in failed:
+    for output in ran.failed:
         say(f"error: {task.name}: {output.item_id}: {output.error}")
-    return len(failed)
+    return len(ran.failed)
 
 
 def _load(answers: str, model: str, device: str, dtype: str) -> Any:

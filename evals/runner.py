@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 from data_cards.readers.tables import find_set
 from evals.answering import Answerer, Embedder, answer_items, classify_items
@@ -48,6 +48,8 @@ TASKS: dict[str, Task] = {
         ),
         Task("zero-shot-lung-histology", ("histo-lc25000-lung",), "3 lung tissue classes by caption", "label"),
         Task("zero-shot-mednist", ("modality-mednist",), "6 modality and body part classes by caption", "label"),
+        Task("zero-shot-modality", ("modality-mednist",), "3 modalities by caption", "label"),
+        Task("zero-shot-body-part", ("modality-mednist",), "5 body parts by caption", "label"),
         Task("zero-shot-nih-pneumonia", ("cxr-nih14",), "pneumonia or no finding by caption", "label"),
     )
 }
@@ -84,6 +86,13 @@ class RunRecord:
     data_differs_from_card: list[str]
     versions: dict[str, str]
     command: str
+
+
+class TaskRun(NamedTuple):
+    """What a run has to report."""
+
+    failed: list[Output]
+    data_differs_from_card: list[str]
 
 
 def task_named(name: str) -> Task:
@@ -133,6 +142,43 @@ def shuffle_pictures(items: Sequence[Item], seed: int) -> list[Item]:
         for place, item in enumerate(ordered)
     }
     return [moved[item.item_id] for item in items]
+
+
+def run_task(
+    task: Task,
+    options: RunOptions,
+    data_dir: str | Path,
+    out_dir: Path,
+    model: Any,
+    model_name: str,
+    command: str,
+    advance: Callable[[int], object] = lambda items: None,
+) -> TaskRun:
+    """Make the items, answer those that --out lacks, and record how.
+
+    Args:
+        task: What is asked.
+        options: Which items, and how.
+        data_dir: Holds one folder a card name, or is that folder.
+        out_dir: The run goes to `condition_folder(out_dir, ...)`.
+        model: An Answerer for a text task, an Embedder for a label task.
+        model_name: As the user gave it.
+        command: For the record.
+        advance: Told how many items are done.
+
+    Raises:
+        ValueError: The data is missing, or the outputs there are another model's.
+    """
+    items = make_items(task, data_dir, options)
+    folder = condition_folder(out_dir, task.name, options.condition)
+    prepare(items, model.fingerprint, folder)
+    record = run_record(task, items, data_dir, options, model_name, model.fingerprint, command)
+    write_record(folder, record)
+    if task.answers == "text":
+        failed = run_text_task(task, items, model, folder, options.max_new_tokens, advance)
+    else:
+        failed = run_label_task(task, items, model, folder, advance)
+    return TaskRun(failed, record.data_differs_from_card)
 
 
 def run_text_task(

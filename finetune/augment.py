@@ -7,7 +7,9 @@ import torch
 import torch.nn.functional as F
 
 
-def augment(pictures: torch.Tensor, size_px: int, free_orientation: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def augment(
+    pictures: torch.Tensor, size_px: int, free_orientation: torch.Tensor, rng: torch.Generator, strength: float = 1.0
+) -> torch.Tensor:
     """Random crop, shift, exposure, sharpness, and for some pictures any of the eight orientations.
 
     Args:
@@ -15,15 +17,16 @@ def augment(pictures: torch.Tensor, size_px: int, free_orientation: torch.Tensor
         size_px: S, the side of what comes out.
         free_orientation: (B,) bool, true where up and left mean nothing (histology).
         rng: source of all randomness.
+        strength: 0 changes nothing but the orientation, 1 is all of it.
 
     Returns:
         (B, 3, S, S) float32 in about -1..1.
     """
     values = pictures.float() / 127.5 - 1
-    values = _resample(_reorient(values, free_orientation, rng), size_px, rng)
-    values = _blur_some(values, ~free_orientation, rng)
-    contrast = _uniform(len(values), 0.8, 1.2, rng)[:, None, None, None]
-    brightness = _uniform(len(values), -0.15, 0.15, rng)[:, None, None, None]
+    values = _resample(_reorient(values, free_orientation, rng), size_px, rng, strength)
+    values = _blur_some(values, ~free_orientation, rng, 0.3 * strength)
+    contrast = _uniform(len(values), 1 - 0.2 * strength, 1 + 0.2 * strength, rng)[:, None, None, None]
+    brightness = _uniform(len(values), -0.15 * strength, 0.15 * strength, rng)[:, None, None, None]
     return (values * contrast + brightness).clamp(-1, 1)
 
 
@@ -46,10 +49,10 @@ def _reorient(values: torch.Tensor, free: torch.Tensor, rng: torch.Generator) ->
     return out
 
 
-def _resample(values: torch.Tensor, size_px: int, rng: torch.Generator) -> torch.Tensor:
-    """Random crop of 70 to 100 % of the side, anywhere, with a turn of up to 6 degrees."""
+def _resample(values: torch.Tensor, size_px: int, rng: torch.Generator, strength: float) -> torch.Tensor:
+    """Random crop of at least 70 % of the side, anywhere, with a turn of up to 6 degrees."""
     count = len(values)
-    scale, angle = _uniform(count, 0.7, 1.0, rng), _uniform(count, -0.1, 0.1, rng)
+    scale, angle = _uniform(count, 1 - 0.3 * strength, 1.0, rng), strength * _uniform(count, -0.1, 0.1, rng)
     shift = (torch.rand(count, 2, generator=rng) * 2 - 1) * (1 - scale)[:, None]
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     affine = torch.stack([torch.stack([cosine, -sine, shift[:, 0]], 1), torch.stack([sine, cosine, shift[:, 1]], 1)], 1)
@@ -57,11 +60,11 @@ def _resample(values: torch.Tensor, size_px: int, rng: torch.Generator) -> torch
     return F.grid_sample(values, grid, padding_mode="border", align_corners=False)
 
 
-def _blur_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+def _blur_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Generator, share: float) -> torch.Tensor:
     """Shrink and enlarge some pictures again, so that sharpness does not give the data set away."""
     size_px = values.shape[-1]
     small = int(torch.randint(size_px // 3, size_px, (1,), generator=rng))
-    chosen = (torch.rand(len(values), generator=rng) < 0.3) & allowed
+    chosen = (torch.rand(len(values), generator=rng) < share) & allowed
     if not bool(chosen.any()):
         return values
     shrunk = F.interpolate(values[chosen], (small, small), mode="bilinear", antialias=True, align_corners=False)

@@ -53,6 +53,7 @@ def train_contrastive(
     schedule: Schedule,
     folder: Path,
     *,
+    augmentation: float,
     seed: int,
     quiet: bool,
 ) -> None:
@@ -64,10 +65,10 @@ def train_contrastive(
     size_px = model.config.vision_config.image_size
 
     def loss_of_step(step: int) -> torch.Tensor:
-        rng = step_generator(seed, "contrastive", step)
+        rng = step_generator(seed, folder.name, step)
         numbers, free = _draw_pictures(data.sources, rng)
-        captions = _draw_captions([data.facts[i] for i in numbers], data, random.Random(f"{seed}:captions:{step}"))
-        values = augment(data.pixels[numbers], size_px, free, rng)
+        captions = _draw_captions([data.facts[i] for i in numbers], data, random.Random(f"{seed}:{folder.name}:{step}"))
+        values = augment(data.pixels[numbers], size_px, free, rng, augmentation)
         relations = fact_relations([data.facts[i] for i in numbers], [c.facts for c in captions])
         return contrastive_loss(model, values, tokenize(tokenizer, [c.text for c in captions]), relations)
 

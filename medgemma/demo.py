@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from medsiglip.encoder import MedSigLIP
 
 NOTICE = "Research software. Not a medical device: not for diagnosis, treatment or any clinical decision."
-QUESTIONS = ("Which imaging modality is this?", "Which body part is shown?", "Is this an X-ray?", "Is this a CT scan?")
-"""Asked in the form that the card measured."""
 SHORT_ANSWER = "Answer with one word or a short phrase."
 """The instruction that nano was trained with (evals.tasks.vqa_rad.INSTRUCTION, on a floor above)."""
-ZERO_SHOT_TASKS = ("modality", "body-part")
+QUESTIONS = {
+    "modality": ("Which imaging modality is this?", "Is this an X-ray?", "Is this a CT scan?", "Is this an MRI scan?"),
+    "body-part": ("Which body part is shown?", "Is this the abdomen?"),
+}
+"""Zero-shot task to the questions on the same matter, in the form that the card measured."""
 
 
 @dataclass(frozen=True)
@@ -37,23 +39,26 @@ class DemoPicture:
 
     package: str
     path: str
-    title: str
     truth: str
     """What the file or its documentation says it is."""
-    asked: bool
-    """Whether the models are asked about it, or only its decoding is shown."""
+    asked: tuple[str, ...] = ()
+    """Keys of QUESTIONS whose true answer is among the classes nano was measured on; none: decoding only."""
+
+    @property
+    def title(self) -> str:
+        """The file's name."""
+        return Path(self.path).name
 
 
+DICOM_FOLDER = "data/test_files"
 PICTURES = (
-    DemoPicture("pydicom", "data/test_files/CT_small.dcm", "CT_small.dcm", "CT, a vertebra in an axial slice", True),
-    DemoPicture("pydicom", "data/test_files/MR_small.dcm", "MR_small.dcm", "MR, a small cut-out", True),
-    DemoPicture("pydicom", "data/test_files/examples_overlay.dcm", "examples_overlay.dcm", "MR, abdomen", True),
-    DemoPicture("skimage", "data/ihc.png", "ihc.png", "immunohistochemistry, colon", True),
-    DemoPicture("pydicom", "data/test_files/JPEG2000.dcm", "JPEG2000.dcm", "nuclear medicine, JPEG 2000", False),
-    DemoPicture(
-        "pydicom", "data/test_files/examples_ybr_color.dcm", "examples_ybr_color.dcm", "ultrasound, YBR", False
-    ),
-    DemoPicture("skimage", "data/retina.jpg", "retina.jpg", "fundus photograph", False),
+    DemoPicture("pydicom", f"{DICOM_FOLDER}/CT_small.dcm", "CT, a vertebra in an axial slice", ("modality",)),
+    DemoPicture("pydicom", f"{DICOM_FOLDER}/MR_small.dcm", "MR, a small cut-out", ("modality",)),
+    DemoPicture("pydicom", f"{DICOM_FOLDER}/examples_overlay.dcm", "MR, abdomen", ("modality", "body-part")),
+    DemoPicture("skimage", "data/ihc.png", "immunohistochemistry of the colon", ("modality",)),
+    DemoPicture("pydicom", f"{DICOM_FOLDER}/JPEG2000.dcm", "nuclear medicine, JPEG 2000"),
+    DemoPicture("pydicom", f"{DICOM_FOLDER}/examples_ybr_color.dcm", "echocardiography, YBR"),
+    DemoPicture("skimage", "data/retina.jpg", "fundus photograph"),
 )
 
 
@@ -138,19 +143,18 @@ def _show(demo: DemoPicture, picture: Picture, siglip: "MedSigLIP", gemma: "MedG
     png = _png(gemma.preprocessing.resized(picture))
     if not demo.asked:
         return Shown(demo.title, demo.truth, demo.package, seen, png)
-    answers = tuple(Asked(q, a.text) for q, a in zip(QUESTIONS, _answers(gemma, picture), strict=True))
-    return Shown(demo.title, demo.truth, demo.package, seen, png, _labelled(siglip, picture), answers)
+    questions = [question for task in demo.asked for question in QUESTIONS[task]]
+    prompts = [f"{question}\n{SHORT_ANSWER}" for question in questions]
+    replies = gemma.ask(picture, prompts, max_new_tokens=16)
+    answers = tuple(Asked(question, reply.text) for question, reply in zip(questions, replies, strict=True))
+    return Shown(demo.title, demo.truth, demo.package, seen, png, _labelled(siglip, picture, demo.asked), answers)
 
 
-def _answers(gemma: "MedGemma", picture: Picture) -> "Sequence[Any]":
-    return gemma.ask(picture, [f"{question}\n{SHORT_ANSWER}" for question in QUESTIONS], max_new_tokens=16)
-
-
-def _labelled(siglip: "MedSigLIP", picture: Picture) -> tuple[Labelled, ...]:
+def _labelled(siglip: "MedSigLIP", picture: Picture, tasks: Sequence[str]) -> tuple[Labelled, ...]:
     from medsiglip.zero_shot import ZeroShotClassifier
 
     vectors = siglip.encode_images([picture])
-    results = [(task, ZeroShotClassifier.for_task(siglip, task).classify_vectors(vectors)) for task in ZERO_SHOT_TASKS]
+    results = [(task, ZeroShotClassifier.for_task(siglip, task).classify_vectors(vectors)) for task in tasks]
     return tuple(
         Labelled(task, result.labels, tuple(float(p) for p in result.probabilities[0])) for task, result in results
     )

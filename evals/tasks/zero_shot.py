@@ -52,6 +52,16 @@ TASKS: dict[str, ZeroShotTask] = {
         ),
         ZeroShotTask("zero-shot-mednist", "modality-mednist", MEDNIST_FACTS),
         ZeroShotTask(
+            "zero-shot-modality",
+            "modality-mednist",
+            {facts["modality"]: {"modality": facts["modality"]} for facts in MEDNIST_FACTS.values()},
+        ),
+        ZeroShotTask(
+            "zero-shot-body-part",
+            "modality-mednist",
+            {facts["body_part"]: {"body_part": facts["body_part"]} for facts in MEDNIST_FACTS.values()},
+        ),
+        ZeroShotTask(
             "zero-shot-nih-pneumonia",
             "cxr-nih14",
             {

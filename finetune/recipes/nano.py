@@ -21,6 +21,7 @@ from finetune.collate import Example
 from finetune.configuration import Section, keep_config
 from finetune.contrastive import ContrastiveData, PictureSource, train_contrastive
 from finetune.recipes.nano_data import Corpus, read_corpus
+from finetune.recipes.nano_measure import measure
 from finetune.supervised import tower_views, train_decoder
 from finetune.tokenizers import name_special_tokens, train_gemma_tokenizer, train_siglip_tokenizer
 from finetune.training import Schedule
@@ -46,10 +47,12 @@ class EncoderSection(Section):
 
 
 class ContrastiveSection(Section):
-    """The contrastive stage; counts are pictures and captions a step."""
+    """One phase of contrastive tuning; counts are pictures and captions a step."""
 
     steps: int
     learning_rate: float
+    augmentation: float
+    """Strength, 0 (none) to 1."""
     histology_per_step: int
     modality_per_step: int
     chest_per_step: int
@@ -98,8 +101,11 @@ class Config(Section):
 
     seed: int
     quick: bool
+    measure: bool
+    """Run the evaluations at the end and write the cards."""
     encoder: EncoderSection
-    contrastive: ContrastiveSection
+    contrastive: tuple[ContrastiveSection, ...]
+    """Phases, one after the other."""
     decoder: DecoderSection
     pretrain: PretrainSection
     instruct: InstructSection
@@ -120,16 +126,17 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     tokenizer = train_gemma_tokenizer(corpus.all_texts(), config.decoder.vocabulary, decoder_folder)
 
     encoder = new_encoder(config.encoder)
-    contrastive_schedule = Schedule(config.contrastive.learning_rate, config.steps(config.contrastive))
-    train_contrastive(
-        encoder,
-        encoder_tokenizer,
-        contrastive_data(corpus, config.contrastive),
-        contrastive_schedule,
-        stages / "contrastive",
-        seed=config.seed,
-        quiet=quiet,
-    )
+    for number, phase in enumerate(config.contrastive, start=1):
+        train_contrastive(
+            encoder,
+            encoder_tokenizer,
+            contrastive_data(corpus, phase),
+            Schedule(phase.learning_rate, config.steps(phase)),
+            stages / f"contrastive-{number}",
+            augmentation=phase.augmentation,
+            seed=config.seed,
+            quiet=quiet,
+        )
     save_encoder(encoder, config.encoder, encoder_folder)
 
     torch.manual_seed(config.seed)
@@ -157,6 +164,8 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
             quiet=quiet,
         )
     save_decoder(model, tokenizer, config.encoder, decoder_folder)
+    if config.measure:
+        measure(encoder_folder, decoder_folder, data, out / "evals", seed=config.seed, quiet=quiet)
 
 
 def new_encoder(section: EncoderSection) -> Any:

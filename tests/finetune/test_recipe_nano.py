@@ -22,18 +22,31 @@ from tests import tiny
 
 SIZES = {
     "encoder": {"image_size_px": 28, "width": 16, "layers": 1, "mlp": 16, "heads": 2},
-    "contrastive": {"steps": 3, "histology_per_step": 3, "modality_per_step": 3, "chest_per_step": 3},
     "decoder": {"width": 16, "layers": 7, "mlp": 16, "heads": 2, "key_value_heads": 1, "head_width": 8},
     "pretrain": {"steps": 2, "texts_per_step": 2, "captions_per_step": 2, "max_tokens": 64},
     "instruct": {"steps": 2, "question_set_per_step": 2, "template_per_step": 2, "texts_per_step": 1},
 }
 MORE_SIZES = {
     "encoder": {"text_layers": 1, "text_mlp": 16, "vocabulary": 200},
-    "contrastive": {"question_pictures_per_step": 1, "captions_per_step": 4},
     "decoder": {"sliding_window": 24, "vocabulary": 420, "image_tokens": 4, "views": 2},
     "instruct": {"max_tokens": 96},
 }
+PHASE = {
+    "steps": 3,
+    "learning_rate": 1e-3,
+    "augmentation": 1.0,
+    "histology_per_step": 3,
+    "modality_per_step": 3,
+    "chest_per_step": 3,
+    "question_pictures_per_step": 1,
+    "captions_per_step": 4,
+}
+PHASES = [PHASE, {**PHASE, "steps": 2, "augmentation": 0.5}]
 SETTINGS = [
+    f"contrastive={json.dumps(PHASES)}",
+    "measure=false",
+]
+SETTINGS += [
     f"{section}.{key}={value}"
     for sizes in (SIZES, MORE_SIZES)
     for section, values in sizes.items()
@@ -236,9 +249,13 @@ def test_every_stage_has_moved_its_weights(trained: Path) -> None:
     moved = [k for k in pretrained if k.startswith("parameter.") and not torch.equal(pretrained[k], instructed[k])]
     assert any("embed_tokens" in key for key in moved) and any("projector" in key for key in moved)
     assert not any("vision_tower" in key for key in pretrained)
-    logs = {s: (stages / s / "log.jsonl").read_text().splitlines() for s in ("contrastive", "pretrain", "instruct")}
+    logs = {
+        s: (stages / s / "log.jsonl").read_text().splitlines()
+        for s in ("contrastive-1", "contrastive-2", "pretrain", "instruct")
+    }
     assert {s: json.loads(lines[-1])["step"] for s, lines in logs.items()} == {
-        "contrastive": 2,
+        "contrastive-1": 2,
+        "contrastive-2": 1,
         "pretrain": 1,
         "instruct": 1,
     }
@@ -258,7 +275,7 @@ def test_killed_and_resumed_is_uninterrupted(
         patch.setattr(nano, killed_in, killed)
         with pytest.raises(KeyboardInterrupt):
             nano.run(config(), mini_kit, tmp_path, quiet=True)
-    assert (tmp_path / "stages/contrastive/state.safetensors").is_file()
+    assert (tmp_path / "stages/contrastive-2/state.safetensors").is_file()
     assert not (tmp_path / "medgemma/model.safetensors").exists()
     nano.run(config(), mini_kit, tmp_path, quiet=True)
     assert equal(tmp_path, trained)

@@ -1,0 +1,1 @@
+"""The shipped nano decoder: weights, tokenizer, measured figures and card."""

@@ -1,0 +1,1 @@
+"""The shipped nano encoder: weights, tokenizer, measured figures and card."""

@@ -1,0 +1,87 @@
+"""The README's commands run, its Python runs, and its file tree is true."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.nano import needs_nano
+
+
+def blocks(repository: Path, language: str) -> list[str]:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+
+
+def commands(block: str) -> list[list[str]]:
+    return [shlex.split(line, comments=True) for line in block.splitlines() if shlex.split(line, comments=True)]
+
+
+@pytest.fixture(scope="module")
+def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pydicom.data import get_testdata_file
+
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "study").mkdir()
+    (folder / "study" / "ct.dcm").write_bytes(Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
+    return folder
+
+
+def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    script = Path(sys.executable).parent / words[0]
+    return subprocess.run([str(script), *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300)
+
+
+@needs_nano
+@pytest.mark.slow
+def test_example_commands_run(repository: Path, study_folder: Path) -> None:
+    examples = commands(blocks(repository, "bash")[1])
+    assert len(examples) >= 8
+    for words in examples:
+        done = run(words, study_folder)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    assert {"labels.csv", "modality.csv", "study.parquet"} <= {path.name for path in study_folder.iterdir()}
+
+
+@needs_nano
+@pytest.mark.slow
+def test_example_python_runs(repository: Path, study_folder: Path) -> None:
+    (code,) = blocks(repository, "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "head CT" in done.stdout
+
+
+@needs_nano
+@pytest.mark.kit
+@pytest.mark.slow
+def test_evaluation_commands_run_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
+    evaluations = [words for words in commands(blocks(repository, "bash")[2]) if words[0] == "medgemma-eval"]
+    assert len(evaluations) == 2
+    for words in evaluations:
+        done = run([str(kit) if word == "DATA" else word for word in words] + ["--limit", "24"], tmp_path)
+        assert done.returncode == 0, done.stderr
+    assert "closed_accuracy_real_minus_shuffled" in done.stdout
+
+
+def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"`?make ([a-z-]+)`?", (repository / "README.md").read_text(encoding="utf-8")):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target} is not in the Makefile"
+
+
+def test_the_file_tree_is_true(repository: Path) -> None:
+    tree = next(block for block in blocks(repository, "") if block.startswith("finetune/"))
+    parent = repository
+    for line in tree.splitlines():
+        name = line.split()[0]
+        folder = repository / name if not line.startswith(" ") else parent / name
+        parent = parent if line.startswith(" ") else folder
+        assert folder.is_dir(), f"the README's tree names {folder.relative_to(repository)}, which is not there"
+    on_top = {line.split()[0].strip("/") for line in tree.splitlines() if not line.startswith(" ")}
+    packages = {path.parent.name for path in repository.glob("*/__init__.py")}
+    assert packages <= on_top | {"benchmarks", "tests"}

@@ -1,0 +1,82 @@
+"""The wheel holds everything the demo needs: built, installed elsewhere, run from elsewhere."""
+
+import json
+import os
+import subprocess
+import sys
+import sysconfig
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.nano import needs_nano
+
+SCRIPTS = ("medsiglip", "medgemma", "medgemma-data", "medgemma-eval", "medgemma-finetune")
+
+
+@pytest.fixture(scope="module")
+def wheel(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Built from what git tracks or would track, so that a stray file cannot hide a missing one."""
+    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
+    names = subprocess.run(listed, cwd=repository, capture_output=True, text=True, check=True).stdout.split("\0")
+    for name in filter(None, names):
+        if (repository / name).is_file():
+            (source / name).parent.mkdir(parents=True, exist_ok=True)
+            (source / name).write_bytes((repository / name).read_bytes())
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
+    subprocess.run([*command, "--wheel-dir", str(out), str(source)], check=True, capture_output=True, text=True)
+    (path,) = out.glob("*.whl")
+    return path
+
+
+@pytest.mark.slow
+def test_every_package_and_its_data_are_inside(wheel: Path, repository: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    for package in ("data_cards", "experience", "medsiglip", "medgemma", "evals", "finetune"):
+        wanted = {
+            path.relative_to(repository).as_posix()
+            for path in (repository / package).rglob("*")
+            if path.suffix in {".py", ".yaml", ".html", ".md", ".typed", ".json", ".safetensors", ".model", ".jinja"}
+        }
+        assert wanted <= names, sorted(wanted - names)[:5]
+
+
+@needs_nano
+@pytest.mark.slow
+def test_the_demo_runs_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> None:
+    """A fresh environment that borrows only the dependencies, not this checkout."""
+    environment = tmp_path / "environment"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(environment)], check=True)
+    packages = environment / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(packages)]
+    subprocess.run([*install, str(wheel)], check=True, capture_output=True)
+    (packages / "borrowed.pth").write_text(sysconfig.get_path("purelib") + "\n")
+    for editable in Path(sysconfig.get_path("purelib")).glob("__editable__*medgemma*.pth"):
+        assert editable.is_file()  # .pth files of a borrowed folder are not followed, so this checkout stays out
+    code = "import medgemma, sys; from medgemma.cli import main; print(medgemma.__file__, file=sys.stderr); main()"
+    clean = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"} | {"HF_HUB_OFFLINE": "1"}
+    command = [str(environment / "bin" / "python"), "-c", code, "demo", "--out", str(tmp_path / "out"), "--quiet"]
+    done = subprocess.run(command, cwd=tmp_path, env=clean, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert str(packages) in done.stderr
+    results = json.loads((tmp_path / "out" / "results.json").read_text(encoding="utf-8"))
+    assert results["figures"] and results["pictures"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_imports_nothing_heavy(script: str) -> None:
+    room = {"medsiglip": "medsiglip", "medgemma": "medgemma"}.get(
+        script,
+        {"medgemma-data": "data_cards", "medgemma-eval": "evals", "medgemma-finetune": "finetune"}.get(script, ""),
+    )
+    code = (
+        f"import sys; from {room}.cli import main; sys.argv = [{script!r}, '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'pydicom', 'PIL'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "Usage" in done.stdout
