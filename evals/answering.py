@@ -5,11 +5,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from evals.items import Item, item_sha256
 from evals.outputs import Output
+from medsiglip.zero_shot import Embedder, ZeroShotClassifier
 
 PICTURES_PER_BATCH = 32
 
@@ -35,28 +33,6 @@ class Answerer(Protocol):
         """Answer (pictures, prompt) requests in order."""
 
 
-class Embedder(Protocol):
-    """What embeds pictures and texts; medsiglip.MedSigLIP does."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Identity of the weights."""
-
-    @property
-    def logit_scale(self) -> float:
-        """Logits are logit_scale * cosine + logit_bias."""
-
-    @property
-    def logit_bias(self) -> float:
-        """See logit_scale."""
-
-    def encode_images(self, images: Any) -> NDArray[np.float32]:
-        """Return (N, D) unit vectors of picture files."""
-
-    def encode_texts(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """Return (N, D) unit vectors."""
-
-
 def answer_items(items: Sequence[Item], model: Answerer, max_new_tokens: int) -> Iterator[Output]:
     """Generate an answer for every item, in order.
 
@@ -80,23 +56,18 @@ def answer_items(items: Sequence[Item], model: Answerer, max_new_tokens: int) ->
 def classify_items(items: Sequence[Item], model: Embedder, class_prompts: dict[str, list[str]]) -> Iterator[Output]:
     """Classify the picture of every item, in order.
 
-    A class vector is the mean of its captions' unit vectors, scaled to unit length; probabilities are the
-    softmax of logit_scale * cosine over the classes.
-
     Source: MedGemma technical report (arXiv:2507.05201), section 6, zero-shot protocol of MedSigLIP.
     """
     clock = _Clock()
-    labels = list(class_prompts)
-    vectors = np.stack([_unit(model.encode_texts(texts).mean(axis=0)) for texts in class_prompts.values()])
+    classifier = ZeroShotClassifier(model, class_prompts)
 
     def classify(batch: Sequence[Item]) -> list[Output]:
         images = model.encode_images([file for item in batch for file in item.files])
         if len(images) != len(batch):
             raise ValueError(f"got {len(images)} pictures for {len(batch)} items; expected files of one frame each")
-        table = _softmax(model.logit_scale * images @ vectors.T)  # (items, classes)
         outputs = []
-        for item, row in zip(batch, table, strict=True):
-            named = {label: float(p) for label, p in zip(labels, row, strict=True)}
+        for item, row in zip(batch, classifier.classify_vectors(images).probabilities, strict=True):
+            named = {label: float(p) for label, p in zip(classifier.labels, row, strict=True)}
             best = max(named, key=named.__getitem__)
             outputs.append(_output(item, model.fingerprint, clock, text=best, probabilities=named))
         return outputs
@@ -141,17 +112,6 @@ def _classify_alone(
 
 def _output(item: Item, model: str, clock: _Clock, **fields: Any) -> Output:
     return Output(item.item_id, item_sha256(item), model, seconds=round(clock.lap_s(), 4), **fields)
-
-
-def _unit(vector: NDArray[np.float32]) -> NDArray[np.float32]:
-    scaled: NDArray[np.float32] = vector / np.linalg.norm(vector)
-    return scaled
-
-
-def _softmax(logits: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
-    shifted = np.exp(logits.astype(np.float64) - logits.max(axis=1, keepdims=True))
-    normalised: NDArray[np.float64] = shifted / shifted.sum(axis=1, keepdims=True)
-    return normalised
 
 
 def _one_line(fault: BaseException) -> str:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_cards.readers.tables import find_set
-from evals.answering import Answerer, Embedder, answer_items, classify_items
+from evals.answering import Answerer, answer_items, classify_items
 from evals.items import Item, prompts_sha256, write_items
 from evals.outputs import Output, OutputFile, drop_torn_line, latest, read_outputs
 from evals.tasks import picture_questions, vqa_rad, zero_shot
+from medsiglip.zero_shot import Embedder
 
 Condition = Literal["real", "shuffled"]
 """shuffled: the same questions, each with the picture of another group: what is left needs no looking."""
@@ -43,6 +44,13 @@ TASKS: dict[str, Task] = {
             "picture-questions",
             picture_questions.CARDS,
             "modality, body part, tissue, view, chest findings; balanced yes/no, and short answers",
+            "text",
+            "attribute",
+        ),
+        Task(
+            "picture-questions-new-wordings",
+            picture_questions.CARDS,
+            "the same in wordings that no recipe of ours trains on",
             "text",
             "attribute",
         ),
@@ -297,7 +305,9 @@ def _task_items(name: str, data_dir: str | Path, options: RunOptions) -> list[It
         return vqa_rad.items(data_dir, vqa_rad.checked_side(options.side), options.seed)
     side = picture_questions.checked_side(options.side)
     if name == "picture-questions":
-        return picture_questions.items(data_dir, seed=options.seed, side=side)
+        return picture_questions.items(data_dir, seed=options.seed, wordings="train", side=side)
+    if name == "picture-questions-new-wordings":
+        return picture_questions.items(data_dir, seed=options.seed, wordings="held-out", side=side)
     return zero_shot.items(data_dir, name, seed=options.seed, side=side)
 
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 ROWS_PER_PART = 2048
-"""Rows between two points from which an interrupted run goes on."""
+SECONDS_PER_PART = 60.0
+"""Rows, or seconds on a slow machine, between two points from which an interrupted run goes on."""
 
 
 def readable_pictures(
@@ -67,18 +69,18 @@ def embed_files(
         ValueError: OUT is no embeddings file, or holds embeddings of another model or resize policy.
     """
     parts = out.with_name(out.name + ".parts")
-    identity = f"{encoder.name}@{encoder.fingerprint}"
+    identity = f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.fingerprint}"
     kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
     done = _finished_files(kept, identity, encoder.preprocessing.policy, out)
     parts.mkdir(parents=True, exist_ok=True)
     fresh = (file for file in dict.fromkeys(files) if done.get(str(file)) != _sha256(file))
-    rows, added = [], 0
+    rows, added, written_at = [], 0, time.monotonic()
     for pictures, vectors in encoder.stream_images(readable_pictures(fresh, on_problem), batch_size):
         rows += [_row(picture, vector, encoder, identity) for picture, vector in zip(pictures, vectors, strict=True)]
         added += len(pictures)
         on_progress(len(pictures))
-        if len(rows) >= ROWS_PER_PART:
-            rows = _write_whole_files(rows, parts, encoder.embedding_width)
+        if len(rows) >= ROWS_PER_PART or time.monotonic() - written_at > SECONDS_PER_PART:
+            rows, written_at = _write_whole_files(rows, parts, encoder.embedding_width), time.monotonic()
     _write_part(rows, parts, encoder.embedding_width)
     _merge(out, parts, encoder.embedding_width)
     return added
@@ -133,7 +135,7 @@ def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: there already and not an embeddings file; give another --out") from error
         for row in table.to_pylist():
-            if row["model"] != identity or row["policy"].split("+")[1] != policy:
+            if row["model"].rpartition("@")[2] != identity.rpartition("@")[2] or row["policy"].split("+")[1] != policy:
                 raise ValueError(
                     f"{out}: holds embeddings of {row['model']} ({row['policy']}), not of {identity} ({policy}); "
                     "give another --out"

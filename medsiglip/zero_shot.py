@@ -6,12 +6,33 @@ Source: MedGemma technical report (arXiv:2507.05201) §6; SigLIP (arXiv:2303.153
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
-from medsiglip.encoder import MedSigLIP
 from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+
+
+class Embedder(Protocol):
+    """What puts pictures and texts in one space; `MedSigLIP` does."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Identity of the weights."""
+
+    @property
+    def logit_scale(self) -> float:
+        """Logits are logit_scale · cosine + logit_bias."""
+
+    @property
+    def logit_bias(self) -> float:
+        """See logit_scale."""
+
+    def encode_images(self, images: Any) -> np.ndarray:
+        """(N, D) float32 unit vectors of pictures or picture files."""
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
+        """(N, D) float32 unit vectors."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +51,7 @@ class ZeroShotClassifier:
 
     def __init__(
         self,
-        encoder: MedSigLIP,
+        encoder: Embedder,
         labels: Sequence[str] | Mapping[str, Sequence[str]],
         *,
         independent: bool = False,
@@ -61,7 +82,7 @@ class ZeroShotClassifier:
         )
 
     @classmethod
-    def for_task(cls, encoder: MedSigLIP, task: str) -> "ZeroShotClassifier":
+    def for_task(cls, encoder: Embedder, task: str) -> "ZeroShotClassifier":
         """A classifier for a named task of `medsiglip.prompts`.
 
         Raises:
@@ -93,7 +114,7 @@ class ZeroShotClassifier:
         return ZeroShotResult(self.labels, probabilities.astype(np.float32), scores.astype(np.float32))
 
 
-def mean_prompt_vectors(encoder: MedSigLIP, prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
+def mean_prompt_vectors(encoder: Embedder, prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
     """(C, D) float32: mean of each label's normalised prompt vectors, normalised again."""
     prompts = {label: [group] if isinstance(group, str) else group for label, group in prompts.items()}
     texts = [text for group in prompts.values() for text in group]

@@ -94,6 +94,7 @@ class InstructSection(Section):
     template_per_step: int
     texts_per_step: int
     max_tokens: int
+    text_max_tokens: int
 
 
 class Config(Section):
@@ -290,7 +291,8 @@ def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
             for asked_of in questions_about(corpus.facts[number], rng.random().hex())[:3]:
                 chosen.append(answered(asked_of.question, asked_of.answer, number))
         chosen += [
-            _text_example(rng.choice(texts), section.max_tokens, tokenizer, rng) for _ in range(section.texts_per_step)
+            _text_example(rng.choice(texts), section.text_max_tokens, tokenizer, rng)
+            for _ in range(section.texts_per_step)
         ]
         return chosen
 

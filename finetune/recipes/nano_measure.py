@@ -19,7 +19,7 @@ ENCODER_TASKS = (
     "zero-shot-body-part",
     "zero-shot-nih-pneumonia",
 )
-DECODER_TASKS = ("vqa-rad", "picture-questions")
+DECODER_TASKS = ("vqa-rad", "picture-questions", "picture-questions-new-wordings")
 SHOWN_METRICS = (
     "accuracy",
     "macro_auroc_one_vs_rest",

@@ -30,7 +30,7 @@ _NOT_PICTURES = frozenset([
     ".ipynb", ".sh", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".gz", ".zip", ".tar", ".tgz",
     ".bz2", ".xz", ".7z", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".parquet", ".arrow",
     ".safetensors", ".npy", ".npz", ".pkl", ".pt", ".onnx", ".db", ".sqlite", ".mp4", ".avi", ".mov",
-    ".exe", ".dll", ".so", ".lock", ".bak", ".tmp", ".part", ".sha256", ".md5"
+    ".exe", ".dll", ".so", ".lock", ".bak", ".tmp", ".part", ".partial", ".sha256", ".md5"
 ])
 # fmt: on
 

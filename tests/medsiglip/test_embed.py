@@ -101,7 +101,7 @@ def test_rows_are_one_a_frame_in_order_with_their_sources(whole, encoder, archiv
     np.testing.assert_allclose(vectors_of(whole), encoder.encode_images(archive), atol=1e-6)
     digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in archive}
     assert table["sha256"].to_pylist() == [digests[file] for file in table["file"].to_pylist()]
-    assert set(table["model"].to_pylist()) == {f"{encoder.name}@{encoder.fingerprint}"}
+    assert set(table["model"].to_pylist()) == {f"{Path(encoder.name).name}@{encoder.fingerprint}"}
     assert set(table["policy"].to_pylist()) == {"stored+huggingface"}
 
 
