@@ -85,7 +85,8 @@ def train_siglip_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) 
     )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "spiece.model").write_bytes(trained.getvalue())
-    tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64)
+    # SigLIP was trained without an attention mask: a tokenizer that hands one out makes pipelines pass it on
+    tokenizer = SiglipTokenizer(str(folder / "spiece.model"), model_max_length=64, model_input_names=["input_ids"])
     tokenizer.save_pretrained(folder)
     name_special_tokens(folder)
     return tokenizer

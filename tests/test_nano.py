@@ -35,7 +35,9 @@ def test_encoder_equals_plain_transformers(pictures: list[Picture]) -> None:
     images = [Image.fromarray(picture.pixels) for picture in pictures]
     values = SiglipImageProcessorPil.from_pretrained(ENCODER_FOLDER)(images, return_tensors="pt").pixel_values
     tokenizer = SiglipTokenizer.from_pretrained(ENCODER_FOLDER)
-    ids = tokenizer(TEXTS, padding="max_length", max_length=64, return_tensors="pt").input_ids
+    inputs = tokenizer(TEXTS, padding="max_length", max_length=64, return_tensors="pt")
+    assert set(inputs) == {"input_ids"}  # a mask would be passed on by transformers' pipelines
+    ids = inputs.input_ids
     with torch.inference_mode():
         theirs = model(input_ids=ids, pixel_values=values)
     ours = MedSigLIP.from_pretrained("nano", device="cpu")

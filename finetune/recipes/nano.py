@@ -276,8 +276,8 @@ def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
     end = tuple(tokenizer(f"{tokenizer.eot_token}\n", add_special_tokens=False).input_ids)
     prompts: dict[str, Prompt] = {}
 
-    def answered(question: str, answer: str, number: int) -> Example:
-        text = question_prompt(question)
+    def answered(question: str, answer: str, number: int, rng: random.Random) -> Example:
+        text = question_prompt(question) if rng.random() < 0.7 else question.strip()
         if text not in prompts:
             prompts[text] = render(tokenizer, shape, [user_message(text, 1)])
         ids = tuple(tokenizer(answer.strip().lower(), add_special_tokens=False).input_ids)
@@ -285,11 +285,12 @@ def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
 
     def draw(step: int, rng: random.Random) -> list[Example]:
         asked = rng.choices(corpus.questions, k=section.question_set_per_step)
-        chosen = [answered(q.question, q.answer, corpus.number_of[q.path]) for q in asked]
+        chosen = [answered(q.question, q.answer, corpus.number_of[q.path], rng) for q in asked]
         while len(chosen) < section.question_set_per_step + section.template_per_step:
             number = corpus.draw_picture(rng)
-            for asked_of in questions_about(corpus.facts[number], rng.random().hex())[:3]:
-                chosen.append(answered(asked_of.question, asked_of.answer, number))
+            possible = questions_about(corpus.facts[number], rng.random().hex())
+            for about in rng.sample(possible, min(3, len(possible))):
+                chosen.append(answered(about.question, about.answer, number, rng))
         chosen += [
             _text_example(rng.choice(texts), section.text_max_tokens, tokenizer, rng)
             for _ in range(section.texts_per_step)
