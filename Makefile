@@ -4,6 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
+TIMM := .venv-timm
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
@@ -42,10 +43,18 @@ test-interop: $(STAMP)
 	  touch $(INTEROP)/.installed; }
 	INTEROP_PYTHON=$(INTEROP)/bin/python $(BIN)/pytest tests/interop
 
+# timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
+test-timm: $(STAMP)
+	test -e $(TIMM)/.installed || { $(PYTHON) -m venv $(TIMM) && \
+	  $(TIMM)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 && \
+	  $(TIMM)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev,timm]" && \
+	  touch $(TIMM)/.installed; }
+	$(TIMM)/bin/pytest tests/timm
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium
 
 clean:
-	rm -rf $(VENV) $(INTEROP) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TIMM) build dist *.egg-info

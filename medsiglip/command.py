@@ -40,9 +40,29 @@ def run(app: typer.Typer) -> None:
     except (ValueError, OSError) as error:
         say(f"error: {one_line(error)}")
         sys.exit(1)
+    except (ImportError, RuntimeError) as error:
+        if not blames_torchvision(error):
+            raise
+        say(
+            "error: the installed torchvision does not fit this torch, and transformers cannot load with it; "
+            "run `pip uninstall torchvision` (this package needs none), or install the one built for your torch"
+        )
+        sys.exit(1)
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept")
         sys.exit(130)
+
+
+def blames_torchvision(error: BaseException | None) -> bool:
+    """Whether an import failed because torchvision's compiled operators are missing, wherever in the chain it says so.
+
+    transformers looks only at whether torchvision is installed, imports it, and then fails itself.
+    """
+    while error is not None:
+        if "torchvision::" in str(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def say(line: str) -> None:
