@@ -4,6 +4,8 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -69,14 +71,15 @@ def load_strictly(model_class: Any, folder: Path, **kwargs: Any) -> Any:
     from safetensors import SafetensorError
 
     try:
-        model, report = model_class.from_pretrained(
-            folder,
-            use_safetensors=True,
-            output_loading_info=True,
-            local_files_only=True,
-            ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
-            **kwargs,
-        )
+        with _quiet_transformers():
+            model, report = model_class.from_pretrained(
+                folder,
+                use_safetensors=True,
+                output_loading_info=True,
+                local_files_only=True,
+                ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
+                **kwargs,
+            )
     except (OSError, RuntimeError, SafetensorError) as error:
         raise ValueError(f"model {folder}: weights do not load ({_first_line(error)}); fetch them again") from error
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
@@ -84,6 +87,22 @@ def load_strictly(model_class: Any, folder: Path, **kwargs: Any) -> Any:
             shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
             raise ValueError(f"model {folder}: {len(names)} {kind.replace('_', ' ')}: {shown}; convert it first")
     return model.eval()
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """No progress bar and no warnings while weights load: what they would say, `load_strictly` raises."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _checked_folder(folder: Path) -> Path:

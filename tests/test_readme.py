@@ -13,7 +13,8 @@ from tests.nano import needs_nano
 
 def blocks(repository: Path, language: str) -> list[str]:
     text = (repository / "README.md").read_text(encoding="utf-8")
-    return re.findall(rf"```{language}\n(.*?)```", text, flags=re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
+    return [body for of, body in fenced if of == language]
 
 
 def commands(block: str) -> list[list[str]]:
