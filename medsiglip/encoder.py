@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from medsiglip.weights import fingerprint, load_strictly, read_json, resolve_mod
 if TYPE_CHECKING:
     import torch
 
+Item = TypeVar("Item")
 TEXT_LENGTH = 64
 """SigLIP was trained on texts padded to 64 tokens without a mask; any other padding moves the scores."""
 
@@ -108,20 +109,19 @@ class MedSigLIP:
     ) -> Iterator[tuple[list[Picture], np.ndarray]]:
         """Embed a stream of pictures batch by batch: (pictures, (n, D) float32 unit vectors).
 
-        Resizing runs in threads one batch ahead of the network, so that neither waits for the other.
+        On an accelerator, decoding and resizing run one batch ahead of the network.
         """
+        prepared = self._prepared(pictures, batch_size)
+        # On a CPU the network has every core already; threads beside it cost more than they bring (benchmarks/).
+        for batch, resized in prepared if self.model.device.type == "cpu" else one_ahead(prepared):
+            yield batch, self._embed(resized)
+
+    def _prepared(
+        self, pictures: Iterable[Picture], batch_size: int
+    ) -> Iterator[tuple[list[Picture], list[np.ndarray]]]:
         source = iter(pictures)
-        with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
-
-            def prepare() -> tuple[list[Picture], list[np.ndarray]]:
-                batch = list(islice(source, batch_size))
-                return batch, list(pool.map(self.preprocessing.resized, batch))
-
-            with ThreadPoolExecutor(max_workers=1) as ahead:
-                upcoming = ahead.submit(prepare)
-                while (prepared := upcoming.result())[0]:
-                    upcoming = ahead.submit(prepare)
-                    yield prepared[0], self._embed(prepared[1])
+        while batch := list(islice(source, batch_size)):
+            yield batch, [self.preprocessing.resized(picture) for picture in batch]
 
     def encode_texts(self, texts: str | Sequence[str], batch_size: int = 256) -> np.ndarray:
         """Embed one text or many: (N, D) float32, L2-normalised. Texts past 64 tokens are cut, as in training."""
@@ -141,6 +141,15 @@ class MedSigLIP:
         values = self.preprocessing.pixel_values(resized).to(self.model.device, self.model.dtype)
         with torch.inference_mode():
             return unit(self.model.get_image_features(pixel_values=values).pooler_output)
+
+
+def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The same items, the next one being made in a thread while the present one is used."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        upcoming = thread.submit(next, items, None)
+        while (item := upcoming.result()) is not None:
+            upcoming = thread.submit(next, items, None)
+            yield item
 
 
 def as_pictures(images: Any) -> Iterator[Picture]:

@@ -260,3 +260,18 @@ def test_unknown_policy_device_and_dtype_are_refused(tiny_folder):
         pick_device("npu")
     with pytest.raises(ValueError, match="'float16': choose float32 or bfloat16"):
         pick_dtype("float16", "cpu")
+
+
+def test_one_ahead_gives_the_same_items_and_the_error_in_its_place():
+    from medsiglip.encoder import one_ahead
+
+    def items():
+        yield from ([1], [2, 3])
+        raise ValueError("the third batch is bad")
+
+    got = []
+    with pytest.raises(ValueError, match="third batch"):
+        for item in one_ahead(items()):
+            got.append(item)
+    assert got == [[1], [2, 3]]
+    assert list(one_ahead(iter([[4], [5]]))) == [[4], [5]]
