@@ -31,10 +31,10 @@ from .picture import (
     STORED,
     VOI,
     Array,
-    DecodedFrames,
+    DecodedFrame,
     ImageError,
+    TechnicalTags,
     check_size,
-    rgb_from_grey,
     round_to_uint8,
     stretch_to_uint8,
 )
@@ -87,7 +87,7 @@ def parses_as_dicom(data: bytes) -> bool:
     return "SOPClassUID" in dataset or ("Rows" in dataset and "PixelData" in dataset)
 
 
-def decode_dicom(data: bytes, policy: str, file: str) -> DecodedFrames:
+def decode_dicom(data: bytes, policy: str, file: str) -> list[DecodedFrame]:
     """Decode the bytes of one DICOM instance.
 
     Args:
@@ -135,16 +135,16 @@ def _technical_tags() -> list[int]:
     return [tag for tag in [*DicomDictionary, *beside] if tag >> 16 == 0x0028 or tag in beside]
 
 
-def _decode_frames(dataset: Dataset, stored: Array, policy: str) -> DecodedFrames:
+def _decode_frames(dataset: Dataset, stored: Array, policy: str) -> list[DecodedFrame]:
     """(F, H, W) or (F, H, W, 3) stored values to RGB."""
     if stored.ndim == 4:
         frames, used = _colour_frames(stored, int(dataset.BitsStored), policy)
     elif dataset.PhotometricInterpretation == "PALETTE COLOR":
         frames, used = [_apply_palette(dataset, frame) for frame in stored], STORED
     else:
-        grey, used = _grey_frames(dataset, stored, policy)
-        frames = [rgb_from_grey(frame) for frame in grey]
-    return DecodedFrames(frames, used, _code(dataset.get("Modality", "")))
+        frames, used = _grey_frames(dataset, stored, policy)
+    tags = TechnicalTags(modality=_code(dataset.get("Modality", "")))
+    return [DecodedFrame(frame, used, tags) for frame in frames]
 
 
 def _code(value: object) -> str | None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .picture import FULL_RANGE, VOI, Array, DecodedFrames, ImageError, Picture
+from .picture import FULL_RANGE, VOI, Array, DecodedFrame, ImageError, Picture, as_rgb
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -141,15 +141,15 @@ def _open_one(source: Source, policy: str) -> Iterator[Picture]:
 
 
 def _pictures(data: bytes, file: str, policy: str) -> list[Picture]:
-    decoded = _decode(data, file, policy)
+    frames = _decode(data, file, policy)
     sha256 = hashlib.sha256(data).hexdigest()
     return [
-        Picture(pixels, file, frame, sha256, decoded.modality, decoded.policy)
-        for frame, pixels in enumerate(decoded.frames)
+        Picture(as_rgb(decoded.pixels), file, number, sha256, decoded.policy, decoded.tags)
+        for number, decoded in enumerate(frames)
     ]
 
 
-def _decode(data: bytes, file: str, policy: str) -> DecodedFrames:
+def _decode(data: bytes, file: str, policy: str) -> list[DecodedFrame]:
     """By content: DICOM may have any extension, and a TIFF may hide in a DICOM preamble."""
     from .dicom import decode_dicom, has_dicom_preamble, parses_as_dicom
     from .raster import decode_raster, is_raster

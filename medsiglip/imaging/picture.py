@@ -1,6 +1,7 @@
 """What a decoded picture is: RGB pixels, where they came from and how they became eight bits.
 
-H is rows, W is columns, F is frames.
+H is rows, W is columns, F is frames. Positions and directions are in the patient's LPS axes (left, posterior,
+superior) in millimetres.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ VOI = "voi"
 """Policy: the file's own window or VOI LUT."""
 FULL_RANGE = "full-range"
 """Policy: the smallest valid value of the file becomes 0, the largest 255."""
+PERCENTILE = "percentile"
+"""Policy: the 0.5th percentile of the file's valid values becomes 0, the 99.5th 255."""
 
 MAX_VALUES = 2**30
 """Largest rows * columns * samples * frames that is decoded; more is refused before memory is taken."""
@@ -44,15 +47,59 @@ class ImageError(ValueError):
         return f"{self.file or 'picture in memory'}: {self.reason}"
 
 
-class DecodedFrames(NamedTuple):
-    """What a decoder hands to `open`: the frames of one file."""
+class Plane(NamedTuple):
+    """Where a slice lies in the patient, LPS. Source: DICOM PS3.3 C.7.6.2.1.1."""
 
-    frames: list[Array]
-    """Each (H, W, 3) uint8 RGB."""
+    position_mm: tuple[float, float, float]
+    """Centre of the first pixel."""
+    row_direction: tuple[float, float, float]
+    """Unit vector along a row, from the first column to the last."""
+    column_direction: tuple[float, float, float]
+    """Unit vector along a column, from the first row to the last."""
+
+
+@dataclass(frozen=True)
+class TechnicalTags:
+    """The DICOM attributes that cross the imaging boundary: numbers, and codes from closed lists.
+
+    A code that is on no list is left out (None), so that no free text, and nothing that names a patient, can pass.
+    """
+
+    modality: str | None = None
+    """Modality (0008,0060), such as "CT"."""
+    body_part: str | None = None
+    """Body Part Examined (0018,0015), such as "CHEST"; a defined term of PS3.16 Annex L."""
+    view_position: str | None = None
+    """View Position (0018,5101), such as "PA"."""
+    laterality: str | None = None
+    """Image Laterality (0020,0062), else Laterality (0020,0060): "R", "L", "U" or "B"."""
+    photometric_interpretation: str | None = None
+    """Photometric Interpretation (0028,0004)."""
+    bits_stored: int | None = None
+    """Bits Stored (0028,0101)."""
+    transfer_syntax_uid: str | None = None
+    """Transfer Syntax UID (0002,0010)."""
+    spacing_mm: tuple[float, float] | None = None
+    """Pixel Spacing (0028,0030), else Imager Pixel Spacing (0018,1164): between rows, between columns."""
+    slice_thickness_mm: float | None = None
+    """Slice Thickness (0018,0050)."""
+    plane: Plane | None = None
+    """Image Position and Orientation (Patient), (0020,0032) and (0020,0037)."""
+
+
+NO_TAGS = TechnicalTags()
+"""The tags of a picture that is no DICOM instance."""
+
+
+class DecodedFrame(NamedTuple):
+    """One frame as a decoder hands it to `open`."""
+
+    pixels: Array
+    """(H, W) grey or (H, W, 3) RGB, uint8."""
     policy: str
     """The policy that was used, which may differ from the one asked for."""
-    modality: str | None
-    """DICOM Modality (0008,0060); None for other formats."""
+    tags: TechnicalTags = NO_TAGS
+    """Empty for formats other than DICOM."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,26 +107,31 @@ class Picture:
     """One picture (or one frame of a file) as RGB, with no patient data."""
 
     pixels: Array
-    """(H, W, 3) uint8 RGB, read-only."""
+    """(H, W, 3) uint8 RGB, read-only; of a grey picture, one (H, W) plane seen three times."""
     file: str
     """Name as the user gave it; "" for pictures made in memory."""
     frame: int
     """0 for single-frame files."""
     sha256: str
     """Hex digest of the file's bytes, or of shape and pixels for pictures made in memory."""
-    modality: str | None
-    """DICOM Modality such as "CT"; None for other formats."""
     policy: str
-    """How stored values became uint8: "stored", "voi" or "full-range"."""
+    """How stored values became uint8: "stored", "voi", "full-range", ..."""
+    tags: TechnicalTags = NO_TAGS
+    """Technical DICOM attributes; empty for other formats."""
 
     def __post_init__(self) -> None:
         pixels = self.pixels
         if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
             got = f"got {pixels.dtype} of shape {pixels.shape}"
             raise ImageError(self.file, f"{got}, expected (H, W, 3) uint8; use Picture.from_array or open_images")
-        locked = np.ascontiguousarray(pixels).view()
+        locked = (pixels if is_grey_plane(pixels) else np.ascontiguousarray(pixels)).view()
         locked.flags.writeable = False
         object.__setattr__(self, "pixels", locked)
+
+    @property
+    def modality(self) -> str | None:
+        """DICOM Modality such as "CT"; None for other formats."""
+        return self.tags.modality
 
     @classmethod
     def from_array(cls, pixels: Array, file: str = "") -> Picture:
@@ -98,7 +150,7 @@ class Picture:
         if pixels.dtype != np.uint8 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] != 3):
             got = f"got {pixels.dtype} of shape {pixels.shape}, expected (H, W) or (H, W, 3) uint8"
             raise ImageError(file, f"{got}; scale the values to 0..255 and convert with .astype('uint8')")
-        return _in_memory(rgb_from_grey(pixels) if pixels.ndim == 2 else pixels.copy(), file, STORED)
+        return _in_memory(as_rgb(pixels.copy()), file, STORED)
 
     @classmethod
     def from_pil(cls, image: PIL.Image.Image, file: str = "") -> Picture:
@@ -117,7 +169,7 @@ class Picture:
         from .raster import decode_pil_image
 
         decoded = decode_pil_image(image, file)
-        return _in_memory(decoded.frames[0], file, decoded.policy)
+        return _in_memory(as_rgb(decoded.pixels), file, decoded.policy)
 
 
 def stretch_to_uint8(values: Array, low: float, high: float) -> Array:
@@ -142,9 +194,14 @@ def round_to_uint8(values: Array) -> Array:
     return np.clip(np.floor(values + 0.5), 0, 255).astype(np.uint8)
 
 
-def rgb_from_grey(grey: Array) -> Array:
-    """(H, W) uint8 to (H, W, 3) uint8 with three equal channels."""
-    return np.repeat(grey[:, :, None], 3, axis=2)
+def as_rgb(pixels: Array) -> Array:
+    """(H, W) grey or (H, W, 3) to (H, W, 3); grey is seen three times, not copied."""
+    return np.broadcast_to(pixels[:, :, None], (*pixels.shape, 3)) if pixels.ndim == 2 else pixels
+
+
+def is_grey_plane(pixels: Array) -> bool:
+    """Whether (H, W, 3) pixels are one plane seen three times, as `as_rgb` makes them."""
+    return pixels.ndim == 3 and pixels.strides[2] == 0
 
 
 def check_size(num_values: int, what: str, file: str) -> None:
@@ -166,4 +223,4 @@ def check_size(num_values: int, what: str, file: str) -> None:
 def _in_memory(pixels: Array, file: str, policy: str) -> Picture:
     # The shape is hashed too: a 2x8 and an 8x2 black picture have the same bytes but are not the same.
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
-    return Picture(pixels, file, 0, digest, None, policy)
+    return Picture(pixels, file, 0, digest, policy)

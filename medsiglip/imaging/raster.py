@@ -23,10 +23,10 @@ from .picture import (
     FULL_RANGE,
     STORED,
     Array,
-    DecodedFrames,
+    DecodedFrame,
     ImageError,
+    as_rgb,
     check_size,
-    rgb_from_grey,
     round_to_uint8,
     stretch_to_uint8,
 )
@@ -73,7 +73,7 @@ def is_raster(data: bytes) -> bool:
     return True
 
 
-def decode_raster(data: bytes, file: str) -> DecodedFrames:
+def decode_raster(data: bytes, file: str) -> list[DecodedFrame]:
     """Decode the bytes of one file that is not DICOM.
 
     Args:
@@ -97,7 +97,7 @@ def decode_raster(data: bytes, file: str) -> DecodedFrames:
             if data.startswith(_PNG_MAGIC) and data[24] == 16 and data[25] in _PNG_COLOUR_MODES_16_BIT:
                 _check_image_size(image, file)
                 return _stretch_together([_deep_png(data, _PNG_COLOUR_MODES_16_BIT[data[25]])])
-            return _decode_pil(image, file)
+            return [_decode_pil(image, file)]
         except ImageError:
             raise
         except Image.DecompressionBombError as error:
@@ -107,7 +107,7 @@ def decode_raster(data: bytes, file: str) -> DecodedFrames:
             raise ImageError(file, reason) from None
 
 
-def decode_pil_image(image: PIL.Image.Image, file: str) -> DecodedFrames:
+def decode_pil_image(image: PIL.Image.Image, file: str) -> DecodedFrame:
     """Decode the current frame of a PIL image; same rules and errors as `decode_raster`."""
     try:
         return _decode_pil(image, file)
@@ -124,12 +124,12 @@ def _open_pil(data: bytes) -> PIL.ImageFile.ImageFile:
     return Image.open(BytesIO(data), formats=_PIL_FORMATS)
 
 
-def _decode_pil(image: PIL.Image.Image, file: str) -> DecodedFrames:
+def _decode_pil(image: PIL.Image.Image, file: str) -> DecodedFrame:
     _check_image_size(image, file)
     upright = _upright(image)
     if _is_deep(upright):
-        return _stretch_together([_Deep(np.asarray(upright), None, inverted=False)])
-    return DecodedFrames([_rgb_from_pil(upright)], STORED, None)
+        return _stretch_together([_Deep(np.asarray(upright), None, inverted=False)])[0]
+    return DecodedFrame(_pixels_of_pil(upright), STORED)
 
 
 def _check_image_size(image: PIL.Image.Image, file: str) -> None:
@@ -162,29 +162,30 @@ def _is_deep(image: PIL.Image.Image) -> bool:
     return image.mode in ("I", "F") or image.mode.startswith("I;16")
 
 
-def _rgb_from_pil(image: PIL.Image.Image) -> Array:
-    """(H, W, 3) uint8 of an image of at most eight bits; palettes looked up, transparency over black."""
+def _pixels_of_pil(image: PIL.Image.Image) -> Array:
+    """(H, W) or (H, W, 3) uint8 of an image of at most eight bits; palettes looked up, transparency over black."""
     if not image.has_transparency_data:
-        return np.array(image.convert("RGB"))
+        return np.array(image if image.mode == "L" else image.convert("RGB"))
     rgba = np.array(image.convert("RGBA"))
     return round_to_uint8(rgba[:, :, :3] * (rgba[:, :, 3:] / 255.0))
 
 
-def _stretch_together(pages: list[_Deep]) -> DecodedFrames:
+def _stretch_together(pages: list[_Deep]) -> list[DecodedFrame]:
     """One range for all channels and pages, so that colours and slices keep their balance."""
     visible = [page.values if page.alpha is None else page.values[page.alpha > 0] for page in pages]
     finite = [values[np.isfinite(values)] for values in visible]
     low = min((float(values.min()) for values in finite if values.size), default=0.0)
     high = max((float(values.max()) for values in finite if values.size), default=0.0)
-    return DecodedFrames([_stretch_page(page, low, high) for page in pages], FULL_RANGE, None)
+    return [DecodedFrame(_stretch_page(page, low, high), FULL_RANGE) for page in pages]
 
 
 def _stretch_page(page: _Deep, low: float, high: float) -> Array:
     eight_bit = stretch_to_uint8(page.values, low, high)
     if page.inverted and high > low:
         eight_bit = np.where(np.isfinite(page.values), 255 - eight_bit, 0).astype(np.uint8)
-    rgb = rgb_from_grey(eight_bit) if eight_bit.ndim == 2 else eight_bit
-    return rgb if page.alpha is None else round_to_uint8(rgb * page.alpha[:, :, None])
+    if page.alpha is None:
+        return eight_bit
+    return round_to_uint8(as_rgb(eight_bit) * page.alpha[:, :, None])
 
 
 def _deep_png(data: bytes, mode: str) -> _Deep:
@@ -219,7 +220,7 @@ def _unpack(data: bytes, page: int, raw_mode: str) -> Array:
     return np.array(_upright(image))
 
 
-def _decode_tiff(data: bytes, file: str) -> DecodedFrames:
+def _decode_tiff(data: bytes, file: str) -> list[DecodedFrame]:
     """Pages of at most eight bits through PIL, deeper ones through tifffile."""
     import tifffile
 
@@ -233,7 +234,7 @@ def _decode_tiff(data: bytes, file: str) -> DecodedFrames:
         num_values = sum(page.size for page in pages.values())
         check_size(num_values, f"a TIFF of {len(pages)} page(s)", file)
         if not any(_is_deep_page(page) for page in pages.values()):
-            return DecodedFrames([_shallow_page(data, i, file) for i in pages], STORED, None)
+            return [DecodedFrame(_shallow_page(data, i, file), STORED) for i in pages]
         return _stretch_together([_deep_page(data, i, page, file) for i, page in pages.items()])
 
 
@@ -250,7 +251,7 @@ def _shallow_page(data: bytes, page: int, file: str) -> Array:
     image = _open_pil(data)
     image.seek(page)
     _check_image_size(image, file)
-    return _rgb_from_pil(_upright(image))
+    return _pixels_of_pil(_upright(image))
 
 
 def _deep_page(data: bytes, index: int, page: tifffile.TiffPage, file: str) -> _Deep:
