@@ -1,4 +1,4 @@
-"""The command `medgemma-data`: list the data cards, show one, check a copy against its card."""
+"""The command `medgemma-data`: list the data cards, show one, check a copy against its card, print Croissant."""
 
 import sys
 from pathlib import Path
@@ -18,14 +18,27 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="A card's name; see `m
 
 
 @app.command("list")
-def list_command() -> None:
-    """Print one line a card: name, items, licence, title."""
+def list_command(
+    task: Annotated[str, typer.Option(help="Only sets for this task, for example classification.")] = "",
+    access: Annotated[str, typer.Option(help="Only sets with this access: open, request, credentialed, private.")] = "",
+    reader: Annotated[str, typer.Option(help="Only sets whose reader is verified, unverified or none.")] = "",
+) -> None:
+    """Print one line a card: name, items, access, reader, title, licence.
+
+    A reader is unverified where it was written from a description and never met a real file.
+    """
     from data_cards.schema import list_cards, load_card
 
-    for name in list_cards():
-        card = load_card(name)
-        items = sum(split.items for split in card.splits.values())
-        typer.echo(f"{name:<22} {items:>6} items  {card.title} ({card.licence.splitlines()[0]})")
+    cards = [load_card(name) for name in list_cards()]
+    _demand("--task", task, {name for card in cards for name in card.tasks})
+    _demand("--access", access, {card.access for card in cards})
+    _demand("--reader", reader, {card.reader_state for card in cards})
+    for card in cards:
+        if task in ("", *card.tasks) and access in ("", card.access) and reader in ("", card.reader_state):
+            items = "?" if card.items is None else str(card.items)
+            state = {"none": "no reader"}.get(card.reader_state, card.reader_state)
+            licence = card.licence.splitlines()[0]
+            typer.echo(f"{card.name:<26} {items:>7} items  {card.access:<12}  {state:<10}  {card.title} ({licence})")
 
 
 @app.command()
@@ -35,8 +48,11 @@ def show(name: Name) -> None:
 
     from data_cards.schema import load_card
 
-    fields = load_card(name).model_dump(mode="json")
+    card = load_card(name)
+    fields = card.model_dump(mode="json", exclude_defaults=True)
     typer.echo(yaml.safe_dump(fields, sort_keys=False, allow_unicode=True, width=100), nl=False)
+    if card.reader_state == "unverified":
+        typer.echo("# The reader is unverified: it was written from a description and never met a real file.")
 
 
 @app.command()
@@ -59,6 +75,17 @@ def check(
     typer.echo(f"{folder}: is the copy that the card {name} describes (licence: {card.licence.splitlines()[0]})")
 
 
+@app.command("croissant")
+def croissant_command(name: Name) -> None:
+    """Print one card as Croissant JSON-LD; redirect it to croissant.json in the set's own folder."""
+    import json
+
+    from data_cards.croissant import croissant
+    from data_cards.schema import load_card
+
+    typer.echo(json.dumps(croissant(load_card(name)), indent=1, ensure_ascii=False))
+
+
 def main() -> None:
     """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
     try:
@@ -66,3 +93,8 @@ def main() -> None:
     except (ValueError, OSError) as fault:
         typer.echo(f"error: {' '.join(str(fault).split())}", err=True)
         sys.exit(1)
+
+
+def _demand(option: str, value: str, known: set[str]) -> None:
+    if value and value not in known:
+        raise ValueError(f"{option}: got {value!r}; expected one of {', '.join(sorted(known))}")

@@ -1,4 +1,4 @@
-"""Labelled picture sets: MedNIST, LC25000 lung histology, NIH ChestX-ray14."""
+"""Labelled picture sets: MedNIST, LC25000 lung histology, NIH ChestX-ray14, COVID-19 films, HAM10000, fundus."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -34,7 +34,7 @@ class LabelledPicture:
     path: Path
     """The picture's file; not opened by the reader."""
     labels: Mapping[str, str]
-    """Label columns as the data gives them."""
+    """Label columns as the data gives them; the reader's docstring names those that may be empty."""
     group: str
     """What pictures that are not independent share (patient, source tile, index block); never empty."""
     licence: str
@@ -89,11 +89,49 @@ def read_nih14_64px(folder: Path) -> list[LabelledPicture]:
     return _read(folder, "cxr-nih14-64px", labels=_NIH14_LABELS, group="patient_id")
 
 
+def read_cxr_covid(folder: Path) -> list[LabelledPicture]:
+    """Read cxr-covid; labels: `label` (COVID-19, other pneumonia/ARDS, No Finding), finding, view, age, sex.
+
+    Age and sex are "nan" where the collection does not say.
+
+    Raises:
+        ValueError: labels.csv or one of its columns is missing or a cell is empty.
+    """
+    return _read(folder, "cxr-covid", labels=("label", "finding", "view", "age", "sex"), group="patient_id")
+
+
+def read_ham10000_part(folder: Path) -> list[LabelledPicture]:
+    """Read derm-ham10000; labels: `label` (akiec, bcc, bkl, df, mel, nv, vasc), label_text, dx_type, sex, age.
+
+    The site is the label `localization`, the group the lesion; age may be empty.
+
+    Raises:
+        ValueError: labels.csv or one of its columns is missing or a cell is empty.
+    """
+    labels = ("label", "label_text", "dx_type", "sex", "localization")
+    return _read(folder, "derm-ham10000", labels=labels, optional=("age",), group="patient_id")
+
+
+def read_fundus_dr(folder: Path) -> list[LabelledPicture]:
+    """Read fundus-dr; labels: `label` ("0" to "5"), label_text, eye (L, R), dr_grade, maculopathy.
+
+    dr_grade and maculopathy are empty for advanced diabetic eye disease ("5"), which the scale does not grade.
+
+    Raises:
+        ValueError: labels.csv or one of its columns is missing or a cell is empty.
+    """
+    optional = ("dr_grade", "maculopathy")
+    return _read(folder, "fundus-dr", labels=("label", "label_text", "eye"), optional=optional, group="patient_id")
+
+
 PICTURE_READERS: dict[str, Callable[[Path], list[LabelledPicture]]] = {
     "modality-mednist": read_mednist,
     "histo-lc25000-lung": read_lung_histology,
     "cxr-nih14": read_nih14,
     "cxr-nih14-64px": read_nih14_64px,
+    "cxr-covid": read_cxr_covid,
+    "derm-ham10000": read_ham10000_part,
+    "fundus-dr": read_fundus_dr,
 }
 """Card name to reader."""
 
@@ -112,14 +150,17 @@ def read_labelled_pictures(data_dir: str | Path, name: str) -> list[LabelledPict
 _NIH14_LABELS = (*NIH14_FINDINGS, "no_finding", "view", "age", "sex")
 
 
-def _read(folder: Path, card: str, labels: Sequence[str], group: str) -> list[LabelledPicture]:
+def _read(
+    folder: Path, card: str, labels: Sequence[str], group: str, optional: Sequence[str] = ()
+) -> list[LabelledPicture]:
     table = folder / "labels.csv"
-    rows = read_csv(table, ("file", *labels, group, "licence"))
+    rows = read_csv(table, ("file", *labels, *optional, group, "licence"))
     return [
         LabelledPicture(
             card=card,
             path=folder / cell(table, number, row, "file"),
-            labels={name: cell(table, number, row, name) for name in labels},
+            labels={name: cell(table, number, row, name) for name in labels}
+            | {name: row[name].strip() for name in optional},
             group=cell(table, number, row, group),
             licence=cell(table, number, row, "licence"),
         )

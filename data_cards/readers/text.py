@@ -1,4 +1,4 @@
-"""Text sets: MedQuAD, PubMedQA (PQA-L), MTS-Dialog."""
+"""Text sets: MedQuAD, PubMedQA (PQA-L), MTS-Dialog, ACI-BENCH."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Literal
 
+from data_cards.readers.fields import text_group
 from data_cards.readers.tables import cell, read_json_lines
 
 
@@ -43,11 +44,11 @@ class AbstractQuestion:
 
 @dataclass(frozen=True)
 class DialogueNote:
-    """MTS-Dialog: a doctor-patient dialogue and the note section written from it."""
+    """MTS-Dialog, ACI-BENCH: a doctor-patient dialogue and the note, or section of it, written from it."""
 
     item_id: str
     section: str
-    """Section of the note, for example GENHX, ROS, FAM/SOCHX."""
+    """Section of the note, for example GENHX, ROS, FAM/SOCHX; empty where it is the whole note."""
     dialogue: str
     note: str
     group: str
@@ -89,6 +90,20 @@ def read_mts_dialog(folder: Path, split: Literal["train", "val", "test1"] = "tra
     return [
         DialogueNote(row["id"], row["section"], row["dialogue"], row["note"], _dialogue_group(row["dialogue"]))
         for row in cells
+    ]
+
+
+def read_aci_bench(folder: Path, split: Literal["train", "val", "test1", "test2"] = "train") -> list[DialogueNote]:
+    """Read one split of ACI-BENCH: whole visits with the whole note.
+
+    Raises:
+        ValueError: The split's file or a field is missing, or a field is empty.
+    """
+    table = folder / f"{split}.jsonl.gz"
+    columns = ("id", "dialogue", "note")
+    found = [_cells(table, number, row, columns) for number, row in enumerate(read_json_lines(table, columns), 1)]
+    return [
+        DialogueNote(row["id"], "", row["dialogue"], row["note"], text_group("aci", row["dialogue"])) for row in found
     ]
 
 
