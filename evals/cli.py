@@ -1,17 +1,20 @@
-"""The command `medgemma-eval`: list tasks, run them, score again."""
+"""The command `medgemma-eval`: list tasks, run them, score again, compare."""
 
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medsiglip.command import Device, Dtype, Model, Quiet, new_app, progress, run, say
+from medsiglip.command import Device, Dtype, Model, Quiet, new_app, progress, run, say, whole_file
 
 if TYPE_CHECKING:
     from evals.runner import RunOptions, Task
 
-app = new_app("Evaluations: run tasks on a model, resume, score with confidence intervals. Not a medical device.")
+app = new_app(
+    "Evaluations: run tasks on a model, resume, score with confidence intervals, compare. Not a medical device."
+)
 
 Out = Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")]
 
@@ -59,6 +62,28 @@ def run_command(
 def score(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of earlier runs.")]) -> None:
     """Score the outputs in DIR again, without generating."""
     _score(folder)
+
+
+@app.command()
+def compare(
+    first: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of one model's runs.")],
+    second: Annotated[Path, typer.Argument(metavar="DIR", help="Another model's, on the same items.")],
+    out: Annotated[Path | None, typer.Option(help="Also write everything to this file, as JSON.")] = None,
+    common: Annotated[
+        bool, typer.Option("--common", help="Compare the items both answered; count the others.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
+) -> None:
+    """Compare two models item by item: both values, second minus first, intervals and p values."""
+    from evals.compare import as_table, compare_dirs, remarks, to_json
+
+    comparison = compare_dirs(first, second, common, seed)
+    for line in remarks(comparison):
+        say(line)
+    typer.echo(as_table(comparison))
+    if out is not None:
+        with whole_file(out) as file:
+            file.write(json.dumps(to_json(comparison), indent=1, allow_nan=False) + "\n")
 
 
 def main() -> None:
@@ -113,5 +138,5 @@ def _score(folder: Path) -> None:
 def _line(task: str, metric: str, figure: dict[str, Any]) -> str:
     low, high = figure["ci95"]
     value = "undefined" if figure["value"] is None else f"{figure['value']:.3f}"
-    interval = "" if low is None else f" [{low:.3f}, {high:.3f}]"
+    interval = f" ({figure['note']})" if low is None else f" [{low:.3f}, {high:.3f}]"
     return f"{task:<26} {metric:<44} {value}{interval}  n={figure['n']} groups={figure['n_groups']}"

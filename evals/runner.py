@@ -34,6 +34,8 @@ class Task:
     """text: an Answerer writes it; label: an Embedder picks it."""
     breakdown: str = ""
     """The key of Item.meta that scores are also given by."""
+    version: int = 1
+    """One more whenever wording, items, parsing or grading change: figures of two versions do not compare."""
 
 
 TASKS: dict[str, Task] = {
@@ -81,6 +83,7 @@ class RunRecord:
     """How outputs came about; written to run.json and copied into every score."""
 
     task: str
+    task_version: int
     condition: Condition
     side: str
     seed: int
@@ -263,6 +266,7 @@ def run_record(
     hashes, differing = data_hashes(sorted({item.meta["card"] for item in items}), data_dir)
     return RunRecord(
         task=task.name,
+        task_version=task.version,
         condition=options.condition,
         side=options.side,
         seed=options.seed,
@@ -295,7 +299,7 @@ def data_hashes(cards: Sequence[str], data_dir: str | Path) -> tuple[dict[str, s
             if not path.is_file():
                 continue
             hashes[f"{name}/{split.file}"] = table_sha256(path)
-            if hashes[f"{name}/{split.file}"] != split.sha256:
+            if split.sha256 is not None and hashes[f"{name}/{split.file}"] != split.sha256:
                 differing.append(f"{name}/{split.file}")
     return hashes, differing
 

@@ -1,7 +1,8 @@
 """Scoring what a run wrote: DIR/<task>/{items,outputs}.jsonl and run.json to DIR/scores.json.
 
-scores.json: task (`<task>:shuffled` for shuffled pictures) to metric to value, n, n_groups, ci95, and
-with each metric how it came about, so that a figure copied out of it still says so.
+scores.json: task (`<task>:shuffled` for shuffled pictures) to metric to value, n, n_groups, ci95 (percentile, groups
+resampled), ci95_bca, for plain proportions ci95_wilson_if_independent, for a two-class AUROC ci95_delong, a note on
+what is odd, and with each metric how it came about, so that a figure copied out of it still says so.
 """
 
 import json
@@ -15,12 +16,17 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from evals.checks import check_items, repeated
 from evals.items import Item, read_items
-from evals.metrics.ranking import accuracy, macro_auroc_one_vs_rest, macro_f1
+from evals.metrics.bootstrap import Interval
+from evals.metrics.classification import as_counts, classes_of, confusion_columns, macro_f1_of_counts
+from evals.metrics.delong import delong_auroc
+from evals.metrics.ranking import macro_auroc_of_weights
 from evals.metrics.statistics import (
     Estimate,
+    ItemStatistic,
     clustered_bootstrap_ci,
-    clustered_statistic_ci,
+    clustered_weighted_ci,
     paired_difference,
 )
 from evals.outputs import Output, latest, read_outputs
@@ -48,6 +54,21 @@ class Graded(NamedTuple):
     item_id: str
     group: str
     value: float
+
+
+class Measure(NamedTuple):
+    """One metric of one run, as far as resampling and pairing need it."""
+
+    item_ids: list[str]
+    groups: list[str]
+    values: list[float]
+    """One an item, if the metric is their mean; else empty."""
+    right_or_wrong: bool = False
+    """Every item's value is 0 or 1, over the whole task: the metric is a proportion."""
+    statistic: ItemStatistic | None = None
+    """Weights of the items to the metric, if it is no mean."""
+    two_classes: tuple[NDArray[np.float64], NDArray[np.bool_]] | None = None
+    """Scores and truth of the second of two classes, for DeLong's interval and test of an AUROC."""
 
 
 def score_dir(out_dir: Path) -> Scores:
@@ -82,20 +103,62 @@ def write_scores(path: Path, scores: Scores) -> None:
 
 
 def as_json(estimate: Estimate) -> dict[str, Any]:
-    """Return value, n, n_groups, ci95; what is not finite becomes null."""
+    """Return value, n, n_groups, the intervals and the note; what is not finite becomes null."""
     return {
-        "value": _finite(estimate.value),
+        "value": finite(estimate.value),
         "n": estimate.n,
         "n_groups": estimate.n_clusters,
-        "ci95": [_finite(estimate.ci95.low), _finite(estimate.ci95.high)],
+        "ci95": interval_as_json(estimate.ci95),
+        "ci95_bca": interval_as_json(estimate.ci95_bca),
+        **({"ci95_wilson_if_independent": interval_as_json(estimate.ci95_wilson)} if estimate.ci95_wilson else {}),
+        "note": estimate.note,
     }
 
 
+def interval_as_json(interval: Interval) -> list[float | None]:
+    """Return [low, high]; what is not finite becomes null."""
+    return [finite(interval.low), finite(interval.high)]
+
+
+def finite(value: float) -> float | None:
+    """Return the value, None if it is not finite."""
+    return value if math.isfinite(value) else None
+
+
 def _score_folder(task: Task, folder: Path) -> dict[str, dict[str, Any]]:
-    answered = read_answered(folder)
     provenance = _provenance(folder)
-    metrics = _text_metrics(task, answered) if task.answers == "text" else _label_metrics(answered)
-    return {name: {**as_json(estimate), **provenance} for name, estimate in metrics.items()}
+    check_items(read_items(folder / "items.jsonl"), provenance, folder)
+    found = measures(task, read_answered(folder))
+    return {name: {**figure(measure), **provenance} for name, measure in found.items()}
+
+
+def figure(measure: Measure) -> dict[str, Any]:
+    """Return the figure of a metric as scores.json has it, without how it came about."""
+    values = as_json(estimate_of(measure))
+    if measure.two_classes is None:
+        return values
+    scores, is_positive = measure.two_classes
+    return {**values, "ci95_delong": interval_as_json(delong_auroc(scores, is_positive, measure.groups).ci95)}
+
+
+def estimate_of(measure: Measure) -> Estimate:
+    """Return the value of a metric with its intervals."""
+    if measure.statistic is None:
+        mean = clustered_bootstrap_ci(measure.values, measure.groups)
+        return mean if measure.right_or_wrong else mean._replace(ci95_wilson=None)
+    return clustered_weighted_ci(measure.statistic, measure.groups)
+
+
+def value_of(measure: Measure) -> float:
+    """Return the value of a metric without intervals."""
+    if measure.statistic is None:
+        return float(np.mean(measure.values))
+    return float(measure.statistic(np.ones((1, len(measure.item_ids))))[0])
+
+
+def measures(task: Task, answered: Sequence[Answered]) -> dict[str, Measure]:
+    """Return what the metrics of a task are computed from, metric name to measure."""
+    return _text_measures(task, answered) if task.answers == "text" else _label_measures(answered)
 
 
 def read_answered(folder: Path) -> list[Answered]:
@@ -121,41 +184,43 @@ def _grade(item: Item, output: Output) -> dict[str, float]:
     return vqa_rad.grade(item.kind, output.text, item.reference)
 
 
-def _text_metrics(task: Task, answered: Sequence[Answered]) -> dict[str, Estimate]:
-    """Score all items together, then by the task's breakdown, as `metric/part`."""
-    metrics = {name: _mean(graded) for name, graded in grades(answered).items()}
+def _text_measures(task: Task, answered: Sequence[Answered]) -> dict[str, Measure]:
+    """Grade all items together, then by the task's breakdown, as `metric/part`."""
+    found = {name: _mean_of(graded) for name, graded in grades(answered).items()}
+    whole = dict(found)
     for part in sorted({pair.item.meta[task.breakdown] for pair in answered}):
         of_part = [pair for pair in answered if pair.item.meta[task.breakdown] == part]
-        metrics |= {f"{name}/{part}": _mean(graded) for name, graded in grades(of_part).items()}
-    return metrics
+        for name, graded in grades(of_part).items():
+            found[f"{name}/{part}"] = _mean_of(graded)._replace(right_or_wrong=whole[name].right_or_wrong)
+    return found
 
 
-def _label_metrics(answered: Sequence[Answered]) -> dict[str, Estimate]:
+def _label_measures(answered: Sequence[Answered]) -> dict[str, Measure]:
     if not answered:
         return {}
     classes = list(answered[0].output.probabilities)
     table = np.array([[pair.output.probabilities[name] for name in classes] for pair in answered])
-    labels = np.array([pair.item.reference for pair in answered])
-    predicted = np.array([pair.output.text for pair in answered])
-    groups = [pair.item.group for pair in answered]
+    labels, predicted = ([pair.item.reference for pair in answered], [pair.output.text for pair in answered])
+    exact = _mean_of(grades(answered)["accuracy"])
+    confusion = confusion_columns(predicted, labels, classes_of(predicted, labels))  # (n, C * C)
 
-    def f1_of(chosen: NDArray[np.intp]) -> float:
-        return macro_f1(predicted[chosen].tolist(), labels[chosen].tolist())
+    def f1_of(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        return macro_f1_of_counts(as_counts(weights @ confusion))
 
-    def auroc_of(chosen: NDArray[np.intp]) -> float:
-        return macro_auroc_one_vs_rest(table[chosen], labels[chosen].tolist(), classes)
-
-    exact = clustered_bootstrap_ci(predicted == labels, groups)
-    assert math.isclose(exact.value, accuracy(predicted.tolist(), labels.tolist()))
+    second = (table[:, 1], np.array(labels) == classes[1]) if len(classes) == 2 else None
+    auroc_of = macro_auroc_of_weights(table, labels, classes)
     return {
         "accuracy": exact,
-        "macro_f1": clustered_statistic_ci(f1_of, groups),
-        "macro_auroc_one_vs_rest": clustered_statistic_ci(auroc_of, groups),
+        "macro_f1": exact._replace(values=[], right_or_wrong=False, statistic=f1_of),
+        "macro_auroc_one_vs_rest": exact._replace(
+            values=[], right_or_wrong=False, statistic=auroc_of, two_classes=second
+        ),
     }
 
 
-def _mean(graded: Sequence[Graded]) -> Estimate:
-    return clustered_bootstrap_ci([g.value for g in graded], [g.group for g in graded])
+def _mean_of(graded: Sequence[Graded]) -> Measure:
+    values = [g.value for g in graded]
+    return Measure([g.item_id for g in graded], [g.group for g in graded], values, set(values) <= {0.0, 1.0})
 
 
 def _add_difference(task: Task, out_dir: Path, scores: Scores) -> None:
@@ -176,19 +241,16 @@ def _add_difference(task: Task, out_dir: Path, scores: Scores) -> None:
 
 
 def _provenance(folder: Path) -> dict[str, Any]:
-    """Return what run.json says, the hash of the items, the time taken and the items that failed."""
+    """Return what run.json says, the hash of the items, the time taken, and how many items failed or are copies."""
     path = folder / "run.json"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; the run stopped before it began; run the task again")
-    outputs = read_outputs(folder / "outputs.jsonl")
-    last = latest(outputs, read_items(folder / "items.jsonl"))
+    items, outputs = read_items(folder / "items.jsonl"), read_outputs(folder / "outputs.jsonl")
+    last = latest(outputs, items)
     return {
         **json.loads(path.read_text(encoding="utf-8")),
         "items_sha256": sha256((folder / "items.jsonl").read_bytes()).hexdigest(),
         "seconds": round(sum(output.seconds for output in outputs), 2),
         "n_failed": sum(bool(output.error) for output in last.values()),
+        "n_repeated": len(repeated(items)),
     }
-
-
-def _finite(value: float) -> float | None:
-    return value if math.isfinite(value) else None

@@ -1,9 +1,14 @@
-"""Comparing a short answer with its reference. Each function takes one pair and returns 0 to 1."""
+"""Comparing a short answer with its reference. Each function takes one pair and returns 0 to 1.
+
+Other projects' "F1"s of the same pairs are in token_f1_variants.py, under their own names.
+"""
 
 import re
 import string
 from collections import Counter
 from typing import Literal
+
+ARTICLES = frozenset(("a", "an", "the"))
 
 _PUNCTUATION = str.maketrans("", "", string.punctuation)
 
@@ -17,8 +22,19 @@ def normalise(text: str) -> str:
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
+def exact_match_raw(prediction: str, reference: str) -> float:
+    """Return 1 if both are equal character for character, case, punctuation and white space included, else 0.
+
+    Two empty texts are equal.
+    """
+    return float(prediction == reference)
+
+
 def exact_match_norm(prediction: str, reference: str) -> float:
-    """Return 1 if both are equal after `normalise`, else 0."""
+    """Return 1 if both are equal after `normalise`, else 0; two texts that `normalise` empties are equal.
+
+    Source: `exact_match_score` of the SQuAD v1.1 evaluation script.
+    """
     return float(normalise(prediction) == normalise(reference))
 
 
@@ -58,15 +74,28 @@ def yes_or_no(text: str) -> Literal["yes", "no"] | None:
     return "no" if said == {"no"} else None
 
 
+def yes_no_match(prediction: str, reference: str) -> float:
+    """Grade a yes/no question: 1 if `yes_or_no` of the prediction is the reference, else 0.
+
+    An answer that says neither or both is wrong, and stays in n: the mean is the closed accuracy. A model that always
+    says yes gets exactly the share of yes.
+
+    Raises:
+        ValueError: The reference is neither yes nor no.
+    """
+    expected = normalise(reference)
+    if expected not in ("yes", "no"):
+        raise ValueError(f"got the reference {reference!r}; expected yes or no")
+    return float(yes_or_no(prediction) == expected)
+
+
 def closed_match(prediction: str, reference: str) -> float:
     """Grade a closed question: 1 or 0.
 
-    A reference of yes or no is compared with `yes_or_no` of the prediction, another one by
-    `exact_match_norm`.
+    A reference of yes or no is compared by `yes_no_match`, another one by `exact_match_norm`.
     """
-    expected = normalise(reference)
-    if expected in ("yes", "no"):
-        return float(yes_or_no(prediction) == expected)
+    if normalise(reference) in ("yes", "no"):
+        return yes_no_match(prediction, reference)
     return exact_match_norm(prediction, reference)
 
 

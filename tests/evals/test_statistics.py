@@ -3,7 +3,8 @@ import pytest
 from scipy.stats import bootstrap
 from sklearn.metrics import f1_score, roc_auc_score
 
-from evals.metrics.ranking import accuracy, auroc, macro_auroc_one_vs_rest, macro_f1
+from evals.metrics.classification import accuracy, macro_f1
+from evals.metrics.ranking import auroc, macro_auroc_one_vs_rest
 from evals.metrics.statistics import clustered_bootstrap_ci, clustered_statistic_ci, paired_difference
 
 

@@ -1,0 +1,48 @@
+"""A task's wording belongs to its version: who changes one changes the other."""
+
+import json
+from hashlib import sha256
+
+import pytest
+
+from evals.runner import TASKS
+from evals.tasks import vqa_rad, wording, zero_shot
+
+# Task and version to the hash of its wording. A new version gets a new line; an old line is never changed.
+WORDING_SHA256 = {
+    "vqa-rad 1": "1430cf52ab601d72",
+    "picture-questions 1": "433c7a6ec10076f8",
+    "picture-questions-new-wordings 1": "433c7a6ec10076f8",
+    "zero-shot-lung-histology 1": "d813efe15565021c",
+    "zero-shot-mednist 1": "cf4aef546d3d80b8",
+    "zero-shot-modality 1": "067fd3d862e08ce1",
+    "zero-shot-body-part 1": "bddbb6b2806b0637",
+    "zero-shot-nih-pneumonia 1": "d12b0df65b635304",
+}
+
+
+def wording_sha256(task: str) -> str:
+    """Hash all that a task's prompts are made of, apart from the data."""
+    if task.startswith("zero-shot"):
+        said: object = zero_shot.class_prompts(task)
+    elif task == "vqa-rad":
+        said = vqa_rad.prompt("QUESTION")
+    else:
+        parts = ("OPEN_QUESTIONS", "CLOSED_QUESTIONS", "VALUES", "ARTICLES", "FINDINGS", "NO_FINDING")
+        said = [vqa_rad.prompt("QUESTION"), [repr(wording.__dict__[part]) for part in parts]]
+    return sha256(json.dumps(said, ensure_ascii=False).encode()).hexdigest()
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_the_wording_is_the_one_of_its_version(task: str) -> None:
+    version = TASKS[task].version
+    assert WORDING_SHA256.get(f"{task} {version}") == wording_sha256(task)[:16], (
+        f"the wording of {task} is not that of its version {version}: give the task a new version in evals/runner.py "
+        f"and add '{task} <version>': '{wording_sha256(task)[:16]}' here"
+    )
+
+
+def test_a_changed_prompt_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = wording_sha256("vqa-rad"), wording_sha256("picture-questions")
+    monkeypatch.setattr(vqa_rad, "INSTRUCTION", "Answer shortly.")
+    assert wording_sha256("vqa-rad") != before[0] and wording_sha256("picture-questions") != before[1]
