@@ -1,4 +1,4 @@
-"""The `medgemma` command: the demo, questions about pictures, and a conversation about them."""
+"""The `medgemma` command: the demo, questions about pictures, a conversation about them, and checkpoints."""
 
 import json
 import sys
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medgemma import checkpoint_cli
 from medsiglip.command import (
     Device,
     Dtype,
@@ -22,7 +23,9 @@ from medsiglip.command import (
     run,
     whole_file,
 )
-from medsiglip.imaging import FileProblem, ImageError, Picture, read_pictures
+from medsiglip.imaging import FileProblem, ImageError, Picture
+from medsiglip.imaging.source import Source
+from medsiglip.imaging.workers.pool import shared_pool
 
 if TYPE_CHECKING:
     from medgemma.answers import Answer
@@ -106,18 +109,20 @@ def chat(
     problems.exit()
 
 
-def _studies(files: Sequence[Path], each: bool, problems: Problems) -> Iterator[list[Picture]]:
+for command in (checkpoint_cli.info, checkpoint_cli.convert, checkpoint_cli.merge, checkpoint_cli.plug):
+    app.command()(command)
+
+
+def _studies(files: Sequence[Source], each: bool, problems: Problems) -> Iterator[list[Picture]]:
     """The pictures of each prompt; with `each` one file is one study, else all together are. Read when needed."""
     together: list[Picture] = []
-    for file in files:
-        try:
-            pictures = read_pictures(file)
-        except ImageError as error:
-            problems.add(FileProblem(str(file), error.reason))
-            continue
-        if each:
+    for pictures in shared_pool().pictures(files):
+        if isinstance(pictures, ImageError):
+            problems.add(FileProblem(pictures.file, pictures.reason))
+        elif each:
             yield pictures
-        together += [] if each else pictures
+        else:
+            together += pictures
     if together:
         yield together
 

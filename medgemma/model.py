@@ -7,7 +7,7 @@ import os
 import re
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from medgemma.answers import Answer, split_thinking
 from medgemma.chat import ImageTokens, Message, Prompt, render, user_message
-from medsiglip.encoder import as_pictures, pick_device, pick_dtype
-from medsiglip.imaging import Picture
+from medsiglip.encoder import pick_device, pick_dtype
+from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
-from medsiglip.weights import fingerprint, load_strictly, resolve_model
+from medsiglip.weights import fingerprint, resolve_model
 
 if TYPE_CHECKING:
     import torch
@@ -53,6 +53,8 @@ class MedGemma:
         device: str = "auto",
         dtype: str | None = None,
         policy: str | None = None,
+        device_map: str | Mapping[str, int | str] | None = None,
+        max_memory: Mapping[int | str, int | str] | None = None,
     ) -> "MedGemma":
         """Load a model.
 
@@ -61,18 +63,29 @@ class MedGemma:
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
             dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
             policy: a resize policy instead of the checkpoint's own.
+            device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
+                Accelerate; see `medgemma.placement`.
+            max_memory: of each device for `device_map`, as in Accelerate: {0: "20GiB", "cpu": "60GiB"}.
 
         Raises:
-            ValueError: the model cannot be found, is no Gemma 3 with a vision tower, or its weights are incomplete.
+            ValueError: the model cannot be found, is no Gemma 3 with a vision tower, its weights are incomplete, or it
+                does not fit `max_memory`.
         """
         from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
 
+        from medgemma.checkpoint import read_checkpoint
+        from medgemma.placement import spread
         from medsiglip.encoder import require_model_type
 
         folder = resolve_model(model, NANO_FOLDER)
         require_model_type(folder, "gemma3")
         place = pick_device(device)
-        network = load_strictly(Gemma3ForConditionalGeneration, folder, dtype=pick_dtype(dtype, place)).to(place)
+        placed = {"dtype": pick_dtype(dtype, place)}
+        if device_map is None:
+            network = read_checkpoint(Gemma3ForConditionalGeneration, folder, **placed).to(place)
+        else:
+            placed["device_map"] = spread(folder, placed["dtype"], device_map, max_memory)
+            network = read_checkpoint(Gemma3ForConditionalGeneration, folder, **placed)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         return cls(network, tokenizer, Preprocessing.from_folder(folder, policy), folder, str(model))
 
@@ -116,7 +129,7 @@ class MedGemma:
             ImageError: a file cannot be read.
             ValueError: a prompt does not fit the model, or holds control tokens.
         """
-        pictures = list(as_pictures(images))
+        pictures = list(open_pictures(images))
         asked = [questions] if isinstance(questions, str) else list(questions)
         requests = [(pictures, question) for question in asked]
         return list(self.ask_each(requests, max_new_tokens=max_new_tokens, batch_size=batch_size))
@@ -127,7 +140,7 @@ class MedGemma:
         """Answer (images, question) requests in order, `batch_size` at a time; arguments and errors as in `ask`."""
         source = iter(requests)
         while batch := list(islice(source, batch_size)):
-            prompts = [(list(as_pictures(images)), question) for images, question in batch]
+            prompts = [(list(open_pictures(images)), question) for images, question in batch]
             yield from self._answer_batch(prompts, max_new_tokens)
 
     def stream(self, messages: Sequence[Message], images: Any = (), *, max_new_tokens: int = 256) -> Iterator[str]:
@@ -145,7 +158,7 @@ class MedGemma:
         prompt = self.prompt(messages, max_new_tokens)
         tokens: list[int] = []
         said = ""
-        for step in self._steps([prompt], list(as_pictures(images)), max_new_tokens):
+        for step in self._steps([prompt], list(open_pictures(images)), max_new_tokens):
             tokens.append(int(step[0]))
             if BYTE_TOKEN.fullmatch(self.tokenizer.convert_ids_to_tokens(tokens[-1])):
                 continue  # a part of a character: how it reads depends on the bytes still to come

@@ -4,10 +4,14 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medsiglip.layout import HubKey
+    from medsiglip.safetensors_files import StoredTensor
 
 NANO_FOLDER = Path(__file__).parent / "nano"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -62,31 +66,144 @@ def read_json(path: Path) -> dict[str, Any]:
     return facts
 
 
-def load_strictly(model_class: Any, folder: Path, **kwargs: Any) -> Any:
-    """Load a transformers model and refuse what transformers only warns about.
+def load_strictly(
+    model_class: Any,
+    folder: Path,
+    *,
+    hub_key: "HubKey | None" = None,
+    tied: Mapping[str, str] | None = None,
+    check_finite: bool = True,
+    **kwargs: Any,
+) -> Any:
+    """Load a transformers model from any known layout and refuse what transformers only warns about.
+
+    Args:
+        model_class: transformers' class.
+        folder: see `resolve_model`.
+        hub_key: the model's names of tensors, see `medsiglip.layout`; SigLIP's without it.
+        tied: see `medsiglip.layout.without_tied_head`; used if the config ties its embeddings.
+        check_finite: look through the loaded weights for NaN and infinity.
+        **kwargs: handed to `from_pretrained`; a `config` that is handed over is used, not the folder's.
 
     Raises:
-        ValueError: a tensor is missing, unexpected or mis-shaped; each is named.
+        ValueError: a file is missing or damaged; a tensor is missing, unexpected, mis-shaped or not finite (each is
+            named); the names are of no known layout.
     """
-    from safetensors import SafetensorError
+    from medsiglip.layout import siglip_hub_key
+
+    config = kwargs.pop("config", None) or load_config(model_class, folder)
+    key_of = hub_key or siglip_hub_key(config.model_type)
+    tensors = matched_tensors(model_class, config, folder, key_of, tied)
+    model = _loaded(model_class, config, folder, tensors, kwargs)
+    if check_finite:
+        refuse_not_finite(model, f"model {folder}")
+    return model.eval()
+
+
+def matched_tensors(
+    model_class: Any, config: Any, folder: Path, hub_key: "HubKey", tied: Mapping[str, str] | None = None
+) -> "dict[str, StoredTensor]":
+    """Find the stored tensor of every name that the installed transformers' model holds; nothing but headers is read.
+
+    Raises:
+        ValueError: as in `load_strictly`, but for NaN.
+    """
+    from medsiglip.layout import compare_shapes, expected_tensors, hub_names, without_tied_head
+    from medsiglip.safetensors_files import stored_tensors
+
+    where = f"model {folder}"
+    named = hub_names(stored_tensors(folder), hub_key, where)
+    with blamed_on_config(folder):
+        expected = expected_tensors(model_class, config, hub_key)
+    if tied and config.tie_word_embeddings:
+        named = without_tied_head(named, tied, where)
+    shapes = {key: shape for key, (_, shape) in expected.items()}
+    compare_shapes({key: tensor.shape for key, tensor in named.items()}, shapes, where)
+    return {name: named[key] for key, (name, _) in expected.items()}
+
+
+def refuse_not_finite(model: Any, where: str) -> None:
+    """Refuse NaN and infinity in a model's weights.
+
+    Raises:
+        ValueError: some weight is not finite; its name is given.
+    """
+    import torch
+
+    # the smallest and largest element take no memory, and are NaN if any element is
+    weights = [(name, p) for name, p in model.named_parameters() if not p.is_meta]
+    with torch.inference_mode():
+        bad = [name for name, p in weights if not bool(torch.isfinite(torch.stack(torch.aminmax(p.detach()))).all())]
+    if bad:
+        shown = ", ".join(bad[:4]) + (" …" if len(bad) > 4 else "")
+        raise ValueError(f"{where}: NaN or infinity in {len(bad)} tensors: {shown}; fetch or train the model again")
+
+
+def load_config(model_class: Any, folder: Path) -> Any:
+    """A checkpoint's config as its class reads it, SigLIP's special ids put right."""
+    read_json(folder / "config.json")  # a damaged file is named
+    with _quiet_transformers(), blamed_on_config(folder):
+        config = model_class.config_class.from_pretrained(folder, local_files_only=True)
+        text = getattr(config, "text_config", config)
+        if text.model_type == "siglip_text_model":
+            for name, number in siglip_ids(text.to_dict()).items():
+                setattr(text, name, number)
+    return config
+
+
+@contextmanager
+def blamed_on_config(folder: Path) -> Iterator[None]:
+    """What goes wrong while a config is read or its model is built becomes a line about config.json.
+
+    Raises:
+        ValueError: instead of whatever transformers stumbles over where a setting is missing or of the wrong type.
+    """
+    from huggingface_hub.errors import StrictDataclassError
 
     try:
-        with _quiet_transformers():
-            model, report = model_class.from_pretrained(
-                folder,
-                use_safetensors=True,
-                output_loading_info=True,
-                local_files_only=True,
-                ignore_mismatched_sizes=True,  # so that the report names them; they are refused below
-                **kwargs,
-            )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise ValueError(f"model {folder}: weights do not load ({_first_line(error)}); fetch them again") from error
-    for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-        if names := sorted(_tensor_name(key) for key in report.get(kind) or ()):
-            shown = ", ".join(names[:4]) + (" …" if len(names) > 4 else "")
-            raise ValueError(f"model {folder}: {len(names)} {kind.replace('_', ' ')}: {shown}; convert it first")
-    return model.eval()
+        yield
+    except (
+        ArithmeticError,
+        AttributeError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        StrictDataclassError,
+    ) as e:
+        raise ValueError(f"{folder / 'config.json'}: describes no model ({_one_line(e)}); fetch it again") from e
+
+
+def siglip_ids(text_config: Mapping[str, Any]) -> dict[str, int | None]:
+    """Special ids of a SigLIP text config; CLIP's, which transformers starts from, become SigLIP's </s>, also its pad.
+
+    Args:
+        text_config: config.json's, defaults filled in or not.
+    """
+    said = {"bos_token_id": 49_406, "eos_token_id": 49_407, "pad_token_id": 1, "vocab_size": 32_000, **text_config}
+    ids = {name: said[name] for name in ("bos_token_id", "eos_token_id", "pad_token_id")}
+    return {name: said["pad_token_id"] if i and i >= said["vocab_size"] else i for name, i in ids.items()}
+
+
+def _loaded(
+    model_class: Any, config: Any, folder: Path, tensors: "Mapping[str, StoredTensor]", kwargs: Mapping[str, Any]
+) -> Any:
+    from medsiglip.safetensors_files import opened
+
+    config._name_or_path = str(folder)
+    with _quiet_transformers(), opened(sorted({t.file for t in tensors.values()}), "pt") as handles:
+        state = {name: handles[tensor.file].get_slice(tensor.name) for name, tensor in tensors.items()}
+        model, report = model_class.from_pretrained(
+            None, config=config, state_dict=state, output_loading_info=True, **kwargs
+        )
+        if model.can_generate() and (folder / "generation_config.json").is_file():
+            model.generation_config = type(model.generation_config).from_pretrained(folder, local_files_only=True)
+    assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), report
+    return model
+
+
+def _one_line(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
 
 
 @contextmanager
@@ -128,15 +245,3 @@ def _fetch(hub_id: str) -> Path:
             f"model {hub_id}: not on this machine and the Hub cannot be reached (HF_HUB_OFFLINE set, or no network); "
             "fetch it once with a network, or give a local folder or 'nano'"
         ) from error
-
-
-def _tensor_name(key: Any) -> str:
-    """A tensor's name; with its shapes where transformers reports (name, found, expected)."""
-    if isinstance(key, str):
-        return key
-    name, found, expected = key
-    return f"{name} (got {tuple(found)}, expected {tuple(expected)})"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
