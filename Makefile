@@ -34,6 +34,7 @@ check: $(STAMP)
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.encoder
+	$(BIN)/python -m benchmarks.imaging
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run.
 test-interop: $(STAMP)
@@ -54,7 +55,7 @@ test-timm: $(STAMP)
 # Debian packages that some tests use.
 system:
 	apt-get update
-	apt-get install --yes --no-install-recommends chromium
+	apt-get install --yes --no-install-recommends chromium dcmtk
 
 clean:
 	rm -rf $(VENV) $(INTEROP) $(TIMM) build dist *.egg-info

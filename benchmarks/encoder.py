@@ -194,7 +194,8 @@ def stream(encoder: MedSigLIP, files: Sequence[Path]) -> np.ndarray:
     def refuse(problem: object) -> None:
         raise ValueError(str(problem))
 
-    return np.concatenate([vectors for _, vectors in encoder.stream_images(readable_pictures(files, refuse))])
+    readable = readable_pictures(files, refuse, square=encoder.preprocessing.square)
+    return np.concatenate([vectors for _, vectors in encoder.stream_images(readable)])
 
 
 def agreement_of(encoder: MedSigLIP, jobs: dict[str, Cases], files: Sequence[Path]) -> dict[str, Any]:

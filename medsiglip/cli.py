@@ -1,8 +1,9 @@
 """The `medsiglip` command: classify and embed pictures."""
 
 import csv
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 
@@ -21,6 +22,7 @@ from medsiglip.command import (
 )
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
+Item = TypeVar("Item")
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
 
 
@@ -56,7 +58,8 @@ def classify(
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = csv.writer(file, lineterminator="\n").writerow
         write(["file", "frame", "label", "probability", "score"])
-        for pictures, vectors in encoder.stream_images(readable_pictures(paths, problems.add), batch_size):
+        readable = readable_pictures(paths, problems.add, square=encoder.preprocessing.square)
+        for pictures, vectors in encoder.stream_images(readable, batch_size):
             result = classifier.classify_vectors(vectors)
             for i, picture in enumerate(pictures):
                 for j, label in enumerate(result.labels):
@@ -89,6 +92,43 @@ def embed(
 
 
 @app.command()
+def look(
+    files: Files,
+    out: Annotated[Path, typer.Option(help="PNG file.")],
+    policy: Annotated[str, typer.Option(help="Pixels: voi, full-range, percentile, ct-report, ...")] = "voi",
+    resize: Annotated[str, typer.Option(help="A resize policy instead of the model's own.")] = "",
+    size_px: Annotated[
+        int | None, typer.Option(min=1, max=2048, help="Side of the square instead of the model's own.")
+    ] = None,
+    slices: Annotated[int, typer.Option(min=1, help="Slices shown of a volume.")] = 16,
+    model: Model = "nano",
+    quiet: Quiet = False,
+) -> None:
+    """What the model sees: each picture beside the file's own window, a volume as a contact sheet.
+
+    Text that is burned into the pixels is shown as it is.
+    """
+    from medsiglip.imaging.drawing import save_png
+    from medsiglip.imaging.look import View, draw, opened
+    from medsiglip.preprocess import Preprocessing
+    from medsiglip.weights import resolve_model
+
+    if out.suffix.lower() != ".png" or out.is_dir():
+        raise ValueError(f"--out {out}: give the name of a PNG file, such as look.png")
+    folder = resolve_model(model)
+    preprocessing = Preprocessing.from_folder(folder, resize or None)
+    name = folder.name if Path(model).is_dir() else model
+    view = View(name, size_px or preprocessing.size_px, preprocessing.policy)
+    problems = Problems()
+    with progress(None, "pictures and volumes", quiet) as advance:
+        items = counted(opened(files, policy, on_problem=problems.add), advance)
+        sheet = draw(items, view, policy=policy, num_slices=slices, on_problem=problems.add)
+    if sheet is not None:
+        save_png(sheet, out)
+    problems.exit()
+
+
+@app.command()
 def tasks() -> None:
     """The names that `classify --task` knows, with their labels."""
     from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
@@ -97,6 +137,13 @@ def tasks() -> None:
     names |= {name: list(findings) for name, findings in PRESENT_ABSENT_TASKS.items()}
     for name, labels in names.items():
         typer.echo(f"{name}: {'; '.join(labels)}")
+
+
+def counted(items: Iterable[Item], advance: Callable[[int], object]) -> Iterator[Item]:
+    """The same items; `advance` is told of each."""
+    for item in items:
+        advance(1)
+        yield item
 
 
 def main() -> None:

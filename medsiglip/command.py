@@ -11,6 +11,7 @@ from typing import IO, Annotated, Any
 import typer
 
 from medsiglip.imaging import FileProblem, list_files
+from medsiglip.imaging.source import Source
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="File, folder, quoted glob, @list.txt or -.")]
 Model = Annotated[str, typer.Option(help="'nano', a local folder, or a Hub id.")]
@@ -93,7 +94,7 @@ class Problems:
             raise typer.Exit(1)
 
 
-def files_of(sources: Sequence[str], problems: Problems) -> list[Path]:
+def files_of(sources: Sequence[str], problems: Problems) -> list[Source]:
     """Expand FILE arguments; what cannot be found is reported."""
     listed = list_files(sources)
     for problem in listed.problems:

@@ -1,18 +1,16 @@
 """Folders of pictures to a Parquet file of embeddings, resumable after any interruption."""
 
 import hashlib
-import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from medsiglip.encoder import MedSigLIP
-from medsiglip.imaging import FileProblem, ImageError, Picture, read_pictures
+from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Picture, Source, Square, shared_pool
+from medsiglip.imaging.source import as_source, read_source
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -23,26 +21,25 @@ SECONDS_PER_PART = 60.0
 
 
 def readable_pictures(
-    files: Iterable[Path], on_problem: Callable[[FileProblem], None], workers: int | None = None
+    files: Iterable[Source | Path],
+    on_problem: Callable[[FileProblem], None],
+    pool: DecoderPool | None = None,
+    square: Square | None = None,
 ) -> Iterator[Picture]:
     """Every frame of every file, in order; a file that cannot be read is reported and the rest goes on.
 
-    Files are decoded in threads a few ahead of the reader (decoders release the interpreter lock).
+    Files are decoded (and made square, if asked) in worker processes, a few ahead of the reader.
     """
-    workers = workers or os.cpu_count() or 1
-    with ThreadPoolExecutor(max_workers=workers) as pool:
-        waiting: deque[tuple[Path, Future[list[Picture]]]] = deque()
-        for file in files:
-            waiting.append((file, pool.submit(read_pictures, file)))
-            if len(waiting) > 4 * workers:
-                yield from _settled(*waiting.popleft(), on_problem)
-        while waiting:
-            yield from _settled(*waiting.popleft(), on_problem)
+    for result in (pool or shared_pool()).pictures(map(as_source, files), square=square):
+        if isinstance(result, ImageError):
+            on_problem(FileProblem(result.file, result.reason))
+        else:
+            yield from result
 
 
 def embed_files(
     encoder: MedSigLIP,
-    files: Sequence[Path],
+    files: Sequence[Source | Path],
     out: Path,
     *,
     on_problem: Callable[[FileProblem], None],
@@ -56,7 +53,7 @@ def embed_files(
 
     Args:
         encoder: the encoder.
-        files: picture files.
+        files: picture files, or members of zips.
         out: the Parquet file.
         on_problem: told of each file that cannot be read.
         batch_size: pictures a forward pass.
@@ -73,9 +70,11 @@ def embed_files(
     kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
     done = _finished_files(kept, identity, encoder.preprocessing.policy, out)
     parts.mkdir(parents=True, exist_ok=True)
-    fresh = (file for file in dict.fromkeys(files) if done.get(str(file)) != _sha256(file))
+    sources = dict.fromkeys(map(as_source, files))
+    fresh = (source for source in sources if source.name not in done or done[source.name] != _sha256(source))
     rows, added, written_at = [], 0, time.monotonic()
-    for pictures, vectors in encoder.stream_images(readable_pictures(fresh, on_problem), batch_size):
+    readable = readable_pictures(fresh, on_problem, square=encoder.preprocessing.square)
+    for pictures, vectors in encoder.stream_images(readable, batch_size):
         rows += [_row(picture, vector, encoder, identity) for picture, vector in zip(pictures, vectors, strict=True)]
         added += len(pictures)
         on_progress(len(pictures))
@@ -102,14 +101,6 @@ def embedding_schema(width: int) -> "pa.Schema":
             ("policy", text),
         ]
     )
-
-
-def _settled(file: Path, future: "Future[list[Picture]]", on_problem: Callable[[FileProblem], None]) -> list[Picture]:
-    try:
-        return future.result()
-    except ImageError as error:
-        on_problem(FileProblem(str(file), error.reason))
-        return []
 
 
 def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str) -> dict[str, Any]:
@@ -144,11 +135,11 @@ def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path
     return done
 
 
-def _sha256(file: Path) -> str:
-    """Hex digest of a file's bytes; "" if it cannot be read, which `read_pictures` then reports."""
+def _sha256(source: Source) -> str:
+    """Hex digest of a file's bytes; "" if it cannot be read, which is then reported."""
     try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError:
+        return hashlib.sha256(read_source(source)).hexdigest()
+    except ImageError:
         return ""
 
 

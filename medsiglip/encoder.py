@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medsiglip.imaging import Picture, open_images
+from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
 from medsiglip.weights import fingerprint, load_strictly, read_json, resolve_model
 
@@ -91,8 +91,8 @@ class MedSigLIP:
         """Embed pictures, in order.
 
         Args:
-            images: one or many of `Picture` (from `open_images`), path (every frame of a file is one picture),
-                PIL image or (H, W[, 3]) uint8 array.
+            images: one or many of `Picture` and `Volume` (from `open_images`; every slice is one picture), path
+                (every frame of a file is one picture), PIL image or (H, W[, 3]) uint8 array.
             batch_size: pictures a forward pass.
 
         Returns:
@@ -101,7 +101,8 @@ class MedSigLIP:
         Raises:
             ImageError: a file cannot be read.
         """
-        batches = [vectors for _, vectors in self.stream_images(as_pictures(images), batch_size)]
+        pictures = open_pictures(images, square=self.preprocessing.square)
+        batches = [vectors for _, vectors in self.stream_images(pictures, batch_size)]
         return np.concatenate(batches) if batches else np.zeros((0, self.embedding_width), np.float32)
 
     def stream_images(
@@ -150,13 +151,6 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
         while (item := upcoming.result()) is not None:
             upcoming = thread.submit(next, items, None)
             yield item
-
-
-def as_pictures(images: Any) -> Iterator[Picture]:
-    """Pictures from one image or many: `Picture`s, paths, folders, globs, PIL images, (H, W[, 3]) uint8 arrays."""
-    several = isinstance(images, Iterable) and not isinstance(images, str | Path | np.ndarray)
-    for image in images if several else [images]:
-        yield from open_images(image)
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> "torch.Tensor":

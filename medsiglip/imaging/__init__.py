@@ -1,22 +1,48 @@
-"""Pictures in: PNG, JPEG, TIFF and DICOM files to RGB uint8, never clipped to white, never inverted.
+"""Pictures in: DICOM, CT and MR series, NIfTI, PNG, JPEG and TIFF to right pixels; never clipped, never inverted.
 
-    open_images("study/")                 every frame of every picture, as `Picture`
+    open_images("study/")                     pictures, and one `Volume` a CT, MR or PET series
     resize(picture.pixels, 448, "report")     the square the encoder takes
 
-`open` finds and reads files, `dicom` and `raster` decode them, `resize` makes them square.
+`listing` and `zips` find files, `workers` decodes them in child processes, `dicom`, `raster` and `nifti` know the
+formats, `series` and `volume` the third dimension, `presets` CT windows and slice sampling, `resize` the square.
 """
 
-from .open import FileProblem, list_files, open_images, read_pictures
-from .picture import ImageError, Picture
+from .listing import FileProblem, list_files
+from .open import open_images, open_pictures, open_series, read_pictures
+from .picture import ImageError, Picture, Plane, Square, TechnicalTags
 from .resize import RESIZE_POLICIES, resize
+from .source import Source
+from .volumes.presets import CT_WINDOWS, ct_rgb, sample_slices
+from .volumes.read_series import read_volume, series_pictures
+from .volumes.series import Series
+from .volumes.volume import SeriesFinding, Volume
+from .workers.pool import DecoderPool, shared_pool
+from .workers.process import Limits
 
 __all__ = [
+    "CT_WINDOWS",
     "RESIZE_POLICIES",
+    "DecoderPool",
     "FileProblem",
     "ImageError",
+    "Limits",
     "Picture",
+    "Plane",
+    "Series",
+    "SeriesFinding",
+    "Source",
+    "Square",
+    "TechnicalTags",
+    "Volume",
+    "ct_rgb",
     "list_files",
     "open_images",
+    "open_pictures",
+    "open_series",
     "read_pictures",
+    "read_volume",
     "resize",
+    "sample_slices",
+    "series_pictures",
+    "shared_pool",
 ]

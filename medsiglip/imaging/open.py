@@ -1,91 +1,97 @@
-"""From names to pictures: files, folders, globs, lists and standard input.
+"""The one door: anything that holds pictures to pictures and volumes.
 
-`list_files` turns what a user typed into files and problems and never fails; `read_pictures` reads one file
-and fails with `ImageError`; `open_images` is both for Python users, stopping at the first bad file.
+`open_images` groups slices to volumes, `open_pictures` gives every frame as a picture, `read_pictures` reads one
+file. All three stop at the first bad file with `ImageError`. Files are decoded in worker processes (see `workers`),
+several at once and in order.
 """
 
 from __future__ import annotations
 
-import glob
-import hashlib
 import os
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, TypeAlias
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-from .picture import FULL_RANGE, VOI, Array, DecodedFrame, ImageError, Picture, as_rgb
+from .dicom.policies import check_policy
+from .listing import FileProblem, ListedFiles, list_archive, list_file, list_files
+from .picture import VOI, Array, DecodedFrame, ImageError, Picture, Square, is_grey_plane
+from .source import Source, as_source
+from .volumes.read_series import read_volume
+from .volumes.series import Series, group_series
+from .volumes.volume import Volume
+from .workers.pool import DecoderPool, shared_pool
+from .zips import NESTED, is_zip
 
 if TYPE_CHECKING:
     import PIL.Image
 
-POLICIES = (VOI, FULL_RANGE)
+ImageSource: TypeAlias = "str | os.PathLike[str] | Source | bytes | Array | Picture | PIL.Image.Image"
+"""Anything that one picture, or one file, folder, glob, list or zip of pictures, may be given as."""
 
-# fmt: off
-_NOT_PICTURES = frozenset([
-    ".csv", ".tsv", ".txt", ".md", ".rst", ".json", ".jsonl", ".xml", ".html", ".htm", ".css", ".js", ".py",
-    ".ipynb", ".sh", ".yaml", ".yml", ".toml", ".ini", ".cfg", ".log", ".gz", ".zip", ".tar", ".tgz",
-    ".bz2", ".xz", ".7z", ".pdf", ".doc", ".docx", ".xls", ".xlsx", ".ppt", ".pptx", ".parquet", ".arrow",
-    ".safetensors", ".npy", ".npz", ".pkl", ".pt", ".onnx", ".db", ".sqlite", ".mp4", ".avi", ".mov",
-    ".exe", ".dll", ".so", ".lock", ".bak", ".tmp", ".part", ".partial", ".sha256", ".md5"
-])
-# fmt: on
-
-Source: TypeAlias = "str | Path | bytes | Array | Picture | PIL.Image.Image"
-"""Anything one picture, or one file or folder of pictures, may be given as."""
+_KNOWN_FORMATS = "DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF"
 
 
-@dataclass(frozen=True)
-class FileProblem:
-    """A source that gave no picture, for reporting by name."""
+def open_images(
+    source: ImageSource | Sequence[ImageSource],
+    policy: str = VOI,
+    on_problem: Callable[[FileProblem], None] | None = None,
+) -> Iterator[Picture | Volume]:
+    """Open anything as pictures and volumes, in order, one in memory at a time.
 
-    file: str
-    """The source as the user gave it."""
-    reason: str
-    """What is wrong and what to do."""
-
-    def __str__(self) -> str:
-        return f"{self.file}: {self.reason}"
-
-
-class ListedFiles(NamedTuple):
-    """What `list_files` found."""
-
-    files: list[Path]
-    """In the order given; sorted inside a folder or glob. Not yet opened."""
-    problems: list[FileProblem]
-    """Sources that gave nothing."""
-
-
-def list_files(sources: Sequence[str | Path]) -> ListedFiles:
-    """Find the picture files that a user's sources name.
+    DICOM slices of CT, MR and PET that lie behind each other become one volume, at the place of the first of them;
+    so does a NIfTI file. All else is pictures. To find the slices the headers of all files are read first.
 
     Args:
-        sources: each a file, a folder (searched recursively; hidden files, DICOMDIR and extensions that are
-            no pictures are left out), a quoted glob (`**` is recursive), "@list.txt" (one path a line,
-            relative to the list's folder; blank lines and lines that begin with # are ignored), or "-" (the
-            same from standard input, relative to the working directory).
+        source: a file, folder, zip, glob or list as for `list_files`; the bytes of a file or zip; a (H, W) or
+            (H, W, 3) uint8 array; a PIL image; a `Picture`; or a sequence of these.
+        policy: how deeper DICOM pictures become eight bits: "voi" (the file's own window, or the full range where it
+            has none), "voi:2" (its second window), "full-range", "percentile", or three windows of a CT,
+            "ct-report", "ct-medgemma-1.5", "ct-google-container". Volumes keep their values.
+        on_problem: told of each file that cannot be read, and the others go on; None: the first one is raised.
 
     Returns:
-        Files and problems; a source that gives no file always gives a problem.
+        An iterator of `Picture` and `Volume`; files that a volume leaves out are named in its `findings`.
+
+    Raises:
+        ImageError: while iterating, on the first source that cannot be read.
+        ValueError: an unknown policy, at once.
     """
-    listed = ListedFiles([], [])
-    for source in sources:
-        _add_source(str(source), listed)
-    if not sources:
-        listed.problems.append(FileProblem("(no files)", "nothing was given; name a file, folder or glob"))
-    return listed
+    check_policy(policy)
+    report = (lambda error: on_problem(FileProblem(error.file, error.reason))) if on_problem else _raise
+    return _opened(source, policy, report)
 
 
-def read_pictures(path: str | Path, policy: str = VOI) -> list[Picture]:
+def open_pictures(
+    source: ImageSource | Volume | Iterable[ImageSource | Volume], policy: str = VOI, *, square: Square | None = None
+) -> Iterator[Picture]:
+    """Open anything as pictures only: every frame of every file, and every slice of NIfTI files, ungrouped.
+
+    Args:
+        source: as for `open_images`; what that yields, too: of a volume every slice, by its own preset.
+        policy: see `open_images`.
+        square: pictures from files are made this square where they are decoded; pictures in memory stay as they are.
+
+    Returns:
+        An iterator in the order of the source; no header is read beforehand.
+
+    Raises:
+        ImageError: while iterating, on the first source that cannot be read.
+        ValueError: an unknown policy, at once.
+    """
+    check_policy(policy)
+    return _pictures(source, policy, square)
+
+
+def read_pictures(file: str | os.PathLike[str] | Source, policy: str = VOI) -> list[Picture]:
     """Read all frames of one file.
 
     Args:
-        path: a DICOM instance (whatever its extension), PNG, JPEG, TIFF, BMP, WebP or GIF.
-        policy: for DICOM, "voi" (the file's own window, or the full range where it has none) or "full-range".
+        file: a DICOM instance (whatever its extension), PNG, JPEG, TIFF, BMP, WebP, GIF, NIfTI (one picture a
+            slice), or a zip (the pictures of all members).
+        policy: see `open_images`.
 
     Returns:
         One picture a frame, (H, W, 3) uint8 each; `Picture.policy` says what was used.
@@ -94,168 +100,229 @@ def read_pictures(path: str | Path, policy: str = VOI) -> list[Picture]:
         ImageError: missing, unreadable, truncated, too large or not a picture.
         ValueError: an unknown policy.
     """
-    _check_policy(policy)
-    return _pictures(_read_bytes(path), str(path), policy)
+    check_policy(policy)
+    return list(_pictures_of(_in_turn(list_file(as_source(file))), policy, None))
 
 
-def open_images(source: Source | Sequence[Source], policy: str = VOI) -> Iterator[Picture]:
-    """Open anything as pictures, one by one: files are read only when their turn comes.
+def open_series(
+    source: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str] | Source], pool: DecoderPool | None = None
+) -> list[Series]:
+    """Find the series of slices in files, reading headers only.
 
     Args:
-        source: a file, folder, glob or list as for `list_files`; the bytes of a file; a (H, W) or (H, W, 3)
-            uint8 array; a PIL image; a `Picture`; or a sequence of these.
-        policy: see `read_pictures`.
+        source: a file, folder, zip, glob or list, or a sequence of these.
+        pool: reads the headers; None for the process's own.
 
     Returns:
-        An iterator of pictures.
+        The series of CT, MR and PET that `read_volume` can read, in the order of their first files.
 
     Raises:
-        ImageError: while iterating, on the first source that cannot be read.
-        ValueError: an unknown policy, at once.
+        ImageError: on the first source that gives no file. Files without a readable header are no series.
     """
-    _check_policy(policy)
-    sources = source if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
-    return (picture for item in sources for picture in _open_one(item, policy))
+    entries = [entry for item in _as_sequence(source) for entry in _entries(item)]
+    planned = _planned(list(_raising(entries)), pool or shared_pool())
+    return [item for item in planned if isinstance(item, Series)]
 
 
-def _check_policy(policy: str) -> None:
-    if policy not in POLICIES:
-        raise ValueError(f"unknown pixel policy {policy!r}; use one of {', '.join(POLICIES)}")
+def decode_bytes(data: bytes, file: str, policy: str) -> Iterator[DecodedFrame]:
+    """Decode the bytes of one file in this process, by content: DICOM may have any extension.
+
+    Args:
+        data: the whole file.
+        file: name for messages.
+        policy: see `open_images`.
+
+    Returns:
+        Frames, or the slices of a NIfTI volume, one by one.
+
+    Raises:
+        ImageError: while iterating; truncated, damaged, too large, or not a picture.
+    """
+    from .dicom.instance import decode_dicom
+    from .raster import decode_raster
+
+    match format_of(data):
+        case "dicom":
+            yield from decode_dicom(data, policy, file)
+        case "raster":
+            yield from decode_raster(data, file)
+        case "nifti":
+            yield from _nifti_frames(data, file, policy)
+        case _:
+            raise ImageError(file, _not_a_picture(data))
 
 
-def _open_one(source: Source, policy: str) -> Iterator[Picture]:
-    if isinstance(source, Picture):
-        yield source
-    elif isinstance(source, bytes):
-        yield from _pictures(source, "", policy)
-    elif isinstance(source, np.ndarray):
-        yield Picture.from_array(source)
-    elif isinstance(source, str | Path):
-        listed = list_files([source])
-        for problem in listed.problems:
-            raise ImageError(problem.file, problem.reason)
-        for path in listed.files:
-            yield from read_pictures(path, policy)
-    else:
-        yield Picture.from_pil(source)
+def format_of(data: bytes) -> str:
+    """What a file is by its content: "dicom", "nifti", "raster" or "unknown"; a TIFF may hide in a DICOM preamble."""
+    from .dicom.instance import has_dicom_preamble, parses_as_dicom
+    from .raster import is_raster
+    from .volumes.nifti import is_nifti
 
-
-def _pictures(data: bytes, file: str, policy: str) -> list[Picture]:
-    frames = _decode(data, file, policy)
-    sha256 = hashlib.sha256(data).hexdigest()
-    return [
-        Picture(as_rgb(decoded.pixels), file, number, sha256, decoded.policy, decoded.tags)
-        for number, decoded in enumerate(frames)
-    ]
-
-
-def _decode(data: bytes, file: str, policy: str) -> list[DecodedFrame]:
-    """By content: DICOM may have any extension, and a TIFF may hide in a DICOM preamble."""
-    from .dicom import decode_dicom, has_dicom_preamble, parses_as_dicom
-    from .raster import decode_raster, is_raster
-
-    if not data:
-        raise ImageError(file, "the file is empty; copy it again")
     if has_dicom_preamble(data):
-        return decode_dicom(data, policy, file)
+        return "dicom"
+    if is_nifti(data):
+        return "nifti"
     if is_raster(data):
-        return decode_raster(data, file)
-    if parses_as_dicom(data):
-        return decode_dicom(data, policy, file)
-    raise ImageError(file, "not a picture in a format read here; give DICOM, PNG, JPEG, TIFF, BMP, WebP or GIF")
+        return "raster"
+    return "dicom" if parses_as_dicom(data) else "unknown"
 
 
-def _read_bytes(path: str | Path) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except FileNotFoundError:
-        raise ImageError(str(path), _MISSING) from None
-    except IsADirectoryError:
-        raise ImageError(str(path), "a folder, not a file; use open_images or list_files for folders") from None
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else "not a valid file name"
-        raise ImageError(str(path), f"cannot be read ({reason}); check the path and its permissions") from None
+def _not_a_picture(data: bytes) -> str:
+    if not data:
+        return "the file is empty; copy it again"
+    return NESTED if is_zip(data) else f"not a picture in a format read here; give {_KNOWN_FORMATS}"
 
 
-_MISSING = "no such file or folder; check the path"
+def _nifti_frames(data: bytes, file: str, policy: str) -> Iterator[DecodedFrame]:
+    from .volumes.nifti import decode_nifti, nifti_volume
+
+    volume = nifti_volume(decode_nifti(data, file), file)
+    windows = policy.startswith("ct-")  # asking for a CT's windows says that it is one
+    for picture in volume.as_hu().pictures(policy.removeprefix("ct-")) if windows else volume.pictures():
+        pixels = picture.pixels[:, :, 0] if is_grey_plane(picture.pixels) else picture.pixels
+        yield DecodedFrame(pixels, picture.policy, picture.tags)
 
 
-def _add_source(source: str, listed: ListedFiles) -> None:
-    if source == "-":
-        _add_lines(sys.stdin, Path(), "-", listed)
-    elif source.startswith("@"):
-        _add_list_file(source, listed)
+# What the user gave, in order
+
+
+def _as_sequence(source: ImageSource | Sequence[ImageSource]) -> Sequence[ImageSource]:
+    return source if isinstance(source, Sequence) and not isinstance(source, str | bytes) else [source]
+
+
+def _is_of_files(item: ImageSource) -> bool:
+    return isinstance(item, str | os.PathLike | Source | bytes)
+
+
+def _entries(item: ImageSource) -> list[Source | FileProblem]:
+    """The files that a user's item names; problems first, so that they are raised before anything is read."""
+    if isinstance(item, Source):
+        listed = list_file(item)
+    elif isinstance(item, bytes):
+        listed = list_archive(item) if is_zip(item) else ListedFiles([Source("", data=item)], [])
+    elif isinstance(item, str | os.PathLike):
+        listed = list_files([item])
     else:
-        _add_path(source, Path(), listed)
+        raise TypeError(f"{type(item).__name__} names no files")
+    return _in_turn(listed)
 
 
-def _add_list_file(source: str, listed: ListedFiles) -> None:
-    list_path = Path(source[1:])
-    try:
-        lines = list_path.read_text(encoding="utf-8-sig").splitlines()
-    except FileNotFoundError:
-        listed.problems.append(FileProblem(source, "no such list; check the path after @"))
-    except (OSError, ValueError):
-        reason = "the list cannot be read; give a UTF-8 text file with one path a line"
-        listed.problems.append(FileProblem(source, reason))
-    else:
-        _add_lines(lines, list_path.parent, source, listed)
+def _in_turn(listed: ListedFiles) -> list[Source | FileProblem]:
+    return [*listed.problems, *listed.files]
 
 
-def _add_lines(lines: Iterable[str], folder: Path, source: str, listed: ListedFiles) -> None:
-    paths = [line.strip() for line in lines]
-    paths = [path for path in paths if path and not path.startswith("#")]
-    for path in paths:
-        _add_path(path, folder, listed)
-    if not paths:
-        listed.problems.append(FileProblem(source, "the list names no files; write one path a line"))
+def _raising(entries: Iterable[Source | FileProblem]) -> Iterator[Source]:
+    for entry in entries:
+        if isinstance(entry, FileProblem):
+            raise ImageError(entry.file, entry.reason)
+        yield entry
 
 
-def _add_path(source: str, folder: Path, listed: ListedFiles) -> None:
-    path = folder / source
-    try:
-        kind = "folder" if source and path.is_dir() else "file" if path.is_file() else "other" if path.exists() else ""
-    except (OSError, ValueError):
-        kind = ""
-    if not source:
-        listed.problems.append(FileProblem("(empty path)", "an empty name; name a file, folder or glob"))
-    elif kind == "folder":
-        _add_folder(path, listed)
-    elif kind == "file":
-        listed.files.append(path)
-    elif kind == "other":
-        listed.problems.append(FileProblem(source, "neither a file nor a folder; give a regular file"))
-    elif glob.has_magic(source):
-        _add_glob(path, source, listed)
-    else:
-        listed.problems.append(FileProblem(source, _MISSING))
+def _in_memory(item: ImageSource) -> Picture:
+    if isinstance(item, Picture):
+        return item
+    return Picture.from_array(item) if isinstance(item, np.ndarray) else Picture.from_pil(item)  # type: ignore[arg-type]
 
 
-def _add_glob(pattern: Path, source: str, listed: ListedFiles) -> None:
-    matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
-    files = [match for match in matches if match.is_file()]
-    listed.files.extend(files)
-    if not files:
-        matched = "matches folders only" if matches else "matches no file"
-        listed.problems.append(FileProblem(source, f"{matched}; check the pattern, and quote it from the shell"))
+# Pictures, and volumes among them
 
 
-def _add_folder(folder: Path, listed: ListedFiles) -> None:
-    found: list[Path] = []
-    for root, subfolders, names in os.walk(folder, onerror=lambda error: _add_unreadable(error, listed)):
-        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if _may_be_picture(name)]
-    listed.files.extend(sorted(found))
-    if not found:
-        reason = "the folder holds no pictures; give a folder with DICOM, PNG, JPEG or TIFF files"
-        listed.problems.append(FileProblem(str(folder), reason))
+def _pictures(
+    source: ImageSource | Volume | Iterable[ImageSource | Volume], policy: str, square: Square | None
+) -> Iterator[Picture]:
+    for of_files, items in groupby(_items(source), _is_of_files):
+        if of_files:
+            yield from _pictures_of((entry for item in items for entry in _entries(item)), policy, square)
+        else:
+            for item in items:
+                yield from item.pictures() if isinstance(item, Volume) else [_in_memory(item)]
 
 
-def _add_unreadable(error: OSError, listed: ListedFiles) -> None:
-    reason = f"the folder cannot be read ({error.strerror}); check its permissions"
-    listed.problems.append(FileProblem(str(error.filename), reason))
+def _items(source: Any) -> Iterable[Any]:
+    several = isinstance(source, Iterable) and not isinstance(source, str | bytes | np.ndarray | Source)
+    return source if several else [source]
 
 
-def _may_be_picture(name: str) -> bool:
-    hidden = name.startswith(".")
-    return not hidden and name.upper() != "DICOMDIR" and Path(name).suffix.lower() not in _NOT_PICTURES
+def _pictures_of(entries: Iterable[Source | FileProblem], policy: str, square: Square | None) -> Iterator[Picture]:
+    for result in shared_pool().pictures(_raising(entries), policy, square=square):
+        yield from _or_raise(result)
+
+
+def _opened(
+    source: ImageSource | Sequence[ImageSource], policy: str, report: Callable[[ImageError], None]
+) -> Iterator[Picture | Volume]:
+    for of_files, items in groupby(_as_sequence(source), _is_of_files):
+        if of_files:
+            yield from _opened_files([entry for item in items for entry in _entries(item)], policy, report)
+        else:
+            yield from map(_in_memory, items)
+
+
+def _opened_files(
+    entries: list[Source | FileProblem], policy: str, report: Callable[[ImageError], None]
+) -> Iterator[Picture | Volume]:
+    pool = shared_pool()
+    planned = _planned(entries, pool)
+    singles = pool.pictures((item for item in planned if isinstance(item, Source)), policy)
+    for item in planned:
+        try:
+            if isinstance(item, FileProblem):
+                raise ImageError(item.file, item.reason)
+            if isinstance(item, Series):
+                yield read_volume(item, pool)
+            elif isinstance(item, _NiftiFile):
+                yield _nifti_volume(item.source, pool)
+            else:
+                yield from _or_raise(next(singles))
+        except ImageError as error:
+            report(error)
+
+
+class _NiftiFile(NamedTuple):
+    source: Source
+
+
+def _planned(
+    entries: Sequence[Source | FileProblem], pool: DecoderPool
+) -> list[Series | Source | _NiftiFile | FileProblem]:
+    """Slices put together to series, each at the place of its first file; all else at its own place."""
+    entries = [replace(entry) for entry in entries]  # so that a file that was named twice has two identities
+    place = {id(entry): number for number, entry in enumerate(entries)}
+    files = [entry for entry in entries if isinstance(entry, Source)]
+    read = list(zip(files, pool.contents(files), strict=True))
+    known = [(file, content) for file, content in read if not isinstance(content, ImageError)]
+    headers = [(file, content.header) for file, content in known if content.header is not None]
+    grouped = group_series(headers)
+    in_group = {id(file) for file, _ in headers}
+    volumes = {id(file) for file, content in known if content.format == "nifti"}
+    planned: list[tuple[int, Series | Source | _NiftiFile | FileProblem]] = []
+    for number, entry in enumerate(entries):
+        if isinstance(entry, Source) and id(entry) in volumes:
+            planned.append((number, _NiftiFile(entry)))
+        elif id(entry) not in in_group:
+            planned.append((number, entry))
+    planned += [(_first_place(entry, place), entry) for entry in grouped]
+    return [entry for _, entry in sorted(planned, key=lambda pair: pair[0])]
+
+
+def _first_place(entry: Series | Source, place: dict[int, int]) -> int:
+    return place[id(entry)] if isinstance(entry, Source) else min(place[id(item.source)] for item in entry.slices)
+
+
+def _nifti_volume(source: Source, pool: DecoderPool) -> Volume:
+    from .volumes.nifti import nifti_volume
+
+    values = pool.nifti(source)
+    if isinstance(values, ImageError):
+        raise values
+    return nifti_volume(values, source.name)
+
+
+def _or_raise(result: list[Picture] | ImageError) -> list[Picture]:
+    if isinstance(result, ImageError):
+        raise result
+    return result
+
+
+def _raise(error: ImageError) -> None:
+    raise error

@@ -28,6 +28,8 @@ PERCENTILE = "percentile"
 
 MAX_VALUES = 2**30
 """Largest rows * columns * samples * frames that is decoded; more is refused before memory is taken."""
+MAX_FRAME_VALUES = 2**27
+"""Largest rows * columns * samples of one DICOM frame; more is refused before memory is taken."""
 
 
 class ImageError(ValueError):
@@ -44,7 +46,12 @@ class ImageError(ValueError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"{self.file or 'picture in memory'}: {self.reason}"
+        return f"{printable(self.file) or 'picture in memory'}: {self.reason}"
+
+
+def printable(name: str) -> str:
+    """A file's name on one line, its control characters escaped: names inside archives may hold terminal commands."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
 
 
 class Plane(NamedTuple):
@@ -91,6 +98,15 @@ NO_TAGS = TechnicalTags()
 """The tags of a picture that is no DICOM instance."""
 
 
+class Square(NamedTuple):
+    """What makes a picture the square an encoder takes."""
+
+    size_px: int
+    """Its side."""
+    policy: str
+    """One of `RESIZE_POLICIES`."""
+
+
 class DecodedFrame(NamedTuple):
     """One frame as a decoder hands it to `open`."""
 
@@ -118,6 +134,8 @@ class Picture:
     """How stored values became uint8: "stored", "voi", "full-range", ..."""
     tags: TechnicalTags = NO_TAGS
     """Technical DICOM attributes; empty for other formats."""
+    square: Square | None = None
+    """What has resized it already; None for a picture of the file's own size."""
 
     def __post_init__(self) -> None:
         pixels = self.pixels
@@ -204,20 +222,22 @@ def is_grey_plane(pixels: Array) -> bool:
     return pixels.ndim == 3 and pixels.strides[2] == 0
 
 
-def check_size(num_values: int, what: str, file: str) -> None:
+def check_size(num_values: int, what: str, file: str, limit: int | None = None) -> None:
     """Refuse a decompression bomb before any memory is taken.
 
     Args:
         num_values: rows * columns * samples * frames.
         what: the size in words, for the message.
         file: name for the message.
+        limit: `MAX_VALUES` when None.
 
     Raises:
-        ImageError: `num_values` is above `MAX_VALUES`.
+        ImageError: `num_values` is above the limit.
     """
-    if num_values > MAX_VALUES:
+    limit = MAX_VALUES if limit is None else limit
+    if num_values > limit:
         advice = "split it into smaller files or save a smaller copy"
-        raise ImageError(file, f"{what} is {num_values} values, more than the limit of {MAX_VALUES}; {advice}")
+        raise ImageError(file, f"{what} is {num_values} values, more than the limit of {limit}; {advice}")
 
 
 def _in_memory(pixels: Array, file: str, policy: str) -> Picture:

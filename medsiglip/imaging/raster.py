@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
-from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -44,7 +43,7 @@ _PNG_COLOUR_MODES_16_BIT = {2: "RGB", 4: "LA", 6: "RGBA"}  # the PNG colour type
 
 _MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2  # TIFF PhotometricInterpretation
 _REDUCED_OR_MASK = 0b101  # TIFF NewSubfileType: a thumbnail or a transparency mask, not a page
-_MAX_PAGES = 4096  # a damaged page chain can run for minutes
+_MAX_PAGES = 4096
 _UNASSOCIATED_ALPHA = 2  # TIFF ExtraSamples: colours not yet multiplied by alpha
 
 
@@ -98,7 +97,7 @@ def decode_raster(data: bytes, file: str) -> list[DecodedFrame]:
                 _check_image_size(image, file)
                 return _stretch_together([_deep_png(data, _PNG_COLOUR_MODES_16_BIT[data[25]])])
             return [_decode_pil(image, file)]
-        except ImageError:
+        except (ImageError, MemoryError):  # the worker process says how much memory was too little
             raise
         except Image.DecompressionBombError as error:
             raise ImageError(file, f"{error}; split it into smaller files or save a smaller copy") from None
@@ -225,10 +224,7 @@ def _decode_tiff(data: bytes, file: str) -> list[DecodedFrame]:
     import tifffile
 
     with tifffile.TiffFile(BytesIO(data)) as tiff:
-        all_pages = list(islice(tiff.pages, _MAX_PAGES + 1))
-        if len(all_pages) > _MAX_PAGES:
-            raise ImageError(file, f"a TIFF of more than {_MAX_PAGES} pages, or a damaged one; split it")
-        pages = {i: page for i, page in enumerate(all_pages) if _is_picture(page)}
+        pages = {i: page for i, page in enumerate(_pages_of_tiff(tiff, file)) if _is_picture(page)}
         if not pages:
             raise ImageError(file, "a TIFF without pages; save it again as TIFF or PNG")
         num_values = sum(page.size for page in pages.values())
@@ -236,6 +232,18 @@ def _decode_tiff(data: bytes, file: str) -> list[DecodedFrame]:
         if not any(_is_deep_page(page) for page in pages.values()):
             return [DecodedFrame(_shallow_page(data, i, file), STORED) for i in pages]
         return _stretch_together([_deep_page(data, i, page, file) for i, page in pages.items()])
+
+
+def _pages_of_tiff(tiff: tifffile.TiffFile, file: str) -> Iterator[tifffile.TiffPage]:
+    """The pages in order; a damaged chain may lead back to a page before, or on for minutes."""
+    places: set[int] = set()
+    for page in tiff.pages:
+        if page.offset in places:
+            raise ImageError(file, "a TIFF whose pages lead in a circle (damaged?); copy the file again")
+        if len(places) == _MAX_PAGES:
+            raise ImageError(file, f"a TIFF of more than {_MAX_PAGES} pages, or a damaged one; split it")
+        places.add(page.offset)
+        yield page
 
 
 def _is_picture(page: tifffile.TiffPage) -> bool:

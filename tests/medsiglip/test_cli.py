@@ -57,7 +57,7 @@ def study(films):
 
 BAD = {
     "cut.png": "truncated, damaged or an unusual variant; copy the file again or save it as plain PNG",
-    "notes.dcm": "not a picture in a format read here; give DICOM, PNG, JPEG, TIFF, BMP, WebP or GIF",
+    "notes.dcm": "not a picture in a format read here; give DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF",
     "plan.dcm": "no pixel data (a structured report?); give an image instance",
 }
 
@@ -170,7 +170,10 @@ def test_a_broken_checkpoint_is_one_line_in_a_process_of_its_own(repository, edi
     folder = edited(lambda tensors: tensors.update(logit_bias=np.zeros(2, np.float32)))
     run = run_in_a_process(repository, "classify", films[0], "--labels", "a;b", "--model", folder, "--device", "cpu")
     assert (run.returncode, run.stdout) == (1, "")
-    message = "1 mismatched keys: logit_bias (got (2,), expected (1,)); convert it first"
+    message = (
+        "1 mismatched keys: logit_bias (got (2,), expected (1,)); "
+        "the weights do not belong to this config.json, or are incomplete; fetch both again"
+    )
     assert run.stderr == f"error: model {folder}: {message}\n"
 
 

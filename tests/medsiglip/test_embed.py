@@ -14,6 +14,7 @@ from PIL import Image
 from medsiglip import embed as embed_module
 from medsiglip.embed import embed_files, readable_pictures
 from medsiglip.encoder import MedSigLIP
+from medsiglip.imaging.workers.pool import DecoderPool
 
 
 class Stop(Exception):
@@ -315,6 +316,7 @@ def test_a_file_that_holds_no_embeddings_is_refused_and_kept(encoder, archive, t
 
 def test_pictures_come_in_order_from_any_number_of_workers(archive):
     for workers in (1, 2, 5):
-        pictures = list(readable_pictures(archive * 3, pytest.fail, workers))
+        with DecoderPool(workers) as pool:
+            pictures = list(readable_pictures(archive * 3, pytest.fail, pool))
         one_pass = [(str(p), f) for p in archive for f in range(5 if p.suffix == ".tiff" else 1)]
         assert [(picture.file, picture.frame) for picture in pictures] == one_pass * 3

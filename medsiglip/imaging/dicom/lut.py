@@ -9,12 +9,13 @@ Source: DICOM PS3.3 C.11.1, C.11.2.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .picture import Array
+from ..picture import Array
+from .parse import frame_macro
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -46,75 +47,105 @@ class Window(NamedTuple):
     function: str
 
 
+IDENTITY = Rescale(1.0, 0.0)
+WINDOW_FUNCTIONS = ("LINEAR", "LINEAR_EXACT", "SIGMOID")
+
+ModalityTransform = Rescale | LookupTable
+VoiTransform = Window | LookupTable
+
+
 # Modality transform
 
 
-def modality_values(stored: Array, modality: list[Rescale | LookupTable]) -> Iterator[Array]:
-    """Each frame's (H, W) values in modality units, one at a time to spare memory."""
-    for frame, transform in zip(stored, modality, strict=True):
-        if isinstance(transform, LookupTable):
-            yield look_up(transform, frame)
-        elif transform == Rescale(1.0, 0.0):
-            yield frame
-        else:
-            yield frame * transform.slope + transform.intercept
+def modality_transform(dataset: Dataset, frame: int) -> ModalityTransform:
+    """The frame's Modality LUT Sequence or rescale; identity without either.
 
+    Raises:
+        ValueError: a slope or intercept that is no finite number.
 
-def modality_transform(dataset: Dataset, frame: int) -> Rescale | LookupTable:
-    """The frame's Modality LUT Sequence or rescale; identity without either. Source: PS3.3 C.11.1."""
+    Source: PS3.3 C.11.1.
+    """
     if dataset.get("ModalityLUTSequence"):
         signed = bool(dataset.PixelRepresentation)
         return _lookup_table_item(dataset.ModalityLUTSequence[0], dataset, signed)
-    holder = _frame_macro(dataset, frame, "PixelValueTransformationSequence")
+    holder = frame_macro(dataset, frame, "PixelValueTransformationSequence")
     slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
-    return Rescale(1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    rescale = Rescale(1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
+    if not all(map(math.isfinite, rescale)):
+        raise ValueError("rescale is not finite")
+    return rescale
 
 
-def _frame_macro(dataset: Dataset, frame: int, keyword: str) -> Dataset:
-    """Where a frame keeps a macro's attributes: its own functional group, the shared one, or the dataset.
+def modality_values(stored: Array, modality: ModalityTransform) -> Array:
+    """Values in modality units (for CT, HU).
 
-    Source: PS3.3 C.7.6.16.
+    Args:
+        stored: any shape, integer or float.
+        modality: one frame's transform.
+
+    Returns:
+        Same shape: the LUT's entries, the stored values themselves under identity, else float64.
     """
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
-    for groups in [*per_frame[frame : frame + 1], *shared[:1]]:
-        if groups.get(keyword):
-            return groups[keyword].value[0]
-    return dataset
+    if isinstance(modality, LookupTable):
+        return look_up(modality, stored)
+    return stored if modality == IDENTITY else stored * modality.slope + modality.intercept
+
+
+def whole_values(stored: Array, modality: ModalityTransform) -> Array:
+    """`modality_values`, as integers where a rescale of integers gives nothing else: those take the faster ways."""
+    few_bits = stored.dtype.kind in "iu" and stored.dtype.itemsize <= 2
+    if isinstance(modality, LookupTable) or not few_bits or not all(map(_is_whole, modality)):
+        return modality_values(stored, modality)
+    return stored.astype(np.int64) * int(modality.slope) + int(modality.intercept)
+
+
+def _is_whole(part: float) -> bool:
+    return abs(part) < 2**31 and part.is_integer()
 
 
 # VOI transform
 
 
-def voi_transform(dataset: Dataset, stored: Array, modality: Rescale | LookupTable) -> Window | LookupTable | None:
-    """The first VOI LUT, else the first window, else None; the first frame's serves all frames."""
-    if dataset.get("VOILUTSequence"):
-        item = dataset.VOILUTSequence[0]
-        if "LUTDescriptor" in item and "LUTData" in item:
-            return _lookup_table_item(item, dataset, _may_be_negative(stored, modality))
-    holder = _frame_macro(dataset, 0, "FrameVOILUTSequence")
-    center, width = _first_number(holder.get("WindowCenter")), _first_number(holder.get("WindowWidth"))
+def voi_transforms(dataset: Dataset, frame: int, modality: ModalityTransform) -> list[VoiTransform | None]:
+    """All VOI LUTs and then all windows of a frame, in the file's order; None for one that cannot be used.
+
+    Source: PS3.3 C.11.2, C.7.6.16.2.10.
+    """
+    items = [item for item in dataset.get("VOILUTSequence") or [] if "LUTDescriptor" in item and "LUTData" in item]
+    signed = _may_be_negative(dataset, modality)
+    return [*(_lookup_table_item(item, dataset, signed) for item in items), *_windows(dataset, frame)]
+
+
+def _windows(dataset: Dataset, frame: int) -> list[Window | None]:
+    holder = frame_macro(dataset, frame, "FrameVOILUTSequence")
+    centers, widths = _numbers(holder.get("WindowCenter")), _numbers(holder.get("WindowWidth"))
     function = str(holder.get("VOILUTFunction") or "LINEAR").strip().upper()
+    return [_window(center, width, function) for center, width in zip(centers, widths, strict=False)]
+
+
+def _window(center: float, width: float, function: str) -> Window | None:
     smallest_width = 1.0 if function == "LINEAR" else np.nextafter(0.0, 1.0)
-    if center is None or width is None or width < smallest_width:
-        return None
-    return Window(center, width, function) if function in ("LINEAR", "LINEAR_EXACT", "SIGMOID") else None
+    usable = math.isfinite(center) and math.isfinite(width) and width >= smallest_width
+    return Window(center, width, function) if usable and function in WINDOW_FUNCTIONS else None
 
 
-def _may_be_negative(stored: Array, modality: Rescale | LookupTable) -> bool:
-    if isinstance(modality, LookupTable):
-        return False
-    return float(stored.min()) * modality.slope + modality.intercept < 0
-
-
-def _first_number(value: Any) -> float | None:
+def _numbers(value: Any) -> list[float]:
     from pydicom.multival import MultiValue
 
-    first = value[0] if isinstance(value, MultiValue) and value else value
-    return None if first in (None, "") or isinstance(first, MultiValue) else float(first)
+    values = list(value) if isinstance(value, MultiValue) else [value]
+    return [float(part) for part in values if part is not None and part != ""]
 
 
-def apply_voi(voi: Window | LookupTable, values: Array) -> Array:
+def _may_be_negative(dataset: Dataset, modality: ModalityTransform) -> bool:
+    """Whether the type of the stored values and the rescale allow negative modality values."""
+    if isinstance(modality, LookupTable):
+        return False
+    bits = int(dataset.get("BitsStored") or 16)
+    low, high = (-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) if dataset.get("PixelRepresentation") else (0, 2**bits - 1)
+    return bool(min(low * modality.slope, high * modality.slope) + modality.intercept < 0)
+
+
+def apply_voi(voi: VoiTransform, values: Array) -> Array:
     """Map modality values to 0..255, not rounded; float64."""
     if isinstance(voi, LookupTable):
         return look_up(voi, values) * 255.0 / voi.top
@@ -161,7 +192,7 @@ def lookup_table(descriptor: list[int], data: Any, little_endian: bool, *, signe
         signed: whether inputs may be negative, so that a first value above 32767 is a negative one.
     """
     num_entries = (int(descriptor[0]) & 0xFFFF) or 2**16
-    first, bits = int(descriptor[1]), int(descriptor[2])
+    first, bits = int(descriptor[1]), min(max(int(descriptor[2]), 0), 16)  # a damaged number may be billions
     order = "<" if little_endian else ">"
     raw = data if isinstance(data, bytes) else np.atleast_1d(np.asarray(data, order + "u2")).tobytes()
     packed = bits <= 8 and len(raw) < 2 * num_entries

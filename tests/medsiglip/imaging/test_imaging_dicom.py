@@ -1,76 +1,19 @@
 """Expected values are worked out by hand from PS3.3 C.11.1 and C.11.2.1.2, with the output range 0..255."""
 
-import io
 import struct
 
 import numpy as np
 import pytest
-from pydicom import Dataset, Sequence, dcmread, dcmwrite
-from pydicom.dataset import FileMetaDataset
+from pydicom import Dataset, Sequence
 from pydicom.pixels import apply_voi_lut
 from pydicom.uid import (
     ExplicitVRBigEndian,
     ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
-    JPEGBaseline8Bit,
-    JPEGLSLossless,
-    generate_uid,
 )
 
-from medsiglip.imaging import ImageError, open_images
-from medsiglip.imaging.lut import Window, apply_window
-
-NAME = "Zebedee^Quimby"
-
-
-def dicom_bytes(stored, syntax=ExplicitVRLittleEndian, *, preamble=True, **attributes):
-    """One instance of (H, W) stored values, (F, H, W) with NumberOfFrames, (H, W, 3) with SamplesPerPixel."""
-    stored = np.asarray(stored)
-    dataset = Dataset()
-    dataset.file_meta = FileMetaDataset()
-    dataset.file_meta.TransferSyntaxUID = syntax
-    dataset.file_meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.7"
-    dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-    dataset.SOPClassUID, dataset.SOPInstanceUID = "1.2.840.10008.5.1.4.1.1.7", generate_uid()
-    dataset.PatientName, dataset.PatientID, dataset.Modality = NAME, "MRN-31337", "CT"
-    dataset.PhotometricInterpretation, dataset.SamplesPerPixel = "MONOCHROME2", 1
-    frames = int(attributes.get("NumberOfFrames", 1))
-    dataset.Rows, dataset.Columns = stored.shape[1:3] if frames > 1 else stored.shape[:2]
-    bits = stored.dtype.itemsize * 8
-    dataset.BitsAllocated = dataset.BitsStored = bits
-    dataset.PixelRepresentation = int(np.issubdtype(stored.dtype, np.signedinteger))
-    order = ">" if syntax == ExplicitVRBigEndian else "<"
-    dataset.PixelData = stored.astype(stored.dtype.newbyteorder(order)).tobytes()
-    dataset["PixelData"].VR = "OB" if bits == 8 else "OW"
-    for keyword, value in attributes.items():
-        setattr(dataset, keyword, value)
-    dataset.HighBit = dataset.BitsStored - 1
-    buffer = io.BytesIO()
-    little, implicit = syntax != ExplicitVRBigEndian, syntax == ImplicitVRLittleEndian
-    if preamble:
-        dcmwrite(buffer, dataset, enforce_file_format=True)
-    else:
-        dataset.file_meta = FileMetaDataset()
-        dcmwrite(buffer, dataset, little_endian=little, implicit_vr=implicit)
-    return buffer.getvalue()
-
-
-def read(stored, policy="voi", **attributes):
-    return list(open_images(dicom_bytes(stored, **attributes), policy=policy))
-
-
-def grey(stored, policy="voi", **attributes):
-    (picture,) = read(stored, policy, **attributes)
-    assert (picture.pixels == picture.pixels[:, :, :1]).all()
-    return picture.pixels[:, :, 0].tolist()
-
-
-def lut(first, entries, bits):
-    item = Dataset()
-    item.LUTDescriptor = [len(entries), first, bits]
-    item.add_new("LUTData", "US", list(entries))
-    return Sequence([item])
-
+from medsiglip.imaging.dicom.lut import Window, apply_window
+from tests.medsiglip.imaging.dicom_writer import decode, dicom_bytes, grey, group, lut, palette, read
 
 # Windows
 
@@ -134,13 +77,13 @@ def test_window_agrees_with_pydicom_scaled_to_255(function):
 @pytest.mark.parametrize("width", [0, -5])
 def test_impossible_width_falls_back_to_the_full_range(width):
     (picture,) = read(np.array([[10, 20, 30]], np.uint16), WindowCenter=5, WindowWidth=width)
-    assert picture.pixels[:, :, 0].tolist() == [[0, 128, 255]]
+    assert picture.pixels.tolist() == [[0, 127, 255]]
     assert picture.policy == "full-range"
 
 
 def test_window_that_leaves_only_white_falls_back_to_the_full_range():
     (picture,) = read(np.array([[1000, 2000, 3000]], np.uint16), WindowCenter=40, WindowWidth=80)
-    assert picture.pixels[:, :, 0].tolist() == [[0, 128, 255]]
+    assert picture.pixels.tolist() == [[0, 127, 255]]
     assert picture.policy == "full-range"
 
 
@@ -191,21 +134,21 @@ def test_modality_lut_sequence_comes_before_the_window():
 
 def test_no_voi_stretches_the_full_range():
     (picture,) = read(np.array([[100, 200, 300]], np.uint16))
-    assert picture.pixels[:, :, 0].tolist() == [[0, 128, 255]]
+    assert picture.pixels.tolist() == [[0, 127, 255]]
     assert picture.policy == "full-range"
 
 
 def test_policy_full_range_ignores_the_window():
     stored = np.array([[0, 1000, 4000]], np.uint16)
     (picture,) = read(stored, "full-range", WindowCenter=40, WindowWidth=80)
-    assert picture.pixels[:, :, 0].tolist() == [[0, 64, 255]]
+    assert picture.pixels.tolist() == [[0, 64, 255]]
     assert picture.policy == "full-range"
 
 
 def test_eight_bit_without_voi_is_stored_as_is():
     (picture,) = read(np.array([[7, 100, 200]], np.uint8))
-    assert (picture.pixels[:, :, 0].tolist(), picture.policy) == ([[7, 100, 200]], "stored")
-    assert grey(np.array([[7, 100, 193]], np.uint8), "full-range") == [[0, 128, 255]]
+    assert (picture.pixels.tolist(), picture.policy) == ([[7, 100, 200]], "stored")
+    assert grey(np.array([[7, 100, 193]], np.uint8), "full-range") == [[7, 100, 193]]
 
 
 def test_constant_picture_is_black():
@@ -229,7 +172,7 @@ def test_monochrome1_in_eight_bits():
 
 def test_padding_is_left_out_of_the_range_and_black():
     stored = np.array([[-2000, 0, 100, 200]], np.int16)
-    assert grey(stored, PixelPaddingValue=-2000) == [[0, 0, 128, 255]]
+    assert grey(stored, PixelPaddingValue=-2000) == [[0, 0, 127, 255]]
     assert grey(stored) == [[0, 232, 243, 255]]  # without the tag -2000 takes most of the range
 
 
@@ -242,41 +185,32 @@ def test_padding_stays_black_in_monochrome1():
 
 def test_padding_range():
     stored = np.array([[0, 5, 10, 60, 110]], np.uint16)
-    assert grey(stored, PixelPaddingValue=0, PixelPaddingRangeLimit=5) == [[0, 0, 0, 128, 255]]
+    assert grey(stored, PixelPaddingValue=0, PixelPaddingRangeLimit=5) == [[0, 0, 0, 127, 255]]
 
 
 def test_padding_written_as_unsigned_for_signed_pixels():
     data = dicom_bytes(np.array([[-2000, 0, 200]], np.int16), PixelPaddingValue=-2000)
     signed, unsigned = b"SS\x02\x00" + struct.pack("<h", -2000), b"US\x02\x00" + struct.pack("<H", 63536)
     assert data.count(signed) == 1
-    (picture,) = open_images(data.replace(signed, unsigned))
-    assert picture.pixels[:, :, 0].tolist() == [[0, 0, 255]]
+    (picture,) = decode(data.replace(signed, unsigned))
+    assert picture.pixels.tolist() == [[0, 0, 255]]
 
 
 def test_frames_share_one_range():
     stored = np.array([[[0, 100]], [[100, 200]]], np.uint16)
     pictures = read(stored, NumberOfFrames=2)
-    assert [picture.pixels[:, :, 0].tolist() for picture in pictures] == [[[0, 128]], [[128, 255]]]
-    assert [picture.frame for picture in pictures] == [0, 1]
-    assert pictures[0].sha256 == pictures[1].sha256
+    assert [picture.pixels.tolist() for picture in pictures] == [[[0, 127]], [[127, 255]]]
 
 
 def test_rescale_and_window_in_functional_groups():
-    def group(slope):
-        item, transform = Dataset(), Dataset()
-        transform.RescaleSlope, transform.RescaleIntercept = slope, 0
-        item.PixelValueTransformationSequence = Sequence([transform])
-        return item
-
-    shared, voi = Dataset(), Dataset()
-    voi.WindowCenter, voi.WindowWidth, voi.VOILUTFunction = 100, 200, "LINEAR_EXACT"
-    shared.FrameVOILUTSequence = Sequence([voi])
+    shared = group(FrameVOILUTSequence={"WindowCenter": 100, "WindowWidth": 200, "VOILUTFunction": "LINEAR_EXACT"})
+    slopes = [group(PixelValueTransformationSequence={"RescaleSlope": n, "RescaleIntercept": 0}) for n in (1, 2)]
     groups = {
         "SharedFunctionalGroupsSequence": Sequence([shared]),
-        "PerFrameFunctionalGroupsSequence": Sequence([group(1), group(2)]),
+        "PerFrameFunctionalGroupsSequence": Sequence(slopes),
     }
     pictures = read(np.array([[[0, 60]], [[0, 60]]], np.uint16), NumberOfFrames=2, **groups)
-    assert [picture.pixels[0, :, 0].tolist() for picture in pictures] == [[0, 77], [0, 153]]  # 76.5
+    assert [picture.pixels[0].tolist() for picture in pictures] == [[0, 77], [0, 153]]  # 76.5
     assert pictures[0].policy == "voi"
 
 
@@ -310,15 +244,6 @@ def test_ybr_full_becomes_rgb():
     assert np.abs(picture.pixels.astype(int) - [[[255, 0, 0], [255, 255, 255]]]).max() <= 1
 
 
-def palette(bits, red, green, blue):
-    width = "<u2" if bits == 16 else "u1"
-    attributes = {"PhotometricInterpretation": "PALETTE COLOR"}
-    for colour, entries in (("Red", red), ("Green", green), ("Blue", blue)):
-        attributes[f"{colour}PaletteColorLookupTableDescriptor"] = [len(entries), 0, bits]
-        attributes[f"{colour}PaletteColorLookupTableData"] = np.array(entries, width).tobytes()
-    return attributes
-
-
 def test_palette_of_sixteen_bit_entries():
     (picture,) = read(np.array([[0, 1, 9]], np.uint8), **palette(16, [0, 65535], [32768, 0], [257, 514]))
     assert picture.pixels.tolist() == [[[0, 128, 1], [255, 0, 2], [255, 0, 2]]]
@@ -343,150 +268,6 @@ def test_palette_of_eight_bit_entries_with_more_than_256_of_them():  # pydicom 3
 def test_native_encodings_with_and_without_preamble(syntax, preamble):
     data = dicom_bytes(np.array([[0, 100, 200]], np.uint16), syntax, preamble=preamble)
     assert (data[128:132] == b"DICM") == preamble
-    (picture,) = open_images(data)
-    assert picture.pixels[:, :, 0].tolist() == [[0, 128, 255]]
-    assert picture.modality == "CT"
-
-
-# Refusals
-
-
-def refusal(data, tmp_path, name="scan.dcm"):
-    path = tmp_path / name
-    path.write_bytes(data)
-    with pytest.raises(ImageError) as caught:
-        list(open_images(path))
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ") and "; " in message and "\n" not in message
-    assert "Zebedee" not in message and "Quimby" not in message and "31337" not in message
-    assert caught.value.__context__ is None or caught.value.__suppress_context__  # no traceback of theirs
-    return caught.value.reason
-
-
-def broken(change):
-    dataset = dcmread(io.BytesIO(dicom_bytes(np.arange(16, dtype=np.uint16).reshape(4, 4))))
-    change(dataset)
-    buffer = io.BytesIO()
-    dcmwrite(buffer, dataset)
-    return buffer.getvalue()
-
-
-def test_text_named_dcm(tmp_path):
-    assert "not a picture" in refusal(b"Dear Zebedee^Quimby,\nplease find attached " * 20, tmp_path)
-
-
-def test_no_pixel_data(tmp_path):
-    def remove(dataset):
-        del dataset.PixelData, dataset.Rows, dataset.Columns
-
-    assert refusal(broken(remove), tmp_path) == "no pixel data (a structured report?); give an image instance"
-
-
-@pytest.mark.parametrize("keep", [0.3, 0.6, 0.97])
-def test_truncated_native_file(tmp_path, keep):
-    data = dicom_bytes(np.arange(4096, dtype=np.uint16).reshape(64, 64))
-    assert "of 8192 bytes of pixel data; " in refusal(data[: int(len(data) * keep)], tmp_path)
-
-
-def test_truncated_in_the_header(tmp_path):
-    data = dicom_bytes(np.arange(4096, dtype=np.uint16).reshape(64, 64))
-    refusal(data[:200], tmp_path)
-    refusal(data[:400], tmp_path)
-
-
-def test_unsupported_transfer_syntax_is_named(tmp_path):
-    def set_mpeg(dataset):
-        dataset.file_meta.TransferSyntaxUID = "1.2.840.10008.1.2.4.102"
-        dataset["PixelData"].is_undefined_length = True
-        dataset.PixelData = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x04\x00\x00\x00abcd"
-
-    reason = refusal(broken(set_mpeg), tmp_path)
-    assert "MPEG-4" in reason and "1.2.840.10008.1.2.4.102" in reason and "gdcmconv" in reason
-
-
-def test_missing_plugin_is_named(tmp_path, monkeypatch):
-    from pydicom.pixels.decoders.base import Decoder
-
-    monkeypatch.setattr(Decoder, "is_available", False)
-    reason = refusal(dicom_bytes(np.zeros((2, 2), np.uint8)), tmp_path)
-    assert reason.startswith("transfer syntax Explicit VR Little Endian") and "pip install" in reason
-
-
-def test_decompression_bomb_is_refused_with_its_size(tmp_path):
-    def enlarge(dataset):
-        dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 60000, 60000, 9
-
-    reason = refusal(broken(enlarge), tmp_path)
-    assert "60000 rows x 60000 columns x 1 samples x 9 frames" in reason
-    assert str(60000 * 60000 * 9) in reason and str(2**30) in reason
-
-
-@pytest.mark.parametrize(
-    ("keyword", "value", "expected"),
-    [
-        ("PhotometricInterpretation", NAME, "(missing or unknown) with 1 samples"),
-        ("PhotometricInterpretation", "HSV", "HSV with 1 samples"),
-        ("SamplesPerPixel", 4, "4 samples"),
-        ("Rows", 0, "0 rows"),
-        ("BitsAllocated", 13, "cannot be decoded"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:Invalid value")
-def test_bad_tags(tmp_path, keyword, value, expected):
-    assert expected in refusal(broken(lambda dataset: setattr(dataset, keyword, value)), tmp_path)
-
-
-def test_damaged_window_text_does_not_leak(tmp_path):
-    data = dicom_bytes(np.zeros((2, 2), np.uint16), WindowCenter=123456789012, WindowWidth=4096)
-    assert data.count(b"123456789012.0") == 1
-    assert "group 0028" in refusal(data.replace(b"123456789012.0", b"Zebedee^Quimby"), tmp_path)
-
-
-@pytest.mark.filterwarnings("ignore:Invalid value")
-def test_free_text_in_modality_does_not_cross():
-    data = broken(lambda dataset: setattr(dataset, "Modality", "Zebedee Quimby"))
-    (picture,) = open_images(data)
-    assert picture.modality is None
-
-
-def test_patient_tags_are_not_parsed():
-    from medsiglip.imaging.dicom import _parse
-
-    dataset = _parse(dicom_bytes(np.zeros((2, 2), np.uint16)))
-    assert "Rows" in dataset and "PixelData" in dataset
-    assert "PatientName" not in dataset and "PatientID" not in dataset
-
-
-def test_a_panic_of_the_rust_rle_decoder_is_an_image_error(monkeypatch):
-    from pydicom.pixels.decoders.base import Decoder
-
-    class PanicException(BaseException):
-        """As pyo3_runtime's, which pylibjpeg-rle raises on damaged data."""
-
-    def panic(*_args, **_options):
-        raise PanicException
-
-    monkeypatch.setattr(Decoder, "as_array", panic)
-    with pytest.raises(ImageError, match="cannot be decoded"):
-        list(open_images(dicom_bytes(np.zeros((2, 2), np.uint8))))
-
-
-def test_gdcm_is_kept_for_what_nothing_else_decodes():  # it aborts the process on damaged JPEG
-    from pydicom.pixels import get_decoder
-
-    from medsiglip.imaging.dicom import _plugins
-
-    assert "gdcm" not in _plugins(get_decoder(JPEGBaseline8Bit))
-    assert _plugins(get_decoder(JPEGLSLossless)) == ["gdcm"]
-
-
-@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
-def test_stopping_the_program_is_not_an_image_error(monkeypatch, error):
-    from pydicom.pixels.decoders.base import Decoder
-
-    def stop(*_args, **_options):
-        raise error
-
-    monkeypatch.setattr(Decoder, "as_array", stop)
-    with pytest.raises(error):
-        list(open_images(dicom_bytes(np.zeros((2, 2), np.uint8))))
+    (picture,) = decode(data)
+    assert picture.pixels.tolist() == [[0, 127, 255]]
+    assert picture.tags.modality == "CT"

@@ -1,32 +1,34 @@
-"""Real files: the ones pydicom brings, and the kit's dicom-real."""
+"""Real files: all that pydicom brings, and the kit's dicom-real, against values found without our code."""
 
-import csv
 import io
-import os
 from pathlib import Path
 
 import numpy as np
 import pydicom.data
 import pytest
+from pydicom import dcmread
 
-from medsiglip.imaging import ImageError, open_images, read_pictures
+from medsiglip.imaging import ImageError
+from medsiglip.imaging.dicom.instance import decode_dicom, decode_values, read_header
+from tests.medsiglip.imaging.dicom_reference import check_against_the_reference, frames_of
 
-BUNDLED = Path(pydicom.data.__file__).parent / "test_files"
+DATA = Path(pydicom.data.__file__).parent
+BUNDLED = DATA / "test_files"
 NO_PIXELS = "no pixel data"
 
 BUNDLED_REFUSALS = {
     "ExplVR_BigEndNoMeta.dcm": NO_PIXELS,
     "ExplVR_LitEndNoMeta.dcm": NO_PIXELS,
-    "JPEG-lossy.dcm": "JPEG Extended.*pylibjpeg-libjpeg",  # needs the GPL plugin
-    "JPEG2000-embedded-sequence-delimiter.dcm": "JPEG 2000",  # broken on purpose
-    "JPGExtended.dcm": "JPEG Extended.*pylibjpeg-libjpeg",
+    "JPEG-lossy.dcm": "JPEG Extended.* needs a plugin; pip install pylibjpeg-libjpeg",  # GPL
+    "JPEG2000-embedded-sequence-delimiter.dcm": "a compressed frame of",  # broken on purpose
+    "JPGExtended.dcm": "JPEG Extended.* needs a plugin; pip install pylibjpeg-libjpeg",
     "MR_truncated.dcm": "truncated: 8130 of 8192 bytes",
     "UN_sequence.dcm": NO_PIXELS,
     "badVR.dcm": "group 0028",  # NumberOfFrames is "1A"
     "empty_charset_LEI.dcm": NO_PIXELS,
     "meta_missing_tsyntax.dcm": "group 0028",  # one byte of pixel data, no Rows
     "nested_priv_SQ.dcm": "group 0028",
-    "no_meta.dcm": "not a picture",
+    "no_meta.dcm": "without content",
     "no_meta_group_length.dcm": NO_PIXELS,
     "priv_SQ.dcm": NO_PIXELS,
     "reportsi.dcm": NO_PIXELS,
@@ -39,33 +41,142 @@ BUNDLED_REFUSALS = {
 }
 BUNDLED_FILES = sorted(path.name for path in BUNDLED.glob("*.dcm"))
 
+# Smallest and largest stored value (colour as RGB) and the sum of all, over all frames, of pydicom 3.0.2's pixel_array.
+STORED_VALUES = {
+    "693_J2KI.dcm": (-2971, 2836, -2181784),
+    "CT_small.dcm": (128, 2191, 14826310),
+    "ExplVR_BigEnd.dcm": (0, 255, 2470716),
+    "GDCMJ2K_TextGBR.dcm": (0, 255, 59729223),
+    "J2K_pixelrep_mismatch.dcm": (-2000, 1896, -172605258),
+    "JPEG2000.dcm": (-30, 245, 3527976),
+    "JPEGLSNearLossless_08.dcm": (0, 255, 25000),
+    "JPEGLSNearLossless_16.dcm": (0, 65535, 6007250),
+    "MR_small.dcm": (127, 2145, 2125338),
+    "MR_small_RLE.dcm": (127, 2145, 2125338),
+    "MR_small_bigendian.dcm": (127, 2145, 2125338),
+    "MR_small_expb.dcm": (127, 2145, 2125338),
+    "MR_small_implicit.dcm": (127, 2145, 2125338),
+    "MR_small_jp2klossless.dcm": (127, 2145, 2125338),
+    "MR_small_jpeg_ls_lossless.dcm": (127, 2145, 2125338),
+    "MR_small_padded.dcm": (127, 2145, 2125338),
+    "SC_jpeg_no_color_transform.dcm": (134, 252, 47966767),
+    "SC_jpeg_no_color_transform_2.dcm": (165, 255, 48294002),
+    "SC_rgb_dcmtk_+eb+cr.dcm": (0, 255, 3832200),
+    "SC_rgb_dcmtk_+eb+cy+n1.dcm": (0, 255, 3826350),
+    "SC_rgb_dcmtk_+eb+cy+n2.dcm": (0, 255, 3832000),
+    "SC_rgb_dcmtk_+eb+cy+np.dcm": (0, 255, 3826350),
+    "SC_rgb_dcmtk_+eb+cy+s2.dcm": (0, 255, 3832000),
+    "SC_rgb_dcmtk_+eb+cy+s4.dcm": (0, 255, 3832000),
+    "SC_rgb_gdcm_KY.dcm": (0, 255, 3831000),
+    "SC_rgb_jls_lossy_line.dcm": (0, 255, 3840000),
+    "SC_rgb_jls_lossy_sample.dcm": (0, 255, 3840000),
+    "SC_rgb_jpeg.dcm": (134, 252, 47966767),
+    "SC_rgb_jpeg_app14_dcmd.dcm": (165, 255, 48294002),
+    "SC_rgb_jpeg_dcmd.dcm": (134, 252, 47966767),
+    "SC_rgb_jpeg_dcmtk.dcm": (0, 255, 3832000),
+    "SC_rgb_jpeg_gdcm.dcm": (0, 255, 3831000),
+    "SC_rgb_jpeg_lossy_gdcm.dcm": (0, 255, 3825850),
+    "SC_rgb_rle.dcm": (0, 255, 3831000),
+    "SC_rgb_rle_16bit.dcm": (0, 65535, 984567000),
+    "SC_rgb_rle_16bit_2frame.dcm": (0, 65535, 1966050000),
+    "SC_rgb_rle_2frame.dcm": (0, 255, 7650000),
+    "SC_rgb_rle_32bit.dcm": (0, 4294967295, 64525567479000),
+    "SC_rgb_rle_32bit_2frame.dcm": (0, 4294967295, 128849018850000),
+    "SC_rgb_small_odd.dcm": (52, 176, 3477),
+    "SC_rgb_small_odd_big_endian.dcm": (52, 176, 3477),
+    "SC_rgb_small_odd_jpeg.dcm": (49, 179, 3465),
+    "SC_ybr_full_422_uncompressed.dcm": (0, 255, 3832000),
+    "examples_jpeg2k.dcm": (0, 255, 31821736),
+    "examples_overlay.dcm": (0, 1123, 27833052),
+    "examples_palette.dcm": (0, 255, 15024554),
+    "examples_rgb_color.dcm": (0, 255, 7895026),
+    "examples_ybr_color.dcm": (0, 220, 72512675),
+    "image_dfl.dcm": (0, 255, 33322688),
+    "liver_1frame.dcm": (0, 1, 36233),
+    "liver_expb_1frame.dcm": (0, 1, 36233),
+    "rtdose.dcm": (795000, 1254000, 1519910000),
+    "rtdose_1frame.dcm": (795000, 1254000, 101378000),
+    "rtdose_expb.dcm": (795000, 1254000, 1519910000),
+    "rtdose_expb_1frame.dcm": (795000, 1254000, 101378000),
+    "rtdose_rle.dcm": (795000, 1254000, 1519910000),
+    "rtdose_rle_1frame.dcm": (795000, 1254000, 101378000),
+}
 
-def test_the_list_of_refusals_is_of_files_that_exist():
-    assert set(BUNDLED_REFUSALS) <= set(BUNDLED_FILES) and len(BUNDLED_FILES) >= 78
+NOT_SHOWN_AS_STORED = (  # deep colour and palette indices; test_bundled_file has their colours
+    "SC_rgb_rle_16bit.dcm",
+    "SC_rgb_rle_16bit_2frame.dcm",
+    "SC_rgb_rle_32bit.dcm",
+    "SC_rgb_rle_32bit_2frame.dcm",
+    "examples_palette.dcm",
+)
+
+# The other folders: character sets, palettes, and series and directories of files without a suffix.
+OTHER_REFUSALS = {
+    **{f"charset_files/{name}.dcm": "no pixel data although Rows and Columns are there"
+       for name in ("chrJapMulti", "chrJapMultiExplicitIR6", "chrKoreanMulti")},
+    **{f"charset_files/{name}.dcm": NO_PIXELS for name in ("chrSQEncoding", "chrSQEncoding1")},
+    **{f"palettes/{path.name}": NO_PIXELS for path in (DATA / "palettes").glob("*.dcm")},
+}  # fmt: skip
 
 
-@pytest.mark.parametrize("name", BUNDLED_FILES)
+def other_files():
+    """Everything with a DICOM preamble outside the folder test_files itself."""
+    for path in sorted(DATA.rglob("*")):
+        if path.is_file() and path.parent != BUNDLED and path.read_bytes()[128:132] == b"DICM":
+            yield path.relative_to(DATA).as_posix()
+
+
+OTHER_FILES = list(other_files())
+
+
+def test_every_bundled_file_is_in_a_list():
+    assert sorted({**BUNDLED_REFUSALS, **STORED_VALUES}) == BUNDLED_FILES
+    assert not set(BUNDLED_REFUSALS) & set(STORED_VALUES)
+    assert set(OTHER_REFUSALS) <= set(OTHER_FILES) and len(OTHER_FILES) >= 100
+
+
+@pytest.mark.parametrize("name", BUNDLED_REFUSALS)
+def test_bundled_file_that_is_refused(name):
+    with pytest.raises(ImageError, match=BUNDLED_REFUSALS[name]):
+        frames_of(BUNDLED / name)
+
+
+@pytest.mark.parametrize("name", STORED_VALUES)
+@pytest.mark.filterwarnings("ignore::UserWarning")
 def test_bundled_file(name):
-    if name in BUNDLED_REFUSALS:
-        with pytest.raises(ImageError, match=BUNDLED_REFUSALS[name]):
-            read_pictures(BUNDLED / name)
+    check_against_the_reference(BUNDLED / name)
+
+
+@pytest.mark.parametrize("name", [name for name in STORED_VALUES if name not in NOT_SHOWN_AS_STORED])
+def test_stored_values_of_a_bundled_file(name):
+    data = (BUNDLED / name).read_bytes()
+    header = read_header(data, name)
+    if header.samples_per_pixel == 3:
+        found = np.stack([frame.pixels for frame in decode_dicom(data, "voi", name)]).astype(np.int64)
+    else:
+        values = np.stack(list(decode_values(data, name))).astype(float)
+        found = np.rint((values - header.rescale_intercept) / header.rescale_slope).astype(np.int64)
+    low, high, total = STORED_VALUES[name]
+    if found.max() >= 2**24:  # through float32, of 24 bits
+        assert (found.min(), found.max()) == pytest.approx((low, high), rel=1e-7)
+        assert int(found.sum()) == pytest.approx(total, rel=1e-7)
+    else:
+        assert (found.min(), found.max(), found.sum()) == (low, high, total)
+
+
+@pytest.mark.parametrize("name", OTHER_FILES)
+def test_file_of_another_folder(name):
+    path = DATA / name
+    refusal = OTHER_REFUSALS.get(name, "")
+    if path.name.startswith("DICOMDIR"):
+        refusal = "a DICOMDIR is an index"
+    elif "TINY_ALPHA" in path.parts:
+        refusal = NO_PIXELS
+    if not refusal:
+        check_against_the_reference(path)
         return
-    for picture in read_pictures(BUNDLED / name):
-        assert picture.pixels.dtype == np.uint8 and picture.pixels.shape[2] == 3
-        assert (picture.pixels == 255).all(axis=2).mean() < 0.5
-        assert picture.pixels.max() > picture.pixels.min()
-
-
-def test_every_file_of_the_bundled_dicomdir_decodes():
-    folder = BUNDLED / "dicomdirtests"
-    pictures = [
-        read_pictures(path)[0]
-        for number in ("77654033", "98892001", "98892003")
-        for path in sorted((folder / number).rglob("*"))
-        if path.is_file()
-    ]
-    assert len(pictures) == 31
-    assert all(picture.pixels.min() < 255 for picture in pictures)
+    with pytest.raises(ImageError, match=refusal):
+        frames_of(path)
 
 
 @pytest.mark.parametrize(
@@ -95,7 +206,7 @@ def test_every_file_of_the_bundled_dicomdir_decodes():
     ],
 )
 def test_lossless_encodings_of_one_picture_agree(group):
-    first, *others = [[picture.pixels for picture in read_pictures(BUNDLED / name)] for name in group]
+    first, *others = [np.stack([frame.pixels for frame in frames_of(BUNDLED / name)]) for name in group]
     for other in others:
         np.testing.assert_array_equal(other, first)
 
@@ -114,7 +225,7 @@ COLOUR_BAR_FILES = [
 
 @pytest.mark.parametrize("name", COLOUR_BAR_FILES)
 def test_colour_bars_come_out_in_their_colours(name):
-    rows = read_pictures(BUNDLED / name)[0].pixels[5::10, 50].astype(int)
+    rows = frames_of(BUNDLED / name)[0].pixels[5::10, 50].astype(int)
     assert np.abs(rows - COLOUR_BARS).max() <= 5
 
 
@@ -132,66 +243,7 @@ COMPRESSED_FILES = [
 @pytest.mark.parametrize("keep", [0.5, 0.75, 0.95])
 def test_truncated_compressed_file_is_never_half_a_picture(name, keep):
     data = (BUNDLED / name).read_bytes()
-    dataset = pydicom.dcmread(io.BytesIO(data))
+    dataset = dcmread(io.BytesIO(data))
     start = len(data) - len(dataset.PixelData)
     with pytest.raises(ImageError, match="; "):
-        list(open_images(data[: start + int((len(data) - start) * keep)]))
-
-
-def kit_folder() -> Path:
-    data = os.environ.get("MEDGEMMA_DATA") or Path(__file__).resolve().parents[3].parent / "shared" / "data"
-    folder = Path(data) / "dicom-real"
-    if not (folder / "labels.csv").is_file():
-        reason = f"the kit's dicom-real is not at {folder}; set MEDGEMMA_DATA"
-        (pytest.fail if os.environ.get("MEDGEMMA_REQUIRE") == "1" else pytest.skip)(reason)
-    return folder
-
-
-@pytest.mark.kit
-def test_kit_all_files_decode():
-    folder = kit_folder()
-    with open(folder / "labels.csv", newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 20
-    for row in rows:
-        pictures = read_pictures(folder / row["file"])
-        assert len(pictures) == int(row["frames"])
-        for picture in pictures:
-            assert picture.pixels.shape == (int(row["rows"]), int(row["columns"]), 3)
-            assert picture.modality == row["modality"]
-            assert (picture.pixels == 255).mean() < 0.1
-            assert picture.pixels.std() > 10
-
-
-@pytest.mark.kit
-def test_kit_lossless_encodings_of_one_slice_agree():
-    folder = kit_folder() / "images"
-    first, *others = [read_pictures(folder / f"CT1_{c}.dcm")[0].pixels for c in ("J2KR", "JLSL", "JPLL", "RLE")]
-    for other in others:
-        np.testing.assert_array_equal(other, first)
-
-
-@pytest.mark.kit
-def test_kit_monochrome1_is_shown_with_dark_lungs():
-    film = read_pictures(kit_folder() / "images" / "RG1_J2KI.dcm")[0].pixels[:, :, 0]
-    rows, columns = film.shape
-    lung = film[rows // 5 : rows // 3, columns // 5 : columns // 3].mean()
-    spine = film[rows // 5 : rows // 3, columns * 47 // 100 : columns * 53 // 100].mean()
-    assert lung + 30 < spine
-
-
-@pytest.mark.kit
-def test_kit_monochrome1_twin_is_the_inverse():
-    folder = kit_folder() / "images"
-    two = read_pictures(folder / "CXR_SIIM_JPEGbaseline_MONO2.dcm")[0].pixels
-    one = read_pictures(folder / "CXR_SIIM_fakeMONO1.dcm")[0].pixels
-    np.testing.assert_array_equal(one, 255 - two)
-
-
-@pytest.mark.kit
-def test_kit_ct_window_by_hand():
-    path = kit_folder() / "images" / "CT_series3_01.dcm"
-    stored = pydicom.dcmread(path).pixel_array.astype(float)
-    expected = np.floor(np.clip(((stored - 1024 - 39.5) / 399 + 0.5) * 255, 0, 255) + 0.5)
-    expected[stored == -2000] = 0
-    np.testing.assert_array_equal(read_pictures(path)[0].pixels[:, :, 0], expected)
+        list(decode_dicom(data[: start + int((len(data) - start) * keep)], "voi", ""))

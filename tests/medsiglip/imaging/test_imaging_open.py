@@ -1,14 +1,18 @@
 import hashlib
-import io
 import pickle
 import subprocess
 import sys
+import weakref
+import zipfile
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from medsiglip.imaging import FileProblem, ImageError, Picture, list_files, open_images, read_pictures
+from medsiglip.imaging import ImageError, Picture, open_images, read_pictures
+from medsiglip.imaging.open import open_pictures, open_series
+from medsiglip.imaging.volumes import read_series
+from tests.medsiglip.imaging.made_series import ct_file, write_series
 
 
 def png(path, value=7):
@@ -22,96 +26,7 @@ def study(tmp_path):
     folder = tmp_path / "study"
     for name in ("b.png", "a.png", "deep/c.dcm", "deep/IM0001", "odd.5"):
         png(folder / name)
-    for name in (".hidden", ".git/config", "DICOMDIR", "labels.csv", "CARD.md", "x.nii.gz", "notes.TXT"):
-        png(folder / name)
     return folder
-
-
-def names(listed, folder):
-    return [path.relative_to(folder).as_posix() for path in listed.files]
-
-
-# list_files
-
-
-def test_folder_is_recursive_sorted_and_without_other_files(study):
-    listed = list_files([study])
-    assert names(listed, study) == ["a.png", "b.png", "deep/IM0001", "deep/c.dcm", "odd.5"]
-    assert listed.problems == []
-
-
-def test_files_keep_their_order_and_any_extension(study):
-    listed = list_files([str(study / "b.png"), study / "labels.csv", study / "a.png"])
-    assert names(listed, study) == ["b.png", "labels.csv", "a.png"]
-
-
-def test_globs(study):
-    assert names(list_files([f"{study}/*.png"]), study) == ["a.png", "b.png"]
-    assert names(list_files([f"{study}/**/*.dcm"]), study) == ["deep/c.dcm"]
-
-
-def test_a_file_with_brackets_is_not_a_glob(tmp_path):
-    path = png(tmp_path / "scan[1].png")
-    assert list_files([path]).files == [path]
-
-
-def test_list_file_is_relative_to_its_folder(study, tmp_path, monkeypatch):
-    (study / "list.txt").write_text("\ufeffb.png\r\n\n# a comment\n  deep/c.dcm  \nmissing.png\n", encoding="utf-8")
-    monkeypatch.chdir(tmp_path)
-    listed = list_files([f"@{study}/list.txt"])
-    assert names(listed, study) == ["b.png", "deep/c.dcm"]
-    assert listed.problems == [FileProblem("missing.png", "no such file or folder; check the path")]
-
-
-def test_standard_input(study, monkeypatch):
-    monkeypatch.chdir(study)
-    monkeypatch.setattr(sys, "stdin", io.StringIO("a.png\n\nnope.png\n"))
-    listed = list_files(["-"])
-    assert [str(path) for path in listed.files] == ["a.png"]
-    assert [problem.file for problem in listed.problems] == ["nope.png"]
-
-
-def test_every_empty_source_is_a_problem(tmp_path, monkeypatch):
-    empty = tmp_path / "empty"
-    empty.mkdir()
-    (tmp_path / "none.txt").write_text("# nothing\n")
-    (tmp_path / "latin.txt").write_bytes(b"caf\xe9.png\n")
-    monkeypatch.setattr(sys, "stdin", io.StringIO(""))
-    cases = {
-        str(empty): "the folder holds no pictures; ",
-        str(tmp_path / "no*.png"): "matches no file; ",
-        str(tmp_path / "em*"): "matches folders only; ",
-        str(tmp_path / "gone.png"): "no such file or folder; ",
-        f"@{tmp_path}/none.txt": "the list names no files; ",
-        f"@{tmp_path}/gone.txt": "no such list; ",
-        f"@{tmp_path}/latin.txt": "the list cannot be read; ",
-        "-": "the list names no files; ",
-        "x" * 5000: "no such file or folder; ",
-        "bad\0name": "no such file or folder; ",
-        "/dev/null": "neither a file nor a folder; ",
-    }
-    listed = list_files(list(cases))
-    assert listed.files == []
-    assert [problem.file for problem in listed.problems] == list(cases)
-    for problem, expected in zip(listed.problems, cases.values(), strict=True):
-        assert problem.reason.startswith(expected)
-        assert str(problem) == f"{problem.file}: {problem.reason}"
-
-
-def test_empty_name_is_not_the_working_directory():
-    assert list_files([""]) == (
-        [],
-        [FileProblem("(empty path)", "an empty name; name a file, folder or glob")],
-    )
-
-
-def test_no_sources():
-    assert len(list_files([]).problems) == 1
-
-
-def test_one_bad_source_does_not_stop_the_others(study):
-    listed = list_files(["gone.png", study / "a.png"])
-    assert names(listed, study) == ["a.png"] and len(listed.problems) == 1
 
 
 # read_pictures and open_images
@@ -184,6 +99,145 @@ def test_unknown_policy_fails_at_once(tmp_path):
     for call in (read_pictures, open_images):
         with pytest.raises(ValueError, match="unknown pixel policy 'window'; use one of voi, full-range"):
             call(tmp_path / "a.png", policy="window")
+
+
+# Volumes among pictures
+
+
+AFFINE = np.diag([2.0, 0.5, 0.5, 1.0])[[2, 1, 0, 3]]  # axial: slices 2 mm apart along z, rows along y, columns along x
+
+
+@pytest.fixture
+def patient(tmp_path):
+    """A folder with a picture, six CT slices in shuffled files, a film, a NIfTI volume and a picture."""
+    import nibabel
+
+    folder = tmp_path / "patient"
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (6, 8, 10), np.int16)
+    png(folder / "a.png", 1)
+    write_series(folder / "ct", voxels, AFFINE)
+    (folder / "film.dcm").write_bytes(ct_file(voxels[0], (0, 0, 0), uids=("1.2.9", "1.2.8"), Modality="CR"))
+    nibabel.save(nibabel.Nifti1Image(voxels.transpose(2, 1, 0), np.diag([0.5, 0.5, 2.0, 1.0])), folder / "v.nii.gz")
+    png(folder / "z.png", 2)
+    return folder, voxels
+
+
+def outline(items, folder):
+    return [(type(item).__name__, item.file.removeprefix(f"{folder}/")) for item in items]
+
+
+WHOLE = [("Picture", "a.png"), ("Volume", "ct"), ("Picture", "film.dcm"), ("Volume", "v.nii.gz"), ("Picture", "z.png")]
+
+
+def test_slices_become_a_volume_at_the_place_of_their_first_file(patient):
+    folder, voxels = patient
+    items = list(open_images(folder))
+    assert outline(items, folder) == WHOLE
+    np.testing.assert_array_equal(items[1].values_hu, voxels)
+    assert len(items[1].files) == 6
+    assert sorted(items[3].voxels.ravel()) == sorted(voxels.ravel())
+
+
+def test_globs_lists_and_sequences_of_files_are_grouped_too(patient):
+    folder, voxels = patient
+    files = sorted((folder / "ct").iterdir())
+    (folder.parent / "list.txt").write_text("\n".join(map(str, files)))
+    for source in (f"{folder}/ct/*", f"@{folder.parent}/list.txt", files, list(map(str, files)), files[::-1]):
+        (volume,) = open_images(source)
+        np.testing.assert_array_equal(volume.values_hu, voxels)
+    interrupted = [*files[:3], np.zeros((2, 2), np.uint8), *files[3:]]  # an array has its own place, slices do not meet
+    assert [type(item).__name__ for item in open_images(interrupted)] == ["Volume", "Picture", "Volume"]
+
+
+@pytest.mark.parametrize("in_memory", [False, True])
+def test_zips_are_grouped_too(patient, in_memory):
+    folder, voxels = patient
+    path = folder.parent / "patient.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for file in sorted(folder.rglob("*.*")):
+            archive.write(file, file.relative_to(folder))
+    items = list(open_images(path.read_bytes() if in_memory else path))
+    assert outline(items, path) == WHOLE
+    np.testing.assert_array_equal(items[1].values_hu, voxels)
+    folders = list(open_images(folder))
+    assert [item.sha256 for item in items] == [item.sha256 for item in folders]
+
+
+def test_bytes_of_any_format(patient):
+    folder, _ = patient
+    for name, kind in (("film.dcm", "Picture"), ("v.nii.gz", "Volume"), ("a.png", "Picture")):
+        (item,) = open_images((folder / name).read_bytes())
+        (same,) = open_images(folder / name)
+        assert (type(item).__name__, item.file, item.sha256) == (kind, "", same.sha256)
+
+
+def test_a_single_slice_stays_a_picture(patient):
+    folder, _ = patient
+    (picture,) = open_images(next((folder / "ct").iterdir()))
+    assert isinstance(picture, Picture) and picture.modality == "CT"
+
+
+def test_files_that_a_volume_leaves_out_are_named_in_its_findings_or_are_pictures(patient):
+    folder, _ = patient
+    copied = folder / "ct" / "copy.dcm"
+    copied.write_bytes(sorted((folder / "ct").iterdir())[0].read_bytes())
+    items = list(open_images(folder))
+    assert outline(items, folder) == WHOLE
+    used = {file for item in items for file in (getattr(item, "files", ()) or (item.file,))}
+    used |= {file for item in items for finding in getattr(item, "findings", ()) for file in finding.files}
+    assert used == {str(path) for path in folder.rglob("*.*")}
+
+
+def test_open_pictures_groups_nothing_and_read_pictures_takes_nifti(patient):
+    folder, voxels = patient
+    pictures = list(open_pictures(folder))
+    frames = [(str(path), 6 if ".nii" in path.name else 1) for path in sorted(folder.rglob("*.*"))]
+    assert [picture.file for picture in pictures] == [name for name, count in frames for _ in range(count)]
+    slices = read_pictures(folder / "v.nii.gz")
+    assert [p.frame for p in slices] == list(range(6))
+    (volume,) = open_images(folder / "v.nii.gz")
+    for picture, shown in zip(slices, volume.pictures(), strict=True):
+        np.testing.assert_array_equal(picture.pixels, shown.pixels)
+        assert (picture.sha256, picture.policy) == (shown.sha256, shown.policy)
+
+
+def test_series_are_found_without_decoding(patient):
+    folder, _ = patient
+    (series,) = open_series(folder)
+    assert (series.shape, series.file) == ((6, 8, 10), f"{folder}/ct")
+    with pytest.raises(ImageError, match="no such file"):
+        open_series([folder, folder / "gone"])
+
+
+def test_a_damaged_file_is_raised_in_its_turn_or_reported(patient):
+    folder, _ = patient
+    (folder / "b.png").write_bytes(png(folder / "a.png").read_bytes()[:50])
+    (folder / "ct" / "0000.dcm").write_bytes(b"\0" * 128 + b"DICM" + b"\xff" * 50)
+    items = open_images(folder)
+    assert next(items).file == f"{folder}/a.png"
+    with pytest.raises(ImageError, match=r"b\.png: truncated"):
+        next(items)
+    problems = []
+    found = list(open_images([folder, folder / "gone.dcm", folder / "z.png"], on_problem=problems.append))
+    assert [problem.file.rpartition("/")[2] for problem in problems] == ["b.png", "0000.dcm", "gone.dcm"]
+    assert [item.file.rpartition("/")[2] for item in found] == ["a.png", "ct", "film.dcm", "v.nii.gz", "z.png", "z.png"]
+
+
+def test_one_volume_is_in_memory_at_a_time(tmp_path, monkeypatch):
+    for number in range(3):
+        write_series(tmp_path / f"{number}", np.zeros((3, 4, 4), np.int16), AFFINE, SeriesInstanceUID=f"1.2.{number}")
+    seen = []
+
+    def read_volume(series, pool):
+        assert [reference() for reference in seen] == [None] * len(seen)
+        volume = read_series.read_volume(series, pool)
+        seen.append(weakref.ref(volume))
+        return volume
+
+    monkeypatch.setattr("medsiglip.imaging.open.read_volume", read_volume)
+    for volume in open_images(tmp_path):
+        del volume
+    assert len(seen) == 3
 
 
 # Picture and ImageError

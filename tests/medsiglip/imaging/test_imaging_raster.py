@@ -301,7 +301,18 @@ def test_tiff_with_missing_strips_is_refused():  # tifffile fills them with zero
 def test_too_many_pages_are_refused(monkeypatch):  # a damaged page chain can run for minutes
     monkeypatch.setattr(raster, "_MAX_PAGES", 2)
     with pytest.raises(ImageError, match="a TIFF of more than 2 pages, or a damaged one; split it"):
-        list(open_images(tiff(np.zeros((3, 4, 4), np.uint8), photometric="minisblack")))
+        raster.decode_raster(tiff(np.zeros((3, 4, 4), np.uint8), photometric="minisblack"), "")
+
+
+def test_pages_in_a_circle_are_refused():
+    data = bytearray(tiff(np.zeros((2, 4, 4), np.uint8), photometric="minisblack"))
+    (first,) = struct.unpack_from("<I", data, 4)
+    with tifffile.TiffFile(io.BytesIO(data)) as written:
+        last = written.pages[1].offset
+    (num_tags,) = struct.unpack_from("<H", data, last)
+    struct.pack_into("<I", data, last + 2 + 12 * num_tags, first)
+    with pytest.raises(ImageError, match="a TIFF whose pages lead in a circle"):
+        raster.decode_raster(bytes(data), "")
 
 
 def test_half_pictures_are_refused_even_where_pil_is_told_to_allow_them(monkeypatch):
@@ -316,15 +327,15 @@ def test_half_pictures_are_refused_even_where_pil_is_told_to_allow_them(monkeypa
 def test_our_limit_names_the_size(monkeypatch):
     monkeypatch.setattr(picture_module, "MAX_VALUES", 700)
     with pytest.raises(ImageError, match="16 rows x 16 columns x 3 samples is 768 values, more than the limit of 700"):
-        one(saved(np.zeros((16, 16, 3), np.uint8), "PNG"))
+        raster.decode_raster(saved(np.zeros((16, 16, 3), np.uint8), "PNG"), "")
     with pytest.raises(ImageError, match="4096 values, more than the limit of 700"):
-        one(tiff(RAMP12))
+        raster.decode_raster(tiff(RAMP12), "")
 
 
 def test_pil_decompression_bomb(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
     with pytest.raises(ImageError, match="256 pixels.*; split it"):
-        one(saved(RAMP8, "PNG"))
+        raster.decode_raster(saved(RAMP8, "PNG"), "")
 
 
 def test_formats_that_could_run_programs_are_not_opened():

@@ -1,0 +1,49 @@
+"""Pixel padding: stored values that mean "no picture here". Source: DICOM PS3.3 C.7.5.1.1.2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..picture import Array
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
+
+
+class Padding(NamedTuple):
+    """The range of padding, both ends included, as written in the file."""
+
+    first: float
+    last: float
+
+
+def read_padding(dataset: Dataset) -> Padding | None:
+    """Pixel Padding Value and Range Limit of the kind of pixel data there is; None without a value."""
+    prefixes = {"FloatPixelData": "Float", "DoubleFloatPixelData": "DoubleFloat"}
+    prefix = next((prefix for keyword, prefix in prefixes.items() if keyword in dataset), "")
+    value = dataset.get(f"{prefix}PixelPaddingValue")
+    if value is None or value == "":
+        return None
+    limit = dataset.get(f"{prefix}PixelPaddingRangeLimit", value)
+    return Padding(value, value if limit is None or limit == "" else limit)
+
+
+def padding_mask(stored: Array, padding: Padding | None) -> Array | None:
+    """True where stored values are padding; None when there can be none.
+
+    Args:
+        stored: any shape, integer or float.
+        padding: of `read_padding`.
+
+    Returns:
+        Same shape, bool.
+    """
+    if padding is None:
+        return None
+    if stored.dtype.kind == "f":
+        first, last = sorted((float(padding.first), float(padding.last)))
+    else:  # wrapped to the stored type: -2000 is often written as 63536
+        first, last = sorted(int(np.array(int(end)).astype(stored.dtype)) for end in padding)
+    return np.asarray((stored >= first) & (stored <= last))

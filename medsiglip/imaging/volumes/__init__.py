@@ -1,0 +1,1 @@
+"""The third dimension: slices to series (`series`, `stack`), series and NIfTI to volumes, volumes to pictures."""

@@ -1,0 +1,164 @@
+"""One decoder process as the process that asks sees it: its pipes, its time, and how it ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import dataclass
+from io import FileIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..picture import Picture, is_grey_plane
+from .pipe import Answer, Job, read_message, widen, write_message
+
+MAX_FRAMES = 2**16
+"""Most frames that are taken from one file."""
+MAX_BYTES_A_FILE = 2**32
+"""Most bytes of pixels that are taken from one file."""
+
+_START_S = 60.0
+_BYTES_PER_EXTRA_SECOND = 2**20
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPJ_NUM_THREADS", "MALLOC_ARENA_MAX")
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one file may cost."""
+
+    memory_mib: int = 1024
+    """Growth of the worker's address space above its idle size and the file's own bytes; enforced on Linux."""
+    seconds: float = 30.0
+    """Wall-clock time a file, and one second more for each MiB of pixels it gives."""
+
+
+class Decoded(NamedTuple):
+    """What a worker made of one file."""
+
+    items: list[Any]
+    sha256: str
+
+
+class Failed(NamedTuple):
+    """Why a worker made nothing of it."""
+
+    reason: str
+    perhaps_others_fault: bool = False
+    """A crash or lack of memory, which files decoded before in the same process may have led to."""
+
+
+class WorkerProcess:
+    """One process, its pipes, and how long its present file has taken."""
+
+    def __init__(self, command: tuple[str, ...]) -> None:
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,  # nothing may wait in a buffer that a forked process would write a second time
+            env=_environment(),
+            start_new_session=True,  # the terminal's Ctrl-C is not for it
+        )
+        self._command = command
+        self._jobs: FileIO = self._process.stdin  # type: ignore[assignment]
+        self._answers: FileIO = self._process.stdout  # type: ignore[assignment]
+        self.num_jobs = 0
+        self._is_ready = False
+        self._busy_s = 0.0
+        self._num_bytes = 0
+        self._is_overdue = False
+        widen(self._jobs)
+
+    def is_alive(self) -> bool:
+        """Whether it could take another job."""
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        """End it at once; whoever is reading its answers sees their end."""
+        self._process.kill()
+        self._process.wait()
+
+    def dispose(self) -> None:
+        """End it and close the pipes, which nobody uses any more."""
+        self.kill()
+        self._jobs.close()
+        self._answers.close()
+
+    def grow_older(self, elapsed_s: float, limits: Limits) -> None:
+        """Count time, and kill when there has been too much."""
+        self._busy_s += elapsed_s
+        allowed_s = limits.seconds + self._num_bytes / _BYTES_PER_EXTRA_SECOND if self._is_ready else _START_S
+        if self._busy_s > allowed_s:
+            self._is_overdue = True
+            self._process.kill()
+
+    def wait_until_ready(self) -> None:
+        """The worker's own imports are no file's time."""
+        if self._is_ready:
+            return
+        try:
+            answer = read_message(self._answers, Answer)
+        except (EOFError, OSError, ValueError, TypeError):
+            self.kill()
+            answer = Answer("failed", self._how_it_ended())
+        if answer.kind != "ready":
+            command = " ".join(self._command)
+            raise RuntimeError(
+                f"the decoder process `{command}` does not start: {answer.text}; install the package again"
+            )
+        self._is_ready = True
+
+    def run(self, job: Job, item_type: Any) -> Decoded | Failed:
+        """Decode one file; whatever the worker does, this ends and says so."""
+        self.num_jobs += 1
+        self._busy_s, self._num_bytes = 0.0, 0
+        try:
+            write_message(self._jobs, job)
+            return self._receive(item_type)
+        except (EOFError, OSError, ValueError, TypeError, KeyError, IndexError):  # it died, or talks nonsense
+            self.kill()
+        if self._is_overdue:
+            return Failed(f"decoding took longer than {job.seconds:g} s; copy or export the file again")
+        reason = f"crashed the decoder ({self._how_it_ended()}), as damaged files do; copy or export the file again"
+        return Failed(reason, perhaps_others_fault=True)
+
+    def _how_it_ended(self) -> str:
+        code = self._process.wait()
+        try:
+            return signal.Signals(-code).name if code < 0 else f"exit status {code}"
+        except ValueError:
+            return f"signal {-code}"
+
+    def _receive(self, item_type: Any) -> Decoded | Failed:
+        items: list[Any] = []
+        while True:
+            answer = read_message(self._answers, Answer)
+            if answer.kind == "done":
+                return Decoded(items, answer.text)
+            if answer.kind == "failed":
+                return Failed(answer.text, perhaps_others_fault=answer.out_of_memory)
+            items.append(read_message(self._answers, item_type))
+            self._num_bytes += num_bytes(items[-1])
+            if len(items) > MAX_FRAMES or self._num_bytes > MAX_BYTES_A_FILE:
+                self.kill()
+                return Failed(f"more than {MAX_FRAMES} frames or {MAX_BYTES_A_FILE} bytes of pixels; split the file")
+
+
+def num_bytes(value: Any) -> int:
+    """Bytes of the arrays in a result; a grey plane seen three times counts once."""
+    if isinstance(value, Picture):
+        return value.pixels.size // (3 if is_grey_plane(value.pixels) else 1)
+    if isinstance(value, np.ndarray):
+        return int(value.nbytes)
+    return sum(map(num_bytes, value)) if isinstance(value, list | tuple) else 0
+
+
+def _environment() -> dict[str, str]:
+    """The child finds modules where this process does, never in the user's working directory."""
+    paths = [str(Path(__file__).parents[3]), *(path for path in sys.path if path)]
+    return {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,223 @@
+"""A decoder process: files in through a pipe, pixels out, nothing else.
+
+Decoders are C and C++ code fed with whatever a file holds. Here they may crash, hang or ask for all memory
+without harm to the process that asked (see `workers`). Started as `python -m medsiglip.imaging.workers.worker`.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import hashlib
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from io import FileIO
+from typing import Any, NamedTuple
+
+from ..dicom.header import FileContent
+from ..picture import DecodedFrame, ImageError, as_rgb
+from ..source import Source, read_source
+from .pipe import Answer, Job, read_message, widen, write_message
+
+Decode = Callable[[bytes, str, str], Iterator[DecodedFrame]]
+
+_FIRST_BYTES = 4096
+"""What tells the formats apart."""
+_PATIENCE = 4
+"""A worker gives up by itself, should its pool have died, after this many times the pool's own limit."""
+
+
+def main(decode: Decode | None = None) -> None:
+    """Serve jobs until standard input closes.
+
+    Args:
+        decode: instead of `open.decode_bytes`, for tests that plant a decoder's faults.
+    """
+    jobs, answers = _private_pipes()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that reads
+    _forbid_core_files()
+    try:
+        _import_decoders()
+    except Exception as error:  # no file has been read yet: the text is about this installation
+        write_message(answers, Answer("failed", f"{type(error).__name__}: {error}"))
+        return
+    idle_bytes = _address_space_bytes()
+    try:
+        write_message(answers, Answer("ready"))
+        while True:
+            job = read_message(jobs, Job)
+            if not _serve(job, answers, idle_bytes, decode):
+                return
+    except (EOFError, BrokenPipeError):  # nobody asks any more
+        return
+
+
+def _private_pipes() -> tuple[FileIO, FileIO]:
+    """Standard input and output under other numbers: what a C library prints must not mix with the answers."""
+    jobs, answers = FileIO(os.dup(0), "r"), FileIO(os.dup(1), "w")
+    null = os.open(os.devnull, os.O_RDWR)
+    for standard in (0, 1, 2):
+        os.dup2(null, standard)
+    os.close(null)
+    widen(answers)
+    return jobs, answers
+
+
+def _forbid_core_files() -> None:
+    """A core file would hold a patient's picture and header."""
+    if sys.platform != "win32":
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def _import_decoders() -> None:
+    """Once, before the first file: their memory is no file's fault."""
+    import pydicom.pixels  # noqa: F401  with its plugins
+    import tifffile  # noqa: F401
+    from PIL import Image
+
+    from .. import open, raster, resize  # noqa: F401
+    from ..dicom import instance  # noqa: F401
+
+    Image.init()
+
+
+class _Failure(NamedTuple):
+    reason: str
+    out_of_memory: bool = False
+    is_whole: bool = True
+    """Whether the worker may go on to the next file."""
+
+
+def _serve(job: Job, answers: FileIO, idle_bytes: int, decode: Decode | None) -> bool:
+    """Answer one job; false if the worker should not take another."""
+    failure = _answer(job, answers, idle_bytes, decode)
+    faulthandler.cancel_dump_traceback_later()
+    if failure is None:
+        return True
+    write_message(answers, Answer("failed", failure.reason, failure.out_of_memory))
+    return failure.is_whole
+
+
+def _answer(job: Job, answers: FileIO, idle_bytes: int, decode: Decode | None) -> _Failure | None:
+    try:
+        _bound_memory(None)  # reading has its own bounds
+        data = _read(job)
+        received_bytes = 0 if job.data is None else job.data.nbytes
+        _bound_memory(idle_bytes + received_bytes + len(data) + job.memory_mib * 2**20)
+        _give_up_later(job.seconds)
+        for item in _items(job, data, decode):
+            write_message(answers, Answer("item"))
+            write_message(answers, item)
+            _give_up_later(job.seconds)
+        write_message(answers, Answer("done", hashlib.sha256(data).hexdigest()))
+    except ImageError as error:
+        return _Failure(error.reason)
+    except BrokenPipeError:
+        raise
+    except MemoryError:
+        advice = "split it into smaller files or save a smaller copy"
+        return _Failure(
+            f"needs more than {job.memory_mib} MiB of memory to decode; {advice}", out_of_memory=True, is_whole=False
+        )
+    except BaseException as error:  # SystemExit, a panic in Rust, a fault of ours; the message may quote a tag's value
+        reason = f"the decoder failed ({type(error).__name__}; damaged file?); copy or export the file again"
+        return _Failure(reason, is_whole=False)
+    return None
+
+
+def _items(job: Job, data: bytes, decode: Decode | None) -> Iterator[Any]:
+    from ..open import decode_bytes
+
+    match job.operation:
+        case "pictures":
+            for frame in (decode or decode_bytes)(data, job.name, job.policy):
+                yield frame if job.square is None else _squared(frame, *job.square, job.name)
+        case "content":
+            yield _content(data, job.name)
+        case "header":
+            from ..dicom.instance import read_header
+
+            yield read_header(data, job.name)
+        case "values":
+            from ..dicom.instance import decode_values
+
+            yield from decode_values(data, job.name)
+        case "nifti":
+            from ..volumes.nifti import decode_nifti
+
+            yield decode_nifti(data, job.name)
+
+
+def _content(data: bytes, name: str) -> FileContent:
+    from ..dicom.instance import read_header
+    from ..open import format_of
+
+    try:
+        return FileContent(format_of(data), read_header(data, name) if _may_be_dicom(data) else None)
+    except ImageError:  # said when its pixels are asked for
+        return FileContent(format_of(data), None)
+
+
+def _may_be_dicom(data: bytes) -> bool:
+    from ..open import format_of
+
+    return format_of(data) in ("dicom", "unknown")
+
+
+def _squared(frame: DecodedFrame, size_px: int, policy: str, name: str) -> DecodedFrame:
+    """Resize here, beside the decoder; a grey frame stays one plane."""
+    from ..resize import resize
+
+    try:
+        square = resize(as_rgb(frame.pixels), size_px, policy)
+    except ImageError:
+        raise
+    except ValueError as error:
+        raise ImageError(name, str(error)) from None
+    return frame._replace(pixels=square[:, :, 0] if frame.pixels.ndim == 2 else square)
+
+
+def _read(job: Job) -> bytes:
+    if job.data is not None:
+        return job.data.tobytes()
+    try:
+        source = Source(job.path, job.member)
+        if job.operation == "content" and not _may_be_dicom(first := read_source(source, _FIRST_BYTES)):
+            return first
+        return read_source(source)
+    except ImageError as error:
+        raise ImageError(job.name, error.reason) from None
+
+
+def _give_up_later(seconds: float) -> None:
+    """A C thread that ends the process even while a decoder holds the interpreter's lock."""
+    try:
+        faulthandler.dump_traceback_later(_PATIENCE * seconds, exit=True, file=2)
+    except RuntimeError:  # no room for the thread's stack
+        raise MemoryError from None
+
+
+def _address_space_bytes() -> int:
+    """What this process has mapped; 0 where the system does not say."""
+    try:
+        with open("/proc/self/statm", encoding="ascii") as file:
+            return int(file.read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+    except OSError:
+        return 0
+
+
+def _bound_memory(num_bytes: int | None) -> None:
+    """Let every allocation above the bound fail; only Linux both counts and enforces address space."""
+    if sys.platform == "linux":
+        import resource
+
+        _, most = resource.getrlimit(resource.RLIMIT_AS)
+        bound = most if num_bytes is None else num_bytes if most == resource.RLIM_INFINITY else min(num_bytes, most)
+        resource.setrlimit(resource.RLIMIT_AS, (bound, most))
+
+
+if __name__ == "__main__":
+    main()
