@@ -224,8 +224,10 @@ def _claimed_bytes(dataset: Dataset) -> int:
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """The finite numbers an attribute holds; () when it is absent or any of them is none."""
     try:
-        value = dataset.get(keyword)
-        parts = [] if value is None or value == "" else [value] if isinstance(value, str | float | int) else list(value)
+        parts = _spelled(dataset, keyword, ("DS", "IS"))
+        if parts is None:
+            value = dataset.get(keyword)
+            parts = _listed(value, str | float | int) if value != "" else []
         found = tuple(float(part) for part in parts)
     except (ArithmeticError, LookupError, TypeError, ValueError, NotImplementedError):
         return ()
@@ -245,11 +247,44 @@ def text(dataset: Dataset, keyword: str) -> str:
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """All texts an attribute holds; () when it is absent or damaged. Never for messages."""
     try:
-        value = dataset.get(keyword)
-        parts = [] if value is None else [value] if isinstance(value, str | bytes) else list(value)
+        parts = _spelled(dataset, keyword, ("CS", "UI", "LO"))
+        if parts is None:
+            parts = _listed(dataset.get(keyword), str | bytes)
         return tuple(str(part).strip().strip("\0") for part in parts)
     except (LookupError, TypeError, ValueError, NotImplementedError):
         return ()
+
+
+def _listed(value: Any, single: Any) -> list[Any]:
+    return [] if value is None else [value] if isinstance(value, single) else list(value)
+
+
+def _spelled(dataset: Dataset, keyword: str, representations: tuple[str, ...]) -> list[str] | None:
+    """The values of an attribute as the file spells them; None where pydicom has to read them.
+
+    A header has some thirty attributes, and pydicom's objects for them take longer than all else together.
+    """
+    from pydicom.dataelem import RawDataElement
+
+    tag, representation = _dictionary_entry(keyword)
+    if tag not in dataset:
+        return []
+    raw = dataset.get_item(tag)
+    if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
+        return None
+    if (raw.VR or representation) not in representations or not raw.value.isascii():
+        return None
+    spelled = raw.value.decode("ascii").strip(" \0")
+    return spelled.split("\\") if spelled else []
+
+
+@cache
+def _dictionary_entry(keyword: str) -> tuple[Any, str]:
+    from pydicom.datadict import dictionary_VR, tag_for_keyword
+    from pydicom.tag import BaseTag
+
+    tag = BaseTag(tag_for_keyword(keyword) or 0)
+    return tag, dictionary_VR(tag)
 
 
 def frame_macro(dataset: Dataset, frame: int, keyword: str) -> Dataset:

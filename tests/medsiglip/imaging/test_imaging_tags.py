@@ -2,13 +2,17 @@
 
 import dataclasses
 import io
+from pathlib import Path
 
 import numpy as np
+import pydicom
+import pydicom.data
 import pytest
 from pydicom import Dataset, Sequence, dcmread
 
 from medsiglip.imaging import ImageError
 from medsiglip.imaging.dicom.instance import decode_dicom, read_header
+from medsiglip.imaging.dicom.parse import numbers, parse, texts
 from medsiglip.imaging.dicom.tags import BODY_PARTS, IMAGE_TYPES, LATERALITIES, MODALITIES, VIEW_POSITIONS, known_code
 from medsiglip.imaging.picture import Plane, TechnicalTags
 from tests.medsiglip.imaging.dicom_writer import changed, dicom_bytes, group
@@ -276,3 +280,27 @@ def test_what_is_no_instance_has_no_header():
     empty.save_as(buffer, implicit_vr=False, little_endian=True)
     with pytest.raises(ImageError, match="no DICOM instance"):
         read_header(buffer.getvalue(), "x.dcm")
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_values_read_as_spelled_are_those_that_pydicom_reads():
+    """`numbers` and `texts` skip pydicom's objects; here they are asked for."""
+    compared = 0
+    for path in sorted((Path(pydicom.data.__file__).parent / "test_files").glob("*.dcm")):
+        try:
+            theirs = pydicom.dcmread(path, force=True, stop_before_pixels=True)
+            ours = parse(path.read_bytes(), path.name, stop_before_pixels=True)
+        except Exception:  # broken on purpose; test_imaging_dicom_files has them all
+            continue
+        for element in theirs:
+            values = element.value if element.VM > 1 else [element.value]
+            if element.keyword not in ours or element.VM == 0 or values == ["1A"]:  # badVR.dcm's number of frames
+                continue
+            if element.VR in ("DS", "IS"):
+                assert numbers(ours, element.keyword) == tuple(map(float, values)), (path.name, element.keyword)
+            elif element.VR in ("CS", "UI", "LO"):
+                assert texts(ours, element.keyword) == tuple(str(value).strip() for value in values), path.name
+            else:
+                continue
+            compared += 1
+    assert compared > 600

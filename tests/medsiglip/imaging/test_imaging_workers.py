@@ -435,17 +435,17 @@ HANGING_READER = """
 import sys
 from medsiglip.imaging.source import Source
 from medsiglip.imaging.workers.pool import DecoderPool, Limits
-seconds, folder, *command = sys.argv[1:]
+word, seconds, folder, *command = sys.argv[1:]
 pool = DecoderPool(2, Limits(seconds=float(seconds)), command=tuple(command))
-results = pool.pictures([Source("", data=f"hang {folder}/{n}".encode()) for n in (1, 2)])
+results = pool.pictures([Source("", data=f"{word} {folder}/{n}".encode()) for n in (1, 2)])
 next(results)
 """
 
 
-def start_hanging_reader(folder, seconds):
+def start_hanging_reader(word, folder, seconds):
     """A process that waits for two workers whose decoders hang, and their process ids."""
     reader = subprocess.Popen(
-        [sys.executable, "-c", HANGING_READER, str(seconds), str(folder), *PLANTED],
+        [sys.executable, "-c", HANGING_READER, word, str(seconds), str(folder), *PLANTED],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
@@ -460,7 +460,7 @@ def start_hanging_reader(folder, seconds):
 
 @posix
 def test_ctrl_c_ends_reader_and_workers_at_once(tmp_path):
-    reader, workers = start_hanging_reader(tmp_path, seconds=300)
+    reader, workers = start_hanging_reader("hang", tmp_path, seconds=300)
     os.killpg(reader.pid, signal.SIGINT)  # what the terminal does
     _, errors = reader.communicate(timeout=30)
     assert errors.count("Traceback") == 1 and errors.rstrip().endswith("KeyboardInterrupt")
@@ -469,7 +469,7 @@ def test_ctrl_c_ends_reader_and_workers_at_once(tmp_path):
 
 @posix
 def test_workers_that_hang_end_even_when_their_reader_is_killed(tmp_path):
-    reader, workers = start_hanging_reader(tmp_path, seconds=1.5)
+    reader, workers = start_hanging_reader("hang-in-c", tmp_path, seconds=1.5)
     reader.kill()
     reader.communicate()
     assert not any(map(is_gone, workers))
