@@ -84,7 +84,7 @@ def first_pictures(data: Path, count: int) -> list[Path]:
     for problem in chain.from_iterable(found.problems for found in listed):
         raise ValueError(f"{problem}; give --data the folder of the real-data kit")
     turns = chain.from_iterable(zip_longest(*(found.files for found in listed)))
-    files = [file for file in turns if file is not None][:count]
+    files = [Path(source.path) for source in turns if source is not None][:count]
     if len(files) < count:
         raise ValueError(f"--images {count}: only {len(files)} pictures in {data}; ask for fewer")
     return files

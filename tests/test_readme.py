@@ -11,8 +11,8 @@ import pytest
 from tests.nano import needs_nano
 
 
-def blocks(repository: Path, language: str) -> list[str]:
-    text = (repository / "README.md").read_text(encoding="utf-8")
+def blocks(repository: Path, language: str, page: str = "README.md") -> list[str]:
+    text = (repository / page).read_text(encoding="utf-8")
     fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text, flags=re.DOTALL | re.MULTILINE)
     return [body for of, body in fenced if of == language]
 
@@ -23,11 +23,18 @@ def commands(block: str) -> list[list[str]]:
 
 @pytest.fixture(scope="module")
 def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from pydicom import dcmread
     from pydicom.data import get_testdata_file
 
     folder = tmp_path_factory.mktemp("readme")
     (folder / "study").mkdir()
     (folder / "study" / "ct.dcm").write_bytes(Path(str(get_testdata_file("CT_small.dcm"))).read_bytes())
+    (folder / "ct").mkdir()
+    for number in range(3):
+        dataset = dcmread(folder / "study" / "ct.dcm")
+        dataset.ImagePositionPatient[2] += 5 * number
+        dataset.SOPInstanceUID += f".{number}"
+        dataset.save_as(folder / "ct" / f"{2 - number}.dcm")
     return folder
 
 
@@ -61,12 +68,29 @@ def test_example_python_runs(repository: Path, study_folder: Path) -> None:
 @pytest.mark.kit
 @pytest.mark.slow
 def test_evaluation_commands_run_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
-    evaluations = [words for words in commands(blocks(repository, "bash")[2]) if words[0] == "medgemma-eval"]
-    assert len(evaluations) == 2
-    for words in evaluations:
-        done = run([str(kit) if word == "DATA" else word for word in words] + ["--limit", "24"], tmp_path)
+    in_place = {"DATA": str(kit), "runs/a": "runs/vqa-rad", "runs/b": "runs/vqa-rad"}
+    said = []
+    for words in commands(blocks(repository, "bash")[2]):
+        if words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
+            continue
+        limit = ["--limit", "24"] if words[:2] == ["medgemma-eval", "run"] else []
+        done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
         assert done.returncode == 0, done.stderr
-    assert "closed_accuracy_real_minus_shuffled" in done.stdout
+        said.append(done.stdout)
+    assert len(said) == 5
+    assert "closed_accuracy_real_minus_shuffled" in said[1]
+
+
+@pytest.mark.slow
+def test_the_page_on_pixels_runs(repository: Path, study_folder: Path) -> None:
+    (block,), (code,) = (blocks(repository, language, "docs/pixels.md") for language in ("bash", "python"))
+    for words in commands(block):
+        done = run(words, study_folder)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    assert {"look.png", "report.png", "sheet.png"} <= {path.name for path in study_folder.iterdir()}
+    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Volume CT" in done.stdout and "(3, 128, 128)" in done.stdout
 
 
 def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
