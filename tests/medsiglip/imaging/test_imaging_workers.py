@@ -432,7 +432,8 @@ def test_names_that_are_no_text_reach_the_worker(tmp_path):
 
 
 HANGING_READER = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell lets its background jobs ignore it
 from medsiglip.imaging.source import Source
 from medsiglip.imaging.workers.pool import DecoderPool, Limits
 word, seconds, folder, *command = sys.argv[1:]
