@@ -13,28 +13,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from data_cards.readers.chest_releases import CHEXPERT_OBSERVATIONS
 from evals.metrics.bootstrap import N_RESAMPLES, ratio
 from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_totals_ci
 
 RadGraphModel = Literal["radgraph", "radgraph-xl", "modern-radgraph-xl"]
 
-CHEXBERT_14 = (
-    "Enlarged Cardiomediastinum",
-    "Cardiomegaly",
-    "Lung Opacity",
-    "Lung Lesion",
-    "Edema",
-    "Consolidation",
-    "Pneumonia",
-    "Atelectasis",
-    "Pneumothorax",
-    "Pleural Effusion",
-    "Pleural Other",
-    "Fracture",
-    "Support Devices",
-    "No Finding",
-)
-"""The labels in the order in which CheXbert gives them."""
+CHEXBERT_14 = (*CHEXPERT_OBSERVATIONS[1:], CHEXPERT_OBSERVATIONS[0])
+"""The labels in the order in which CheXbert gives them: CheXpert's, with No Finding last."""
 CHEXBERT_5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural Effusion")
 
 
