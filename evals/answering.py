@@ -33,6 +33,12 @@ class Answerer(Protocol):
         """Answer (pictures, prompt) requests in order."""
 
 
+def refuse_items(items: Sequence[Item], fingerprint: str) -> Iterator[Output]:
+    """Fail the items that cannot be asked, by their reason."""
+    clock = _Clock()
+    return (_output(item, fingerprint, clock, error=item.fault) for item in items if item.fault)
+
+
 def answer_items(items: Sequence[Item], model: Answerer, max_new_tokens: int) -> Iterator[Output]:
     """Generate an answer for every item, in order.
 

@@ -10,7 +10,8 @@ import typer
 from medsiglip.command import Device, Dtype, Model, Quiet, new_app, progress, run, say, whole_file
 
 if TYPE_CHECKING:
-    from evals.runner import RunOptions, Task
+    from evals.runner import RunOptions
+    from evals.tasks.task import Task
 
 app = new_app(
     "Evaluations: run tasks on a model, resume, score with confidence intervals, compare. Not a medical device."
@@ -22,7 +23,7 @@ Out = Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a
 @app.command("list")
 def list_command() -> None:
     """Print one line a task: name, data cards, what it asks."""
-    from evals.runner import TASKS
+    from evals.tasks.catalogue import TASKS
 
     for task in TASKS.values():
         typer.echo(f"{task.name:<26} {task.summary} [{', '.join(task.cards)}]")
@@ -34,7 +35,9 @@ def run_command(
     data: Annotated[Path, typer.Option(help="Holds one folder a card name, or is that folder.")],
     out: Out,
     model: Model = "nano",
-    side: Annotated[str, typer.Option(help="held-out or train groups; vqa-rad also official-test, all.")] = "held-out",
+    side: Annotated[
+        str, typer.Option(help="Part of the data: held-out, train, test, ...; the task's first if empty.")
+    ] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order and draw of items.")] = 0,
     shuffle_pictures: Annotated[
@@ -46,7 +49,8 @@ def run_command(
     quiet: Quiet = False,
 ) -> None:
     """Run tasks and score them; items already answered in --out are not asked again."""
-    from evals.runner import RunOptions, task_named
+    from evals.runner import RunOptions
+    from evals.tasks.catalogue import task_named
 
     chosen = [task_named(name) for name in tasks]
     options = RunOptions(side, limit, seed, "shuffled" if shuffle_pictures else "real", max_new_tokens)

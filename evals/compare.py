@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from evals.checks import repeated
+from evals.measures import Answered, Measure
 from evals.metrics.bootstrap import N_RESAMPLES
 from evals.metrics.delong import DeLongEstimate, delong_paired
 from evals.metrics.paired import (
@@ -21,8 +22,8 @@ from evals.metrics.paired import (
     paired_statistic_difference,
 )
 from evals.pairing import LeftOut, Pair, pair_runs, read_run, task_folders
-from evals.runner import TASKS
-from evals.scores import MAIN_METRIC, Answered, Measure, as_json, estimate_of, finite, interval_as_json, measures
+from evals.scores import as_json, estimate_of, finite, interval_as_json, measures
+from evals.tasks.catalogue import TASKS
 
 SETTINGS = ("model", "max_new_tokens", "seed", "limit", "versions")
 """What may differ between two runs; shown where it does."""
@@ -232,7 +233,7 @@ def _with_holm(tasks: Sequence[TaskComparison]) -> list[TaskComparison]:
 
 def _main_metric(task: TaskComparison) -> list[MetricComparison]:
     """Return the main metric of a task, the first if it lacks that one; none if it has none."""
-    main = MAIN_METRIC[TASKS[task.task.removesuffix(":shuffled")].answers]
+    main = TASKS[task.task.removesuffix(":shuffled")].main_metric
     return ([metric for metric in task.metrics if metric.metric == main] or task.metrics)[:1]
 
 

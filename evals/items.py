@@ -26,11 +26,15 @@ class Item:
     group: str
     """What dependent items share (patient, case, source tile); confidence intervals resample groups."""
     meta: Mapping[str, str] = field(default_factory=dict)
+    choices: tuple[str, ...] = ()
+    """The continuations whose likelihoods are compared, white space before them included; empty if text is wanted."""
+    fault: str = ""
+    """Why the item cannot be asked (a row that cannot be read): it fails without being put to the model, and counts."""
 
 
 def item_sha256(item: Item) -> str:
     """Return the hash of all that is put to the model: an output belongs to an item only if this is equal."""
-    asked = [item.item_id, list(item.files), item.prompt]
+    asked = [item.item_id, list(item.files), item.prompt, *([list(item.choices)] if item.choices else [])]
     return hashlib.sha256(json.dumps(asked, ensure_ascii=False).encode()).hexdigest()
 
 
@@ -57,7 +61,7 @@ def read_items(path: Path) -> list[Item]:
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
         try:
             row = json.loads(line)
-            items.append(Item(**{**row, "files": tuple(row["files"])}))
+            items.append(Item(**{**row, "files": tuple(row["files"]), "choices": tuple(row.get("choices", ()))}))
         except (json.JSONDecodeError, KeyError, TypeError) as fault:
             raise ValueError(f"{path}: line {number} is no item ({fault}); run the task again") from fault
     return items

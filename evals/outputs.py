@@ -23,6 +23,8 @@ class Output:
     """The generated text; for zero-shot items the label."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
     """Zero-shot items: label to softmax probability."""
+    log_likelihoods: Sequence[float] = ()
+    """Of the item's choices, in their order: natural logarithm of the probability of the whole continuation."""
     error: str = ""
     """Why the item failed; it is asked again on the next run."""
     seconds: float = 0.0

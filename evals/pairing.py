@@ -9,9 +9,11 @@ from typing import Any, NamedTuple
 
 from evals.checks import check_items, named
 from evals.items import Item, read_items
+from evals.measures import Answered
 from evals.outputs import Output, latest, read_outputs
-from evals.runner import Condition, task_named
-from evals.scores import Answered, finite, measures, score_name, value_of
+from evals.runner import Condition
+from evals.scores import finite, measures, score_name, value_of
+from evals.tasks.catalogue import task_named
 
 DATA_RECORD = ("side", "condition", "data_sha256")
 """What run.json says of the split; two runs must agree on it."""

@@ -6,17 +6,18 @@ Scoring is a step of its own (evals/scores.py) over these files, so that scoring
 import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.metadata import PackageNotFoundError, version
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from data_cards.readers.tables import find_set
-from evals.answering import Answerer, answer_items, classify_items
+from evals.answering import Answerer, answer_items, classify_items, refuse_items
 from evals.items import Item, prompts_sha256, write_items
 from evals.outputs import Output, OutputFile, drop_torn_line, latest, read_outputs
-from evals.tasks import picture_questions, vqa_rad, zero_shot
+from evals.tasks.task import ItemOptions, Task
 from medsiglip.zero_shot import Embedder
 
 Condition = Literal["real", "shuffled"]
@@ -24,53 +25,11 @@ Condition = Literal["real", "shuffled"]
 
 
 @dataclass(frozen=True)
-class Task:
-    """A task the runner knows."""
-
-    name: str
-    cards: tuple[str, ...]
-    summary: str
-    answers: Literal["text", "label"]
-    """text: an Answerer writes it; label: an Embedder picks it."""
-    breakdown: str = ""
-    """The key of Item.meta that scores are also given by."""
-    version: int = 1
-    """One more whenever wording, items, parsing or grading change: figures of two versions do not compare."""
-
-
-TASKS: dict[str, Task] = {
-    task.name: task
-    for task in (
-        Task("vqa-rad", ("vqa-rad",), "short answers to questions about radiology pictures", "text", "organ"),
-        Task(
-            "picture-questions",
-            picture_questions.CARDS,
-            "modality, body part, tissue, view, chest findings; balanced yes/no, and short answers",
-            "text",
-            "attribute",
-        ),
-        Task(
-            "picture-questions-new-wordings",
-            picture_questions.CARDS,
-            "the same in wordings that no recipe of ours trains on",
-            "text",
-            "attribute",
-        ),
-        Task("zero-shot-lung-histology", ("histo-lc25000-lung",), "3 lung tissue classes by caption", "label"),
-        Task("zero-shot-mednist", ("modality-mednist",), "6 modality and body part classes by caption", "label"),
-        Task("zero-shot-modality", ("modality-mednist",), "3 modalities by caption", "label"),
-        Task("zero-shot-body-part", ("modality-mednist",), "5 body parts by caption", "label"),
-        Task("zero-shot-nih-pneumonia", ("cxr-nih14",), "pneumonia or no finding by caption", "label"),
-    )
-}
-
-
-@dataclass(frozen=True)
 class RunOptions:
     """What decides the items and the answers of a run."""
 
-    side: str = "held-out"
-    """Groups asked about: held-out or train; vqa-rad also official-test and all."""
+    side: str = ""
+    """One of the task's sides; empty for its first."""
     limit: int | None = None
     """At most so many items; the order is seeded, so they are a fair sample."""
     seed: int = 0
@@ -106,26 +65,16 @@ class TaskRun(NamedTuple):
     data_differs_from_card: list[str]
 
 
-def task_named(name: str) -> Task:
-    """Return a task.
-
-    Raises:
-        ValueError: There is none of this name.
-    """
-    if name not in TASKS:
-        raise ValueError(f"got task {name!r}; expected one of {', '.join(TASKS)}")
-    return TASKS[name]
-
-
 def make_items(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:
     """Make the items of a task.
 
     Raises:
         ValueError: The data is missing or broken, the side is unknown, or no item is left.
     """
-    items = _task_items(task.name, data_dir, options)[: options.limit]
+    asked = ItemOptions(task.checked_side(options.side), options.seed, task.num_fewshot)
+    items = task.items(data_dir, asked)[: options.limit]
     if not items:
-        raise ValueError(f"{data_dir}: task {task.name} has no item on side {options.side!r}; take another side")
+        raise ValueError(f"{data_dir}: task {task.name} has no item on side {asked.side!r}; take another side")
     return shuffle_pictures(items, options.seed) if options.condition == "shuffled" else items
 
 
@@ -208,7 +157,9 @@ def run_text_task(
     assert task.answers == "text", f"{task.name} picks labels"
     pending = prepare(items, model.fingerprint, folder)
     advance(len(items) - len(pending))
-    return _write_all(answer_items(pending, model, max_new_tokens), folder, advance)
+    asked = [item for item in pending if not item.fault]
+    outputs = chain(refuse_items(pending, model.fingerprint), answer_items(asked, model, max_new_tokens))
+    return _write_all(outputs, folder, advance)
 
 
 def run_label_task(
@@ -224,7 +175,17 @@ def run_label_task(
     advance(len(items) - len(pending))
     if not pending:
         return []
-    return _write_all(classify_items(pending, model, zero_shot.class_prompts(task.name)), folder, advance)
+    refused = refuse_items(pending, model.fingerprint)
+    picked = (
+        output
+        for label_set, captions in task.label_sets.items()
+        for output in classify_items(
+            [item for item in pending if item.meta.get("label_set", "") == label_set and not item.fault],
+            model,
+            {label: list(texts) for label, texts in captions.items()},
+        )
+    )
+    return _write_all(chain(refused, picked), folder, advance)
 
 
 def prepare(items: Sequence[Item], fingerprint: str, folder: Path) -> list[Item]:
@@ -268,7 +229,7 @@ def run_record(
         task=task.name,
         task_version=task.version,
         condition=options.condition,
-        side=options.side,
+        side=task.checked_side(options.side),
         seed=options.seed,
         limit=options.limit,
         max_new_tokens=options.max_new_tokens,
@@ -304,18 +265,7 @@ def data_hashes(cards: Sequence[str], data_dir: str | Path) -> tuple[dict[str, s
     return hashes, differing
 
 
-def _task_items(name: str, data_dir: str | Path, options: RunOptions) -> list[Item]:
-    if name == "vqa-rad":
-        return vqa_rad.items(data_dir, vqa_rad.checked_side(options.side), options.seed)
-    side = picture_questions.checked_side(options.side)
-    if name == "picture-questions":
-        return picture_questions.items(data_dir, seed=options.seed, wordings="train", side=side)
-    if name == "picture-questions-new-wordings":
-        return picture_questions.items(data_dir, seed=options.seed, wordings="held-out", side=side)
-    return zero_shot.items(data_dir, name, seed=options.seed, side=side)
-
-
-def _write_all(outputs: Iterator[Output], folder: Path, advance: Callable[[int], object]) -> list[Output]:
+def _write_all(outputs: Iterable[Output], folder: Path, advance: Callable[[int], object]) -> list[Output]:
     failed = []
     with OutputFile(folder / "outputs.jsonl") as file:
         for output in outputs:

@@ -17,35 +17,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.checks import check_items, repeated
-from evals.items import Item, read_items
+from evals.items import read_items
+from evals.measures import Answered, Measure
 from evals.metrics.bootstrap import Interval
 from evals.metrics.classification import as_counts, classes_of, confusion_columns, macro_f1_of_counts
 from evals.metrics.delong import delong_auroc
 from evals.metrics.ranking import macro_auroc_of_weights
 from evals.metrics.statistics import (
     Estimate,
-    ItemStatistic,
     clustered_bootstrap_ci,
     clustered_weighted_ci,
     paired_difference,
 )
-from evals.outputs import Output, latest, read_outputs
-from evals.runner import TASKS, Condition, Task, condition_folder
-from evals.tasks import vqa_rad
+from evals.outputs import latest, read_outputs
+from evals.runner import Condition, condition_folder
+from evals.tasks.catalogue import TASKS
+from evals.tasks.task import Task
 
 Scores = dict[str, dict[str, dict[str, Any]]]
 
-MAIN_METRIC = {"text": "closed_accuracy", "label": "accuracy"}
-"""The per-item metric whose real-minus-shuffled difference says what looking is worth."""
-
 DIFFERENCE = "_real_minus_shuffled"
-
-
-class Answered(NamedTuple):
-    """An item and what came back."""
-
-    item: Item
-    output: Output
 
 
 class Graded(NamedTuple):
@@ -54,21 +45,6 @@ class Graded(NamedTuple):
     item_id: str
     group: str
     value: float
-
-
-class Measure(NamedTuple):
-    """One metric of one run, as far as resampling and pairing need it."""
-
-    item_ids: list[str]
-    groups: list[str]
-    values: list[float]
-    """One an item, if the metric is their mean; else empty."""
-    right_or_wrong: bool = False
-    """Every item's value is 0 or 1, over the whole task: the metric is a proportion."""
-    statistic: ItemStatistic | None = None
-    """Weights of the items to the metric, if it is no mean."""
-    two_classes: tuple[NDArray[np.float64], NDArray[np.bool_]] | None = None
-    """Scores and truth of the second of two classes, for DeLong's interval and test of an AUROC."""
 
 
 def score_dir(out_dir: Path) -> Scores:
@@ -158,7 +134,9 @@ def value_of(measure: Measure) -> float:
 
 def measures(task: Task, answered: Sequence[Answered]) -> dict[str, Measure]:
     """Return what the metrics of a task are computed from, metric name to measure."""
-    return _text_measures(task, answered) if task.answers == "text" else _label_measures(answered)
+    if task.answers == "label" and task.pooled is None:
+        return _label_measures(task, answered)
+    return {**_means(task, answered), **(task.pooled(answered) if task.pooled and answered else {})}
 
 
 def read_answered(folder: Path) -> list[Answered]:
@@ -169,39 +147,34 @@ def read_answered(folder: Path) -> list[Answered]:
     return [pair for pair in got if not pair.output.error]
 
 
-def grades(answered: Sequence[Answered]) -> dict[str, list[Graded]]:
+def grades(task: Task, answered: Sequence[Answered]) -> dict[str, list[Graded]]:
     """Grade each item: metric to the items it applies to."""
     by_metric: dict[str, list[Graded]] = defaultdict(list)
     for item, output in answered:
-        for metric, value in _grade(item, output).items():
+        for metric, value in task.grade(item, output).items():
             by_metric[metric].append(Graded(item.item_id, item.group, value))
     return dict(by_metric)
 
 
-def _grade(item: Item, output: Output) -> dict[str, float]:
-    if item.kind == "class":
-        return {"accuracy": float(output.text == item.reference)}
-    return vqa_rad.grade(item.kind, output.text, item.reference)
-
-
-def _text_measures(task: Task, answered: Sequence[Answered]) -> dict[str, Measure]:
+def _means(task: Task, answered: Sequence[Answered]) -> dict[str, Measure]:
     """Grade all items together, then by the task's breakdown, as `metric/part`."""
-    found = {name: _mean_of(graded) for name, graded in grades(answered).items()}
+    found = {name: _mean_of(graded) for name, graded in grades(task, answered).items()}
     whole = dict(found)
-    for part in sorted({pair.item.meta[task.breakdown] for pair in answered}):
-        of_part = [pair for pair in answered if pair.item.meta[task.breakdown] == part]
-        for name, graded in grades(of_part).items():
+    parts = {pair.item.meta.get(task.breakdown, "") for pair in answered} - {""}
+    for part in sorted(parts):
+        of_part = [pair for pair in answered if pair.item.meta.get(task.breakdown, "") == part]
+        for name, graded in grades(task, of_part).items():
             found[f"{name}/{part}"] = _mean_of(graded)._replace(right_or_wrong=whole[name].right_or_wrong)
     return found
 
 
-def _label_measures(answered: Sequence[Answered]) -> dict[str, Measure]:
+def _label_measures(task: Task, answered: Sequence[Answered]) -> dict[str, Measure]:
     if not answered:
         return {}
     classes = list(answered[0].output.probabilities)
     table = np.array([[pair.output.probabilities[name] for name in classes] for pair in answered])
     labels, predicted = ([pair.item.reference for pair in answered], [pair.output.text for pair in answered])
-    exact = _mean_of(grades(answered)["accuracy"])
+    exact = _mean_of(grades(task, answered)["accuracy"])
     confusion = confusion_columns(predicted, labels, classes_of(predicted, labels))  # (n, C * C)
 
     def f1_of(weights: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -228,9 +201,9 @@ def _add_difference(task: Task, out_dir: Path, scores: Scores) -> None:
     real, shuffled = score_name(task.name, "real"), score_name(task.name, "shuffled")
     if real not in scores or shuffled not in scores:
         return
-    metric = MAIN_METRIC[task.answers]
-    a = grades(read_answered(condition_folder(out_dir, task.name, "real"))).get(metric, [])
-    b = grades(read_answered(condition_folder(out_dir, task.name, "shuffled"))).get(metric, [])
+    metric = task.main_metric
+    a = grades(task, read_answered(condition_folder(out_dir, task.name, "real"))).get(metric, [])
+    b = grades(task, read_answered(condition_folder(out_dir, task.name, "shuffled"))).get(metric, [])
     other = {graded.item_id: graded.value for graded in b}
     both = [graded for graded in a if graded.item_id in other]
     if not both:

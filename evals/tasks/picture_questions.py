@@ -14,7 +14,8 @@ from data_cards.readers.pictures import NIH14_FINDINGS, LabelledPicture, read_la
 from data_cards.split import Side
 from data_cards.split import side as side_of
 from evals.items import Item
-from evals.tasks.vqa_rad import prompt
+from evals.tasks.task import ItemOptions, Task
+from evals.tasks.vqa_rad import grade_output, parse_answer, prompt
 from evals.tasks.wording import (
     ARTICLES,
     CLOSED_QUESTIONS,
@@ -287,3 +288,37 @@ def _item(question: PictureQuestion) -> Item:
         group=picture.group,
         meta={"card": picture.card, "attribute": asked.attribute},
     )
+
+
+def _wording() -> object:
+    tables = (OPEN_QUESTIONS, CLOSED_QUESTIONS, VALUES, ARTICLES, FINDINGS, NO_FINDING)
+    return [prompt("QUESTION"), [repr(table) for table in tables]]
+
+
+def _row(name: str, summary: str, wordings: Wordings) -> Task:
+    def task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
+        return items(data_dir, seed=options.seed, wordings=wordings, side=checked_side(options.side))
+
+    return Task(
+        name,
+        CARDS,
+        summary,
+        "text",
+        "short",
+        items=task_items,
+        grade=grade_output,
+        wording=_wording,
+        main_metric="closed_accuracy",
+        parse=lambda item, text: parse_answer(text),
+        breakdown="attribute",
+    )
+
+
+ROWS = (
+    _row(
+        "picture-questions",
+        "modality, body part, tissue, view, chest findings; balanced yes/no, and short answers",
+        "train",
+    ),
+    _row("picture-questions-new-wordings", "the same in wordings that no recipe of ours trains on", "held-out"),
+)

@@ -18,6 +18,8 @@ from data_cards.readers.vqa_rad import VisualQuestion, read_vqa_rad
 from data_cards.split import side as side_of
 from evals.items import Item, Kind
 from evals.metrics.answers import closed_match, exact_match_norm, token_f1_squad, token_recall
+from evals.outputs import Output
+from evals.tasks.task import ItemOptions, Task
 
 CARD = "vqa-rad"
 
@@ -111,3 +113,30 @@ def _item(question: VisualQuestion) -> Item:
             "official_split": question.official_split,
         },
     )
+
+
+def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
+    return items(data_dir, checked_side(options.side), options.seed)
+
+
+def grade_output(item: Item, output: Output) -> dict[str, float]:
+    """Grade one output as `grade` does."""
+    return grade(item.kind, output.text, item.reference)
+
+
+ROWS = (
+    Task(
+        "vqa-rad",
+        (CARD,),
+        "short answers to questions about radiology pictures",
+        "text",
+        "short",
+        items=_task_items,
+        grade=grade_output,
+        wording=lambda: prompt("QUESTION"),
+        sides=SIDES,
+        main_metric="closed_accuracy",
+        parse=lambda item, text: parse_answer(text),
+        breakdown="organ",
+    ),
+)

@@ -7,7 +7,9 @@ from pathlib import Path
 from data_cards.readers.pictures import LabelledPicture
 from data_cards.split import Side
 from evals.items import Item
+from evals.outputs import Output
 from evals.tasks.picture_questions import MEDNIST_FACTS, TISSUES, checked_side, facts, sample
+from evals.tasks.task import ItemOptions, Task
 from evals.tasks.wording import CAPTIONS, FINDINGS, NO_FINDING, Wordings
 
 
@@ -35,6 +37,7 @@ class ZeroShotTask:
 
     name: str
     card: str
+    summary: str
     class_facts: Mapping[str, Mapping[str, str]]
     """Label to the facts its captions state. A picture belongs to the class whose facts it has."""
 
@@ -48,22 +51,28 @@ TASKS: dict[str, ZeroShotTask] = {
         ZeroShotTask(
             "zero-shot-lung-histology",
             "histo-lc25000-lung",
+            "3 lung tissue classes by caption",
             {label: {**_LUNG, "tissue": tissue} for label, tissue in TISSUES.items()},
         ),
-        ZeroShotTask("zero-shot-mednist", "modality-mednist", MEDNIST_FACTS),
+        ZeroShotTask(
+            "zero-shot-mednist", "modality-mednist", "6 modality and body part classes by caption", MEDNIST_FACTS
+        ),
         ZeroShotTask(
             "zero-shot-modality",
             "modality-mednist",
+            "3 modalities by caption",
             {facts["modality"]: {"modality": facts["modality"]} for facts in MEDNIST_FACTS.values()},
         ),
         ZeroShotTask(
             "zero-shot-body-part",
             "modality-mednist",
+            "5 body parts by caption",
             {facts["body_part"]: {"body_part": facts["body_part"]} for facts in MEDNIST_FACTS.values()},
         ),
         ZeroShotTask(
             "zero-shot-nih-pneumonia",
             "cxr-nih14",
+            "pneumonia or no finding by caption",
             {
                 "pneumonia": {**_CHEST, "pneumonia": "present"},
                 "no finding": {**_CHEST, NO_FINDING: "present"},
@@ -162,3 +171,28 @@ def _all_findings(facts: Mapping[str, str], wordings: Wordings) -> list[Caption]
     listed = " and ".join(FINDINGS[name].removeprefix("a ") for name in present)
     text = f"chest X-ray with {listed}" if wordings == "train" else f"radiograph of the chest showing {listed}"
     return [Caption(text, {**_CHEST, **present})]
+
+
+def grade_label(item: Item, output: Output) -> dict[str, float]:
+    """Grade one picked label."""
+    return {"accuracy": float(output.text == item.reference)}
+
+
+def _row(definition: ZeroShotTask) -> Task:
+    def task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
+        return items(data_dir, definition.name, seed=options.seed, side=checked_side(options.side))
+
+    return Task(
+        definition.name,
+        (definition.card,),
+        definition.summary,
+        "label",
+        "label",
+        items=task_items,
+        grade=grade_label,
+        wording=lambda: class_prompts(definition.name),
+        label_sets={"": class_prompts(definition.name)},
+    )
+
+
+ROWS = tuple(_row(definition) for definition in TASKS.values())

@@ -1,7 +1,7 @@
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ import evals.cli
 from evals.answering import answer_items, classify_items
 from evals.items import Item, read_items, write_items
 from evals.outputs import read_outputs
-from evals.runner import TASKS, RunOptions, make_items, prepare, run_text_task, shuffle_pictures
+from evals.runner import RunOptions, make_items, prepare, run_text_task, shuffle_pictures
 from evals.scores import grades, read_answered, score_dir
+from evals.tasks.catalogue import TASKS
 
 
 @dataclass(frozen=True)
@@ -206,7 +207,7 @@ def test_zero_shot_picks_the_nearest_class_and_scores(tmp_path: Path) -> None:
         "macro_f1": 1.0,
         "macro_auroc_one_vs_rest": 1.0,
     }
-    assert len(grades(read_answered(folder))["accuracy"]) == 4
+    assert len(grades(TASKS["zero-shot-mednist"], read_answered(folder))["accuracy"]) == 4
 
 
 @pytest.mark.kit
@@ -279,3 +280,11 @@ def test_unknown_task_and_empty_folder(tmp_path: Path) -> None:
 def test_list_names_every_task() -> None:
     output = CliRunner().invoke(evals.cli.app, ["list"]).output
     assert all(name in output for name in TASKS)
+
+
+def test_an_item_that_cannot_be_asked_fails_by_its_reason_and_is_counted(tmp_path: Path) -> None:
+    items = [*questions(4), replace(questions(5)[4], fault="line 5: has no question")]
+    assert run(items, model := FakeAnswerer(), tmp_path / "vqa-rad") == ["q4"]
+    assert len(model.asked) == 4
+    figure = score_dir(tmp_path)["vqa-rad"]["closed_accuracy"]
+    assert (figure["n"], figure["n_failed"]) == (4, 1)
