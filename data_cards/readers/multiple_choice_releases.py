@@ -218,6 +218,7 @@ def _abstract(table: Path, number: int, key: str, row: Mapping[str, object]) -> 
         item_id=f"pubmedqa-{key}",
         question=found["QUESTION"],
         context="\n".join(f"{label}: {text}" for label, text in zip(labels, contexts, strict=True)),
+        sections=contexts,
         conclusion=found["LONG_ANSWER"],
         answer=one_of(table, number, row, "final_decision", ("yes", "no", "maybe")),
         group=f"pubmed_{key}",

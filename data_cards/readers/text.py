@@ -35,6 +35,8 @@ class AbstractQuestion:
     question: str
     context: str
     """The abstract's sections, `LABEL: text`, one a line."""
+    sections: tuple[str, ...]
+    """The same sections without their labels."""
     conclusion: str
     answer: str
     """yes, no or maybe."""
@@ -138,6 +140,7 @@ def _abstract_question(table: Path, number: int, row: Mapping[str, object]) -> A
         item_id=f"pubmedqa-{cells['id']}",
         question=cells["question"],
         context="\n".join(f"{part.get('label', 'TEXT')}: {part['text']}" for part in contexts),
+        sections=tuple(str(part["text"]) for part in contexts),
         conclusion=cells["long_answer"],
         answer=cells["answer"],
         group=f"pubmed_{cells['id']}",

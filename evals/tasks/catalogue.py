@@ -1,9 +1,11 @@
 """Every task there is, by name."""
 
-from evals.tasks import picture_questions, vqa_rad, zero_shot
+from evals.tasks import choice_likelihood, multiple_choice, picture_questions, vqa_rad, zero_shot
 from evals.tasks.task import Task
 
-TASKS: dict[str, Task] = {task.name: task for task in (*vqa_rad.ROWS, *picture_questions.ROWS, *zero_shot.ROWS)}
+_FAMILIES = (vqa_rad, picture_questions, zero_shot, multiple_choice, choice_likelihood)
+
+TASKS: dict[str, Task] = {task.name: task for family in _FAMILIES for task in family.ROWS}
 
 
 def task_named(name: str) -> Task:
