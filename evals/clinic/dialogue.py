@@ -1,0 +1,80 @@
+"""Talking to whatever answers: messages in, text out. What a side thought never reaches another side."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, NamedTuple
+
+from medgemma.answers import THINKING_BEGIN, THINKING_END
+
+Message = Mapping[str, str]
+"""{"role": "system" | "user" | "assistant", "content": text}: one system turn, then user and assistant in turn."""
+
+Backend = Callable[[Sequence[Message]], str]
+"""Anything that continues a conversation: a local model, an endpoint, rules, a script. It may raise anything."""
+
+MARKERS = ((THINKING_BEGIN, THINKING_END), ("<think>", "</think>"))
+"""What stands around a reasoning trace: MedGemma's tokens, and what endpoints of other models write."""
+
+
+class ContextFull(ValueError):
+    """The conversation no longer fits the model: its own limit, not a fault of the run."""
+
+
+class BackendFailed(Exception):
+    """A side could not answer: the conversation is of no use, and is held again on the next run."""
+
+    def __init__(self, who: str, fault: BaseException) -> None:
+        super().__init__(f"the {who} failed: {' '.join(str(fault).split()) or type(fault).__name__}")
+
+
+class Said(NamedTuple):
+    """A reply divided into what the other side hears and what was thought."""
+
+    text: str
+    thinking: str | None
+    """None if there was no trace."""
+
+
+def without_thinking(reply: str) -> Said:
+    """Divide a reply; what is not certainly said is thought.
+
+    A trace that was cut off hides the rest; an end without a beginning (the prompt began the trace) hides all before
+    it; of several traces the text between them is hidden too.
+    """
+    text, thoughts = reply, []
+    for begin, end in MARKERS:
+        before, closed, after = text.rpartition(end)
+        if closed:
+            said, _, thought = before.partition(begin) if begin in before else ("", "", before)
+            text = said + after
+            thoughts.append(thought)
+        text, opened, thought = text.partition(begin)
+        if opened:
+            thoughts.append(thought)
+    trace = "\n".join(thought.strip().removeprefix("thought").strip() for thought in thoughts)
+    return Said(text.strip(), trace if thoughts else None)
+
+
+def chat(system: str, heard: Sequence[tuple[Literal["user", "assistant"], str]]) -> list[Message]:
+    """Make messages of what was heard and said; neighbours of one role become one message."""
+    messages: list[dict[str, str]] = [{"role": "system", "content": system}]
+    for role, text in heard:
+        if messages[-1]["role"] == role:
+            messages[-1]["content"] += f"\n\n{text}"
+        else:
+            messages.append({"role": role, "content": text})
+    return list(messages)
+
+
+def call(who: str, backend: Backend, messages: Sequence[Message]) -> str:
+    """Ask a backend.
+
+    Raises:
+        ContextFull: As the backend raised it.
+        BackendFailed: It raised anything else.
+    """
+    try:
+        return backend(messages)
+    except ContextFull:
+        raise
+    except Exception as fault:  # a backend is anybody's function
+        raise BackendFailed(who, fault) from fault

@@ -1,0 +1,187 @@
+"""AgentClinic-MedQA: a doctor finds a diagnosis by asking a patient and ordering tests.
+
+The protocol is AgentClinic's (evals/clinic/consultation.py), the wording is ours. Published figures were made with
+GPT-4o as the patient and the measurement reader, on 215 cases; figures compare only where those sides are the same.
+
+The extended set tells some vignettes twice: among the kit's 150 cases 14 pairs share the diagnosis and 41 to 63 % of
+the words of what the patient knows. Cases of one diagnosis are therefore one group: they fall on one side, and
+intervals resample them together.
+"""
+
+import json
+import random
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from data_cards.readers.agents import ClinicScenario, read_agentclinic
+from data_cards.readers.tables import find_set
+from data_cards.split import side as side_of
+from evals.clinic.consultation import Case, Consultation, Turn
+from evals.items import Item
+from evals.metrics.answers import normalise
+
+CARD = "agentclinic-medqa"
+NAME = "agent-clinic-medqa"
+
+MAX_TURNS = 20
+"""The doctor's replies, as in the paper."""
+MAX_CHARACTERS = 60_000
+
+ItemSide = Literal["held-out", "train", "all"]
+SIDES: tuple[ItemSide, ...] = get_args(ItemSide)
+
+DOCTOR = """You are a doctor seeing a patient. Speak only as the doctor, in one to three sentences at a time.
+You have {turns} replies in all. Each reply does one of three things:
+- asks the patient a question;
+- orders one test or examination, written as REQUEST TEST: [test], for example REQUEST TEST: Chest_X-Ray;
+- ends the consultation with your diagnosis, written as DIAGNOSIS READY: [diagnosis].
+Find out by asking and testing what the patient has. Your task: {objective}"""
+
+PATIENT = """You are a patient talking to a doctor. Speak only as the patient, in one to three sentences at a time.
+Answer what you are asked from what you know, and add nothing to it. Never name your disease; describe only what you
+feel and what has happened. What you know: {facts}"""
+
+MEASUREMENT = """You report the results of medical tests and examinations. Answer every order in the form
+RESULTS: [results], from the findings below and nothing else. If they do not hold what is ordered, answer
+RESULTS: NORMAL READINGS. Findings: {facts}"""
+
+MODERATOR = "You decide whether two diagnoses name the same disease. Answer with one word, yes or no."
+
+QUESTION = """Correct diagnosis: {correct}
+What the doctor said: {said}
+Do they name the same disease?"""
+
+OPENING = "The patient has come in. Begin."
+COUNTER = "(Reply {turn} of {turns}.)"
+LAST_TURN = "This is your last reply: give your diagnosis now."
+
+
+def case_of(scenario: ClinicScenario, max_turns: int = MAX_TURNS, max_characters: int = MAX_CHARACTERS) -> Case:
+    """Put a scenario into words for each side."""
+    findings = {**scenario.physical_examination, "tests": scenario.test_results}
+    return Case(
+        case_id=scenario.item_id,
+        diagnosis=scenario.diagnosis,
+        doctor=DOCTOR.format(turns=max_turns, objective=scenario.objective),
+        patient=PATIENT.format(facts=_json(scenario.patient)),
+        measurement=MEASUREMENT.format(facts=_json(findings)),
+        moderator=MODERATOR,
+        opening=OPENING,
+        counter=COUNTER,
+        last_turn=LAST_TURN,
+        question=QUESTION,
+        max_turns=max_turns,
+        max_characters=max_characters,
+    )
+
+
+def items(data_dir: str | Path, side: str = "held-out", seed: int = 0) -> list[Item]:
+    """Make an item a case, in a seeded order; its prompt is the whole `Case` as JSON, so that its hash covers it.
+
+    Args:
+        data_dir: A folder with the folder `agentclinic-medqa`, or that folder.
+        side: `held-out` or `train` groups, or `all` cases, as in published figures.
+        seed: Of the order.
+
+    Raises:
+        ValueError: The set is missing or broken, or the side is unknown.
+    """
+    if side not in SIDES:
+        raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
+    found = [_item(scenario) for scenario in read_agentclinic(find_set(data_dir, CARD))]
+    chosen = [item for item in found if side in ("all", side_of(item.group))]
+    random.Random(seed).shuffle(chosen)
+    return chosen
+
+
+def case_in(item: Item) -> Case:
+    """Return the case of an item."""
+    return Case(**json.loads(item.prompt))
+
+
+def consultation_in(text: str) -> Consultation:
+    """Read the consultation that an output's text holds."""
+    row = json.loads(text)
+    return Consultation(**{**row, "turns": tuple(Turn(**turn) for turn in row["turns"])})
+
+
+def text_of(consultation: Consultation) -> str:
+    """Write a consultation as the text of an output."""
+    return json.dumps(asdict(consultation), ensure_ascii=False)
+
+
+def grade(item: Item, text: str) -> dict[str, float]:
+    """Grade one consultation: metric name to value; a case without a diagnosis is wrong and stays in n.
+
+    `diagnosis_match_norm`: the diagnosis is the reference after `normalise`, with or without what either has in
+    brackets; `diagnosis_named_norm`: the last reply holds it as whole words, so a list of guesses can have it;
+    `diagnosis_moderator`: the moderator said yes (only if there was one; `moderator_unclear`: neither yes nor no).
+    `gave_diagnosis`, `doctor_replies`, `tests_ordered` describe; `patient_named_diagnosis` and
+    `results_named_diagnosis` are leaks: that side said it before the doctor did.
+    """
+    held = consultation_in(text)
+    last = held.turns[-1].text if held.outcome == "diagnosed" else ""
+    asked = [turn for turn in held.turns if turn.speaker == "doctor"]
+    values = {
+        "diagnosis_match_norm": float(bool(forms(held.diagnosis) & forms(item.reference))),
+        "diagnosis_named_norm": float(names(last, item.reference)),
+        "gave_diagnosis": float(held.outcome == "diagnosed"),
+        "doctor_replies": float(len(asked)),
+        "tests_ordered": float(sum(turn.speaker == "measurement" for turn in held.turns)),
+        "patient_named_diagnosis": float(leaks(held, item.reference, "patient")),
+        "results_named_diagnosis": float(leaks(held, item.reference, "measurement")),
+    }
+    if held.verdict:
+        values["moderator_unclear"] = float(held.verdict == "unclear")
+    if held.verdict or "moderator=none" not in item.meta.get("roles", "moderator=none"):
+        values["diagnosis_moderator"] = float(held.verdict == "yes")
+    return values
+
+
+def forms(diagnosis: str) -> frozenset[str]:
+    """Return the normalised spellings of a diagnosis: whole, without its brackets, and what they hold."""
+    inside = re.findall(r"\(([^()]*)\)", diagnosis)
+    spellings = (diagnosis, _without_brackets(diagnosis), *inside)
+    return frozenset(form for text in spellings if (form := _plain(text)))
+
+
+def names(text: str, diagnosis: str) -> bool:
+    """Say whether a text holds a spelling of the diagnosis as whole words; spellings of one or two letters are not."""
+    words = f" {_plain(text)} "
+    return any(f" {form} " in words for form in forms(diagnosis) if len(form) > 2)
+
+
+def leaks(held: Consultation, diagnosis: str, speaker: Literal["patient", "measurement"]) -> bool:
+    """Say whether a side named the diagnosis before the doctor did."""
+    for turn in held.turns:
+        if names(turn.text, diagnosis):
+            return turn.speaker == speaker
+    return False
+
+
+def _item(scenario: ClinicScenario) -> Item:
+    group = f"agentclinic_{_plain(_without_brackets(scenario.diagnosis))}"
+    return Item(
+        item_id=scenario.item_id,
+        files=(),
+        prompt=_json(asdict(case_of(scenario))),
+        reference=scenario.diagnosis,
+        kind="open",
+        group=group,
+        meta={"card": CARD, "base_107": str(scenario.in_base).lower()},
+    )
+
+
+def _without_brackets(text: str) -> str:
+    return re.sub(r"\([^()]*\)", " ", text)
+
+
+def _plain(text: str) -> str:
+    return normalise(re.sub(r"[-/–—]", " ", text.replace("’", "").replace("'", "")))
+
+
+def _json(facts: Mapping[str, Any]) -> str:
+    return json.dumps(facts, ensure_ascii=False)
