@@ -44,18 +44,24 @@ def run_command(
         bool, typer.Option("--shuffle-pictures", help="Put every question to another group's picture.")
     ] = False,
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    role: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
+    ] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
 ) -> None:
     """Run tasks and score them; items already answered in --out are not asked again."""
+    from evals.clinic.casting import roles_of
     from evals.runner import RunOptions
     from evals.tasks.catalogue import task_named
 
     chosen = [task_named(name) for name in tasks]
     options = RunOptions(side, limit, seed, "shuffled" if shuffle_pictures else "real", max_new_tokens)
+    roles = roles_of(role or [])
     models: dict[str, Any] = {}
-    failed = sum(_run(task, options, data, out, model, models, device, dtype, quiet) for task in chosen)
+    failed = sum(_run(task, options, data, out, model, models, roles, device, dtype, quiet) for task in chosen)
     _score(out)
     if failed:
         say(f"{failed} item(s) failed and were not scored; the others were")
@@ -102,16 +108,19 @@ def _run(
     out: Path,
     model_name: str,
     models: dict[str, Any],
+    roles: dict[str, str],
     device: str,
     dtype: str,
     quiet: bool,
 ) -> int:
     """Run one task; return the number of items that failed."""
+    from evals.clinic.casting import local_players
     from evals.runner import run_task
 
-    if task.answers not in models:
-        models[task.answers] = _load(task.answers, model_name, device, dtype)
-    model = models[task.answers]
+    kind = "label" if task.answers == "label" else "text"
+    if kind not in models:
+        models[kind] = _load(kind, model_name, device, dtype)
+    model = models[kind] if not task.dialogue else local_players(models[kind], roles, options.max_new_tokens)
     with progress(None, "items", quiet) as advance:
         ran = run_task(task, options, data, out, model, model_name, " ".join(sys.argv), advance)
     for table in ran.data_differs_from_card:

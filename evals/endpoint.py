@@ -130,7 +130,26 @@ class Endpoint:
             EndpointRefused: It refuses every item.
             ImageError: A picture cannot be read.
         """
-        body = self._body(files, prompt, generation, sample)
+        pictures = [url for file in files for url in self._data_urls(file)]
+        content = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
+        messages: list[Mapping[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+        if generation.system_turn:
+            messages.insert(0, {"role": "system", "content": generation.system_turn})
+        return self.chat(messages, generation, sample)
+
+    def chat(self, messages: Sequence[Mapping[str, Any]], generation: Generation, sample: int = 0) -> Reply:
+        """Ask for the next turn of a conversation.
+
+        Args:
+            messages: As the API takes them, the system turn (if any) included; `generation.system_turn` is not added.
+            generation: As in `answer`.
+            sample: As in `answer`.
+
+        Raises:
+            EndpointFault: There is no answer after all attempts, or the server refuses these messages.
+            EndpointRefused: It refuses everything.
+        """
+        body = self._body(messages, generation, sample)
         attempts = 0
         while True:
             found = self._attempt(body)
@@ -141,15 +160,10 @@ class Endpoint:
                 raise EndpointFault(found.reason, attempts)
             self._sleep(_wait_s(attempts, found.retry_after_s))
 
-    def _body(self, files: Sequence[str], prompt: str, generation: Generation, sample: int) -> bytes:
-        pictures = [url for file in files for url in self._data_urls(file)]
-        content = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-        messages: list[Mapping[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
-        if generation.system_turn:
-            messages.insert(0, {"role": "system", "content": generation.system_turn})
+    def _body(self, messages: Sequence[Mapping[str, Any]], generation: Generation, sample: int) -> bytes:
         body = {
             "model": self.model,
-            "messages": messages,
+            "messages": list(messages),
             "max_tokens": generation.max_tokens,
             "temperature": generation.temperature,
             **({} if generation.is_greedy else {"seed": generation.seed + sample}),

@@ -15,6 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from data_cards.readers.tables import find_set
 from evals.answering import Answerer, answer_items, classify_items, refuse_items
+from evals.clinic.dialogue import Dialogue, Players
+from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.items import Item, prompts_sha256, write_items
 from evals.outputs import Output, OutputFile, drop_torn_line, latest, read_outputs
 from evals.tasks.task import ItemOptions, Task
@@ -121,7 +123,7 @@ def run_task(
         options: Which items, and how.
         data_dir: Holds one folder a card name, or is that folder.
         out_dir: The run goes to `condition_folder(out_dir, ...)`.
-        model: An Answerer for a text task, an Embedder for a label task.
+        model: An Answerer for a text task, an Embedder for a label task, Players for a dialogue task.
         model_name: As the user gave it.
         command: For the record.
         advance: Told how many items are done.
@@ -131,10 +133,13 @@ def run_task(
     """
     items = make_items(task, data_dir, options)
     folder = condition_folder(out_dir, task.name, options.condition)
-    prepare(items, model.fingerprint, folder)
-    record = run_record(task, items, data_dir, options, model_name, model.fingerprint, command)
+    fingerprint = model.fingerprint_for(task.dialogue.roles) if task.dialogue else model.fingerprint
+    prepare(items, fingerprint, folder)
+    record = run_record(task, items, data_dir, options, model_name, fingerprint, command)
     write_record(folder, record)
-    if task.answers == "text":
+    if task.dialogue:
+        failed = run_dialogue_task(task.dialogue, items, model, folder, advance)
+    elif task.answers == "text":
         failed = run_text_task(task, items, model, folder, options.max_new_tokens, advance)
     else:
         failed = run_label_task(task, items, model, folder, advance)
@@ -160,6 +165,26 @@ def run_text_task(
     asked = [item for item in pending if not item.fault]
     outputs = chain(refuse_items(pending, model.fingerprint), answer_items(asked, model, max_new_tokens))
     return _write_all(outputs, folder, advance)
+
+
+def run_dialogue_task(
+    dialogue: Dialogue,
+    items: Sequence[Item],
+    players: Players,
+    folder: Path,
+    advance: Callable[[int], object],
+    workers: int = 1,
+) -> list[Output]:
+    """Play what outputs.jsonl in `folder` lacks, write episodes.jsonl, and return the outputs that failed.
+
+    Raises:
+        ValueError: The outputs there are another model's, or another role was played by something else.
+    """
+    pending = prepare(items, players.fingerprint_for(dialogue.roles), folder)
+    advance(len(items) - len(pending))
+    failed = _write_all(play_items(pending, dialogue, players, workers), folder, advance)
+    write_dialogue_episodes(folder, dialogue)
+    return failed
 
 
 def run_label_task(

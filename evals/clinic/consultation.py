@@ -9,9 +9,10 @@ cached), and a moderator's "Yes." counts as yes (there only the bare word does).
 Source: Schmidgall et al., AgentClinic, arXiv:2405.07960; its code, MIT, commit b6570edefb. No text of it is used.
 """
 
+import json
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 from evals.clinic.dialogue import Backend, BackendFailed, ContextFull, Message, call, chat, without_thinking
@@ -19,8 +20,9 @@ from evals.metrics.answers import yes_or_no
 
 Speaker = Literal["doctor", "patient", "measurement"]
 
-Outcome = Literal["diagnosed", "out_of_turns", "out_of_characters", "out_of_context"]
-"""Why it ended. Only `diagnosed` can be right; the others are the doctor's failures and stay in n."""
+Outcome = Literal["diagnosed", "out_of_turns", "out_of_characters", "out_of_context", "broken"]
+"""Why it ended. Only `diagnosed` can be right; the next three are the doctor's failures and stay in n; `broken` is what
+a side that failed left behind, and is not graded."""
 
 TEST = re.compile(r"request\s+test\s*:?", re.IGNORECASE)
 DIAGNOSIS = re.compile(r"diagnosis\s+ready\s*:?", re.IGNORECASE)
@@ -85,38 +87,51 @@ class Roles:
     """None: nobody judges; the string match alone grades."""
 
 
-def consult(case: Case, roles: Roles, heard: Callable[[Turn], object] = lambda turn: None) -> Consultation:
+def consult(case: Case, roles: Roles) -> Consultation:
     """Hold a consultation.
 
     Args:
-        case: What each side knows and the budgets.
+        case: What each side knows, and the budgets.
         roles: Who answers.
-        heard: Told every turn as it happens, so that a caller keeps what was said before a side failed.
 
     Raises:
-        BackendFailed: A side raised, or a side other than the doctor ran out of context.
+        BackendFailed: A side raised, or a side other than the doctor ran out of context; `held` is what was said.
     """
     turns: list[Turn] = []
+    try:
+        return _consult(case, roles, turns)
+    except BackendFailed as failure:
+        failure.held = text_of(Consultation(tuple(turns), "broken"))
+        raise
+
+
+def text_of(consultation: Consultation) -> str:
+    """Write a consultation as the text of an output."""
+    return json.dumps(asdict(consultation), ensure_ascii=False)
+
+
+def consultation_in(text: str) -> Consultation:
+    """Read the consultation that an output's text holds."""
+    row = json.loads(text)
+    return Consultation(**{**row, "turns": tuple(Turn(**turn) for turn in row["turns"])})
+
+
+def _consult(case: Case, roles: Roles, turns: list[Turn]) -> Consultation:
     written = 0
-
-    def say(turn: Turn) -> None:
-        turns.append(turn)
-        heard(turn)
-
     for number in range(case.max_turns):
         try:
             reply = call("doctor", roles.doctor, doctor_messages(case, turns))
         except ContextFull:
             return Consultation(tuple(turns), "out_of_context")
         said = without_thinking(reply)
-        say(Turn("doctor", said.text, said.thinking))
+        turns.append(Turn("doctor", said.text, said.thinking))
         written += len(reply)
         if named := named_diagnosis(said.text):
             return Consultation(tuple(turns), "diagnosed", named, _judge(case, roles.moderator, said.text))
         if written > case.max_characters:
             return Consultation(tuple(turns), "out_of_characters")
         if number + 1 < case.max_turns:
-            say(_answer(case, roles, turns))
+            turns.append(_answer(case, roles, turns))
     return Consultation(tuple(turns), "out_of_turns")
 
 

@@ -1,9 +1,15 @@
 """Talking to whatever answers: messages in, text out. What a side thought never reaches another side."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Literal, NamedTuple
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from medgemma.answers import THINKING_BEGIN, THINKING_END
+
+if TYPE_CHECKING:
+    from evals.items import Item
+    from evals.outputs import Output
+    from experience import Episode
 
 Message = Mapping[str, str]
 """{"role": "system" | "user" | "assistant", "content": text}: one system turn, then user and assistant in turn."""
@@ -24,6 +30,39 @@ class BackendFailed(Exception):
 
     def __init__(self, who: str, fault: BaseException) -> None:
         super().__init__(f"the {who} failed: {' '.join(str(fault).split()) or type(fault).__name__}")
+        self.held = ""
+        """What was said until then, as the text of an output."""
+
+
+@dataclass(frozen=True)
+class Players:
+    """Who answers in the conversations of a run."""
+
+    model: Backend
+    """The model that is measured."""
+    fingerprint: str
+    """Of its weights."""
+    others: Mapping[str, Backend] = field(default_factory=dict)
+    """Role to what plays it; a role that is not there is not played."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Role to the name of what plays it: rules and their version, a fingerprint."""
+
+    def fingerprint_for(self, roles: Sequence[str]) -> str:
+        """Return what answers differ by: the model, and who plays the other roles of a task."""
+        played = [f"{role}={self.names.get(role, 'none')}" for role in roles]
+        return " ".join([self.fingerprint, *played])
+
+
+@dataclass(frozen=True)
+class Dialogue:
+    """How the items of a task are played."""
+
+    hold: "Callable[[Item, Players], str]"
+    """Play an item; the text of its output, JSON. Raises BackendFailed."""
+    episode: "Callable[[Item, Output], Episode | None]"
+    """The model's side of it; None if nothing was said."""
+    roles: tuple[str, ...] = ()
+    """The roles beside the model."""
 
 
 class Said(NamedTuple):

@@ -21,9 +21,12 @@ MOST_SENTENCES = 3
 MOST_RESULTS = 12
 
 _PLAIN = frozenset(
-    "a an and any are as at been by can could did do does for from had has have having how i in is it many me more much "
-    "my not of on or please request results some tell test tests that the there these they this to was were what when "
-    "where which who why will with would you your".split()
+    re.findall(
+        r"\w+",
+        """a an and any are as at been by can could did do does for from had has have having how i in is it many me more
+        much my not of on or please request results some tell test tests that the there these they this to was were
+        what when where which who why will with would you your""",
+    )
 )
 
 
@@ -82,8 +85,8 @@ def _facts(value: Any, path: str = "", whole: bool = False) -> Iterator[tuple[st
 
 
 def _words(text: str) -> set[str]:
-    """Return the content words, cut to six letters so that most endings fall away."""
+    """Return the content words, cut to five letters so that most endings fall away."""
     words = re.findall(r"[a-z0-9]+", text.lower())
     return {
-        word[:6] for word in words if word not in _PLAIN and (len(word) > 2 or word.isdigit() or word in ("ct", "mr"))
+        word[:5] for word in words if word not in _PLAIN and (len(word) > 2 or word.isdigit() or word in ("ct", "mr"))
     }

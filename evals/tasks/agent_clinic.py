@@ -19,9 +19,22 @@ from typing import Any, Literal, get_args
 from data_cards.readers.agents import ClinicScenario, read_agentclinic
 from data_cards.readers.tables import find_set
 from data_cards.split import side as side_of
-from evals.clinic.consultation import Case, Consultation, Turn
+from evals.clinic.consultation import (
+    Case,
+    Consultation,
+    Roles,
+    consult,
+    consultation_in,
+    doctor_messages,
+    text_of,
+)
+from evals.clinic.dialogue import Dialogue, Players
+from evals.clinic.episodes import Reply, episode_of
 from evals.items import Item
 from evals.metrics.answers import normalise
+from evals.outputs import Output
+from evals.tasks.task import ItemOptions, Task
+from experience import Episode
 
 CARD = "agentclinic-medqa"
 NAME = "agent-clinic-medqa"
@@ -91,10 +104,24 @@ def items(data_dir: str | Path, side: str = "held-out", seed: int = 0) -> list[I
     """
     if side not in SIDES:
         raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
-    found = [_item(scenario) for scenario in read_agentclinic(find_set(data_dir, CARD))]
+    found = [item_of(scenario) for scenario in read_agentclinic(find_set(data_dir, CARD))]
     chosen = [item for item in found if side in ("all", side_of(item.group))]
     random.Random(seed).shuffle(chosen)
     return chosen
+
+
+def item_of(scenario: ClinicScenario) -> Item:
+    """Make the item of a case."""
+    group = f"agentclinic_{_plain(_without_brackets(scenario.diagnosis))}"
+    return Item(
+        item_id=scenario.item_id,
+        files=(),
+        prompt=_json(asdict(case_of(scenario))),
+        reference=scenario.diagnosis,
+        kind="open",
+        group=group,
+        meta={"card": CARD, "part": "base" if scenario.in_base else "extension"},
+    )
 
 
 def case_in(item: Item) -> Case:
@@ -102,18 +129,7 @@ def case_in(item: Item) -> Case:
     return Case(**json.loads(item.prompt))
 
 
-def consultation_in(text: str) -> Consultation:
-    """Read the consultation that an output's text holds."""
-    row = json.loads(text)
-    return Consultation(**{**row, "turns": tuple(Turn(**turn) for turn in row["turns"])})
-
-
-def text_of(consultation: Consultation) -> str:
-    """Write a consultation as the text of an output."""
-    return json.dumps(asdict(consultation), ensure_ascii=False)
-
-
-def grade(item: Item, text: str) -> dict[str, float]:
+def grade(item: Item, output: Output) -> dict[str, float]:
     """Grade one consultation: metric name to value; a case without a diagnosis is wrong and stays in n.
 
     `diagnosis_match_norm`: the diagnosis is the reference after `normalise`, with or without what either has in
@@ -122,7 +138,7 @@ def grade(item: Item, text: str) -> dict[str, float]:
     `gave_diagnosis`, `doctor_replies`, `tests_ordered` describe; `patient_named_diagnosis` and
     `results_named_diagnosis` are leaks: that side said it before the doctor did.
     """
-    held = consultation_in(text)
+    held = consultation_in(output.text)
     last = held.turns[-1].text if held.outcome == "diagnosed" else ""
     asked = [turn for turn in held.turns if turn.speaker == "doctor"]
     values = {
@@ -134,10 +150,9 @@ def grade(item: Item, text: str) -> dict[str, float]:
         "patient_named_diagnosis": float(leaks(held, item.reference, "patient")),
         "results_named_diagnosis": float(leaks(held, item.reference, "measurement")),
     }
-    if held.verdict:
-        values["moderator_unclear"] = float(held.verdict == "unclear")
-    if held.verdict or "moderator=none" not in item.meta.get("roles", "moderator=none"):
+    if "moderator=none" not in output.model:
         values["diagnosis_moderator"] = float(held.verdict == "yes")
+        values["moderator_unclear"] = float(held.verdict == "unclear")
     return values
 
 
@@ -162,17 +177,32 @@ def leaks(held: Consultation, diagnosis: str, speaker: Literal["patient", "measu
     return False
 
 
-def _item(scenario: ClinicScenario) -> Item:
-    group = f"agentclinic_{_plain(_without_brackets(scenario.diagnosis))}"
-    return Item(
-        item_id=scenario.item_id,
-        files=(),
-        prompt=_json(asdict(case_of(scenario))),
-        reference=scenario.diagnosis,
-        kind="open",
-        group=group,
-        meta={"card": CARD, "base_107": str(scenario.in_base).lower()},
+def hold(item: Item, players: Players) -> str:
+    """Hold the consultation of an item; the measured model is the doctor."""
+    roles = Roles(
+        players.model, players.others["patient"], players.others["measurement"], players.others.get("moderator")
     )
+    return text_of(consult(case_in(item), roles))
+
+
+def episode(item: Item, output: Output) -> Episode | None:
+    """Return the doctor's side; its reward is the moderator's yes, without a moderator the string match."""
+    if not output.text:
+        return None
+    case, held = case_in(item), consultation_in(output.text)
+    replies, told = [], 0
+    for place, turn in enumerate(held.turns):
+        if turn.speaker == "doctor":
+            messages = doctor_messages(case, held.turns[:place])
+            replies.append(Reply([m for m in messages[told:] if m["role"] != "assistant"], turn.text, turn.thinking))
+            told = len(messages)
+    grades = grade(item, output)
+    reward = grades.get("diagnosis_moderator", grades["diagnosis_match_norm"])
+    answered = (
+        [] if held.turns[-1:] and held.turns[-1].speaker == "doctor" else doctor_messages(case, held.turns)[told:]
+    )
+    after = {"outcome": held.outcome, "verdict": held.verdict, "told": [m for m in answered if m["role"] == "user"]}
+    return episode_of(item, output, replies, after, reward, held.outcome == "diagnosed", NAME)
 
 
 def _without_brackets(text: str) -> str:
@@ -185,3 +215,30 @@ def _plain(text: str) -> str:
 
 def _json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, ensure_ascii=False)
+
+
+def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
+    return items(data_dir, options.side, options.seed)
+
+
+def _wording() -> list[str]:
+    return [DOCTOR, PATIENT, MEASUREMENT, MODERATOR, QUESTION, OPENING, COUNTER, LAST_TURN, f"{MAX_TURNS}"]
+
+
+ROWS = (
+    Task(
+        NAME,
+        (CARD,),
+        "a doctor asks a simulated patient, orders tests and names the disease",
+        "dialogue",
+        "long",
+        items=_task_items,
+        grade=grade,
+        wording=_wording,
+        sides=SIDES,
+        main_metric="diagnosis_match_norm",
+        breakdown="part",
+        max_new_tokens=200,
+        dialogue=Dialogue(hold, episode, ("patient", "measurement", "moderator")),
+    ),
+)

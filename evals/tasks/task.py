@@ -5,13 +5,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from evals.clinic.dialogue import Dialogue
 from evals.items import Item
 from evals.measures import Answered, Measure
 from evals.outputs import Output
 
-Answers = Literal["text", "label", "choices"]
+Answers = Literal["text", "label", "choices", "dialogue"]
 """text: an Answerer writes it; label: an Embedder picks one of `Task.label_sets`; choices: a decoder gives every
-continuation of `Item.choices` a log-likelihood, and no text is generated."""
+continuation of `Item.choices` a log-likelihood, and no text is generated; dialogue: `Task.dialogue` plays the item, and
+the output's text is what was said, as JSON."""
 
 Form = Literal["letter", "yes-no", "short", "long", "json", "box", "label", "likelihood"]
 """What an answer is once it is parsed."""
@@ -59,6 +61,8 @@ class Task:
     """The keys of Item.meta that the report tells apart (sex, age_band, view); an item may lack them."""
     label_sets: Mapping[str, Mapping[str, Sequence[str]]] = field(default_factory=dict)
     """Of a label task: Item.meta["label_set"] (empty if an item names none) to the captions of each class."""
+    dialogue: Dialogue | None = None
+    """Of a dialogue task: how its items are played."""
     system: str = ""
     """A system turn; the report gives MedGemma none."""
     thinks: bool = False

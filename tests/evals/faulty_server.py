@@ -53,7 +53,8 @@ def serving(fault: Callable[[str, int], str] = lambda prompt, before: "", parall
 
 def text_of(body: Mapping[str, Any]) -> str:
     """The text of the last turn."""
-    return str(body["messages"][-1]["content"][-1]["text"])
+    content = body["messages"][-1]["content"]
+    return content if isinstance(content, str) else str(content[-1]["text"])
 
 
 def pictures_of(body: Mapping[str, Any]) -> list[PIL.Image.Image]:

@@ -39,6 +39,7 @@ WORDING_SHA256 = {
     "kit-pubmedqa-likelihood 1": "ed44fb71d970b792",
     "kit-mmlu-medical-likelihood 1": "fb4af3c927fee986",
     "kit-mmlu-medical-likelihood-5-shot 1": "fb4af3c927fee986",
+    "agent-clinic-medqa 1": "8e8b7a55280ce4b1",
 }
 
 

@@ -1,0 +1,58 @@
+"""Playing the items of a dialogue task: one output a line, and the model's side as episodes beside them."""
+
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from evals.clinic.dialogue import BackendFailed, Dialogue, Players
+from evals.items import Item, item_sha256, read_items
+from evals.outputs import Output, latest, read_outputs
+from experience import write_episodes
+
+
+def play_items(items: Sequence[Item], dialogue: Dialogue, players: Players, workers: int = 1) -> Iterator[Output]:
+    """Play every item.
+
+    Args:
+        items: Played in order; with several workers, outputs come as they are done.
+        dialogue: How.
+        players: Who answers; with several workers they are called from threads.
+        workers: Conversations held at once; 1 for local models.
+
+    Returns:
+        One output an item. Of an item whose conversation broke it holds the reason and what was said.
+    """
+    model = players.fingerprint_for(dialogue.roles)
+    if workers == 1:
+        yield from (_play(item, dialogue, players, model) for item in items)
+        return
+    pool = ThreadPoolExecutor(workers)
+    try:
+        started: list[Future[Output]] = [pool.submit(_play, item, dialogue, players, model) for item in items]
+        yield from (done.result() for done in as_completed(started))
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def write_dialogue_episodes(folder: Path, dialogue: Dialogue) -> int:
+    """Write episodes.jsonl of what a run's outputs hold, and return how many: a broken conversation's are `invalid`."""
+    items = read_items(folder / "items.jsonl")
+    outputs = latest(read_outputs(folder / "outputs.jsonl"), items)
+    found = (dialogue.episode(item, outputs[item.item_id]) for item in items if item.item_id in outputs)
+    return write_episodes(folder / "episodes.jsonl", (episode for episode in found if episode is not None))
+
+
+def _play(item: Item, dialogue: Dialogue, players: Players, model: str) -> Output:
+    started = time.perf_counter()
+
+    def output(text: str, error: str = "") -> Output:
+        seconds = round(time.perf_counter() - started, 4)
+        return Output(item.item_id, item_sha256(item), model, text=text, error=error, seconds=seconds)
+
+    if item.fault:
+        return output("", item.fault)
+    try:
+        return output(dialogue.hold(item, players))
+    except BackendFailed as failure:
+        return output(failure.held, str(failure))

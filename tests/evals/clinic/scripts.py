@@ -1,0 +1,47 @@
+"""Scripted sides and a small case, worked out by hand."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from evals.clinic.consultation import Case, Roles
+from evals.clinic.dialogue import Backend, Message
+
+CASE = Case(
+    case_id="c1",
+    diagnosis="Myasthenia gravis (MG)",
+    doctor="DOCTOR",
+    patient='PATIENT {"History": "She sees double."}',
+    measurement='READER {"EMG": "Decrement."}',
+    moderator="MODERATOR",
+    opening="Begin.",
+    counter="({turn}/{turns})",
+    last_turn="Now.",
+    question="{correct} or {said}?",
+    max_turns=4,
+    max_characters=1000,
+)
+
+
+class Script:
+    """Says its lines one after the other and keeps what it heard; a line may be an exception, which is raised."""
+
+    def __init__(self, *lines: str | BaseException) -> None:
+        self.lines = list(lines)
+        self.heard: list[list[dict[str, Any]]] = []
+
+    def __call__(self, messages: Sequence[Message]) -> str:
+        self.heard.append([dict(message) for message in messages])
+        assert self.lines, f"nothing left to say to {messages[-1]}"
+        line = self.lines.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+
+def always(line: str) -> Backend:
+    return lambda messages: line
+
+
+def roles(doctor: Backend, **others: Backend) -> Roles:
+    patient, measurement = others.get("patient", always("It hurts.")), others.get("measurement", always("RESULTS: x"))
+    return Roles(doctor, patient, measurement, others.get("moderator"))

@@ -1,0 +1,291 @@
+"""The task: items, grades worked out by hand, runs, resuming, episodes, what a constant doctor gets."""
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from data_cards.readers.agents import ClinicScenario, read_agentclinic
+from evals.clinic.backends import remote
+from evals.clinic.casting import cast, local_players, roles_of
+from evals.clinic.consultation import Consultation, Outcome, Turn, text_of
+from evals.clinic.dialogue import Backend, Message, Players
+from evals.endpoint import Endpoint
+from evals.generation import Generation
+from evals.items import Item
+from evals.outputs import Output, read_outputs
+from evals.runner import RunOptions, run_dialogue_task, run_task
+from evals.scores import score_dir
+from evals.tasks import agent_clinic
+from evals.tasks.catalogue import TASKS
+from experience import read_episodes
+from tests.evals.clinic.scripts import Script, always
+from tests.evals.faulty_server import serving
+from tests.nano import needs_nano
+
+TASK = TASKS["agent-clinic-medqa"]
+assert TASK.dialogue is not None
+DIALOGUE = TASK.dialogue
+NONE = "m patient=x measurement=x moderator=none"
+JUDGED = "m patient=x measurement=x moderator=y"
+
+
+def item(number: int = 1, diagnosis: str = "Chronic lymphocytic leukemia (CLL)") -> Item:
+    facts = {"History": "Tired."}, {"Pulse": "80"}, {"WBC": "90"}
+    scenario = ClinicScenario(f"case-{number}", "Assess the patient.", *facts, diagnosis, True, "g")
+    return agent_clinic.item_of(scenario)
+
+
+def held(*turns: str, outcome: Outcome = "diagnosed", diagnosis: str = "", verdict: str = "") -> str:
+    """Turns as `d:`, `p:` or `m:` and text."""
+    speakers = {"d": "doctor", "p": "patient", "m": "measurement"}
+    made = tuple(Turn(speakers[t[0]], t[2:]) for t in turns)  # type: ignore[arg-type]
+    return text_of(Consultation(made, outcome, diagnosis, verdict))  # type: ignore[arg-type]
+
+
+def grades(text: str, model: str = NONE) -> dict[str, float]:
+    return agent_clinic.grade(item(), Output("case-1", "", model, text=text))
+
+
+def players(doctor: Backend, **others: Backend) -> Players:
+    sides = {"patient": always("It hurts."), "measurement": always("RESULTS: 1"), **others}
+    return Players(doctor, "doc", sides, {side: "script" for side in sides})
+
+
+@pytest.mark.parametrize(
+    ("diagnosis", "match", "named"),
+    [
+        ("Chronic lymphocytic leukemia (CLL)", 1, 1),
+        ("chronic lymphocytic leukemia.", 1, 1),
+        ("The chronic lymphocytic leukemia", 1, 1),
+        ("CLL", 1, 1),
+        ("chronic-lymphocytic leukemia", 1, 1),
+        ("Flu, COPD or chronic lymphocytic leukemia", 0, 1),
+        ("Acute lymphocytic leukemia", 0, 0),
+        ("CLLX", 0, 0),
+    ],
+)
+def test_the_string_match(diagnosis: str, match: int, named: int) -> None:
+    found = grades(held(f"d:DIAGNOSIS READY: {diagnosis}", diagnosis=diagnosis))
+    assert (found["diagnosis_match_norm"], found["diagnosis_named_norm"]) == (match, named)
+    assert "diagnosis_moderator" not in found and found["gave_diagnosis"] == 1
+
+
+def test_a_case_without_a_diagnosis_is_wrong_and_counts() -> None:
+    found = grades(held("d:Is it CLL?", "p:Yes, CLL.", outcome="out_of_turns"), JUDGED)
+    right = ("diagnosis_match_norm", "diagnosis_named_norm", "diagnosis_moderator", "moderator_unclear")
+    assert [found[name] for name in right] == [0, 0, 0, 0] and found["gave_diagnosis"] == 0
+    assert found["doctor_replies"] == 1 and found["patient_named_diagnosis"] == 0
+
+
+@pytest.mark.parametrize(("verdict", "right", "unclear"), [("yes", 1, 0), ("no", 0, 0), ("unclear", 0, 1)])
+def test_the_moderator_stands_under_its_own_name(verdict: str, right: int, unclear: int) -> None:
+    found = grades(held("d:DIAGNOSIS READY: blood cancer", diagnosis="blood cancer", verdict=verdict), JUDGED)
+    assert (found["diagnosis_moderator"], found["moderator_unclear"], found["diagnosis_match_norm"]) == (
+        right,
+        unclear,
+        0,
+    )
+
+
+@pytest.mark.parametrize(
+    ("turns", "patient", "results"),
+    [
+        (("d:What?", "p:They said chronic lymphocytic leukemia.", "d:DIAGNOSIS READY: CLL"), 1, 0),
+        (("d:What?", "p:I have CLL!", "d:DIAGNOSIS READY: CLL"), 1, 0),
+        (("d:REQUEST TEST: smear", "m:RESULTS: typical of CLL", "d:What?", "p:CLL?", "d:DIAGNOSIS READY: CLL"), 0, 1),
+        (("d:Could it be CLL?", "p:What is CLL?", "d:DIAGNOSIS READY: CLL"), 0, 0),
+        (("d:What?", "p:A leukemia.", "d:DIAGNOSIS READY: CLL"), 0, 0),
+    ],
+)
+def test_who_leaks_the_diagnosis(turns: Sequence[str], patient: int, results: int) -> None:
+    found = grades(held(*turns, diagnosis="CLL"))
+    assert (found["patient_named_diagnosis"], found["results_named_diagnosis"]) == (patient, results)
+
+
+def test_a_case_goes_into_its_item_and_out_again() -> None:
+    case = agent_clinic.case_in(item())
+    assert case.max_turns == 20 and "You have 20 replies" in case.doctor and "Assess the patient." in case.doctor
+    assert case.patient.endswith('What you know: {"History": "Tired."}')
+    assert case.measurement.endswith('Findings: {"Pulse": "80", "tests": {"WBC": "90"}}')
+    assert "CLL" not in case.doctor + case.patient + case.measurement
+    assert item(diagnosis="COPD (emphysema)").group == item(2, "copd").group != item(3, "PD").group
+
+
+def run(items: list[Item], who: Players, folder: Path, workers: int = 1) -> list[str]:
+    failed = run_dialogue_task(DIALOGUE, items, who, folder, lambda n: None, workers)
+    (folder / "run.json").write_text("{}")
+    return [output.item_id for output in failed]
+
+
+def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
+    """Case 2's patient fails in its second answer; the others are finished, and only case 2 is held again."""
+    folder, items = tmp_path / TASK.name, [item(n, "flu") for n in (1, 2, 3)]
+    two = ("Any pain?", "Since when?")
+    doctor = Script("DIAGNOSIS READY: flu", *two, "DIAGNOSIS READY: gout")
+    assert run(items, players(doctor, patient=Script("Yes.", OSError("connection lost"))), folder) == ["case-2"]
+    broken = read_outputs(folder / "outputs.jsonl")[1]
+    assert broken.error == "the patient failed: connection lost"
+    figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
+    assert (figure["value"], figure["n"], figure["n_failed"]) == (0.5, 2, 1)
+    episodes = {str(e.metadata["item_id"]): e for e in read_episodes(folder / "episodes.jsonl")}
+    assert [episodes[f"case-{n}"].metadata["invalid"] for n in (1, 2, 3)] == [False, True, False]
+    left = episodes["case-2"]
+    assert [s.action["text"] for s in left.steps[:-1]] == list(two) and left.is_truncated and left.total_reward == 0
+    again = Script("DIAGNOSIS READY: flu")
+    assert run(items, players(again), folder) == [] and len(again.heard) == 1
+    figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
+    assert (figure["value"], figure["n"], figure["n_failed"]) == (pytest.approx(2 / 3), 3, 0)
+    assert not any(e.metadata["invalid"] for e in read_episodes(folder / "episodes.jsonl"))
+
+
+def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    items = [item(n, "flu") for n in range(4)]
+    lines = [line for n in range(4) for line in (f"Question {n}?", "DIAGNOSIS READY: " + ("flu", "gout")[n % 2])]
+    folder, whole = tmp_path / "cut", tmp_path / "whole"
+    with pytest.raises(KeyboardInterrupt):
+        run(items, players(Script(*lines[:5], KeyboardInterrupt())), folder)
+    outputs = folder / "outputs.jsonl"
+    assert len(read_outputs(outputs)) == 2
+    with outputs.open("a") as file:
+        file.write('{"item_id": "case-2", "te')  # a line that a kill tore
+    assert run(items, players(Script(*lines[4:])), folder) == []
+    run(items, players(Script(*lines)), whole)
+
+    def texts(at: Path) -> list[tuple[str, str]]:
+        return [(o.item_id, o.text) for o in read_outputs(at / "outputs.jsonl")]
+
+    assert texts(folder) == texts(whole)
+    assert (folder / "episodes.jsonl").read_text() == (whole / "episodes.jsonl").read_text()
+
+
+def test_another_patient_needs_another_folder(tmp_path: Path) -> None:
+    run([item()], players(always("DIAGNOSIS READY: flu")), tmp_path)
+    other = replace(players(always("x")), names={"patient": "gpt", "measurement": "script"})
+    with pytest.raises(ValueError, match="patient=script .* got doc patient=gpt"):
+        run([item()], other, tmp_path)
+
+
+def test_an_episode_is_the_doctors_side(tmp_path: Path) -> None:
+    doctor = Script("<think>hm</think>Any pain?", "REQUEST TEST: WBC", "DIAGNOSIS READY: CLL")
+    run([item()], players(doctor, moderator=always("yes")), tmp_path)
+    (episode,) = read_episodes(tmp_path / "episodes.jsonl")
+    first, second, third, last = episode.steps
+    assert [m["role"] for m in first.observation] == ["system", "user"]
+    assert first.action == {"text": "Any pain?", "thinking": "hm"}
+    assert second.observation == [{"role": "user", "content": "It hurts.\n\n(Reply 2 of 20.)"}]
+    assert third.observation == [{"role": "user", "content": "RESULTS: 1\n\n(Reply 3 of 20.)"}]
+    assert [(s.reward, s.discount) for s in (first, second, third)] == [(0, 1), (0, 1), (1, 0)]
+    assert last.is_terminal and last.observation == {"outcome": "diagnosed", "verdict": "yes", "told": []}
+    assert episode.metadata["agent_id"] == "doc patient=script measurement=script moderator=script"
+
+
+def test_an_episode_that_ran_out_of_replies_is_truncated(tmp_path: Path) -> None:
+    run([item()], players(always("Any pain?")), tmp_path)
+    (episode,) = read_episodes(tmp_path / "episodes.jsonl")
+    assert (episode.num_transitions, episode.is_truncated, episode.total_reward) == (20, True, 0)
+    assert all(step.discount == 1 for step in episode.steps)
+
+
+def test_several_conversations_at_once_give_the_same_outputs(tmp_path: Path) -> None:
+    items = [item(n, "flu") for n in range(6)]
+
+    def doctor(messages: Sequence[Message]) -> str:
+        return "Any pain?" if len(messages) < 4 else "DIAGNOSIS READY: flu"
+
+    run(items, players(doctor), tmp_path / "one")
+    run(items, players(doctor), tmp_path / "more", workers=3)
+    one, more = (
+        {o.item_id: o.text for o in read_outputs(tmp_path / name / "outputs.jsonl")} for name in ("one", "more")
+    )
+    assert one == more and len(one) == 6
+
+
+def test_a_server_that_fails_in_the_middle_breaks_that_case_only(tmp_path: Path) -> None:
+    """The server plays the patient and answers status 500 to one case's question, however often it is asked."""
+
+    def fault(prompt: str, before: int) -> str:
+        return "status 500" if "case-1" in prompt else "say <think>I hide</think>It hurts."
+
+    def doctor(messages: Sequence[Message]) -> str:
+        return f"Any pain, {case}?" if len(messages) < 4 else "DIAGNOSIS READY: CLL"
+
+    items = [item(n) for n in range(3)]
+    with serving(fault) as server, Endpoint(server.url, retries=2, sleep=lambda s: None) as endpoint:
+        patient = remote(endpoint, Generation(max_new_tokens=8))
+        failed = []
+        for case, one in ((one.item_id, one) for one in items):
+            failed += run([one], players(doctor, patient=patient), tmp_path / case)
+    assert failed == ["case-1"] and len(server.asked) == 1 + 3 + 1
+    (broken,) = read_outputs(tmp_path / "case-1" / "outputs.jsonl")
+    assert broken.error == "the patient failed: HTTP 500: says no (attempts: 3)"
+    (output,) = read_outputs(tmp_path / "case-0" / "outputs.jsonl")
+    assert json.loads(output.text)["turns"][1] == {"speaker": "patient", "text": "It hurts.", "thinking": None}
+
+
+def test_casting() -> None:
+    assert roles_of([]) == {"patient": "rules", "measurement": "rules", "moderator": "none"}
+    asked = roles_of(["patient=http://h/v1#big", "moderator=model"])
+    opened: list[str] = []
+
+    def server(address: str) -> tuple[Backend, str]:
+        opened.append(address)
+        return always("It hurts."), "big at http://h/v1"
+
+    mine = always("yes")
+    who = cast(mine, "ab12", {**asked, "measurement": "http://h/v1#big"}, server)
+    assert opened == ["http://h/v1#big"] and who.others["moderator"] is mine
+    expected = "ab12 patient=big at http://h/v1 measurement=big at http://h/v1 moderator=model"
+    assert who.fingerprint_for(DIALOGUE.roles) == expected
+    assert "moderator" not in cast(mine, "ab12", roles_of([]), server).others
+    for wrong, message in (
+        ("nurse=rules", "patient, measurement, moderator"),
+        ("patient=none", "expected model, rules"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            roles_of([wrong])
+
+
+@pytest.mark.kit
+def test_a_doctor_who_always_says_pneumonia_gets_exactly_its_share(kit: Path, tmp_path: Path) -> None:
+    who = cast(always("DIAGNOSIS READY: Pneumonia"), "constant", roles_of([]), lambda address: (always(""), ""))
+    ran = run_task(TASK, RunOptions(side="all"), kit, tmp_path, who, "constant", "test")
+    assert ran.failed == [] and ran.data_differs_from_card == []
+    scores = score_dir(tmp_path)[TASK.name]
+    share = sum(s.diagnosis == "Pneumonia" for s in read_agentclinic(kit / "agentclinic-medqa")) / 150
+    assert share == 2 / 150
+    assert scores["diagnosis_match_norm"]["value"] == scores["diagnosis_named_norm"]["value"] == share
+    assert scores["gave_diagnosis"]["value"] == scores["doctor_replies"]["value"] == 1
+    assert (scores["diagnosis_match_norm"]["n"], scores["diagnosis_match_norm"]["n_groups"]) == (150, 127)
+
+
+@pytest.mark.kit
+def test_the_patients_facts_and_the_doctors_task_never_name_the_disease(kit: Path) -> None:
+    """Measured on the kit: no patient knows a spelling of the diagnosis; test results of some cases name it."""
+    items = agent_clinic.items(kit, "all")
+    cases = [agent_clinic.case_in(one) for one in items]
+    assert not [c.case_id for c in cases if agent_clinic.names(c.patient + c.doctor, c.diagnosis)]
+    named = [c.case_id for c in cases if agent_clinic.names(c.measurement, c.diagnosis)]
+    assert 15 < len(named) < 30
+    sizes = Counter(one.group for one in items)
+    assert sizes["agentclinic_neuroleptic malignant syndrome"] == 3
+    sides = [{one.item_id for one in agent_clinic.items(kit, side)} for side in ("held-out", "train")]
+    assert sides[0] | sides[1] == {one.item_id for one in items} and not sides[0] & sides[1]
+    with pytest.raises(ValueError, match="expected one of held-out"):
+        agent_clinic.items(kit, "test")
+
+
+@needs_nano
+@pytest.mark.kit
+def test_nano_as_the_doctor_runs_out_of_context_or_turns_and_never_crashes(kit: Path) -> None:
+    from medgemma import MedGemma
+
+    items = agent_clinic.items(kit, "all")
+    who = local_players(MedGemma.from_pretrained("nano", device="cpu"), roles_of(["moderator=model"]), 4)
+    short = replace(items[0], prompt=json.dumps({**json.loads(items[0].prompt), "max_turns": 2}))
+    long = replace(items[1], prompt=json.dumps({**json.loads(items[1].prompt), "doctor": "a b " * 3000}))
+    outcomes = [json.loads(DIALOGUE.hold(one, who))["outcome"] for one in (short, long)]
+    assert outcomes == ["out_of_turns", "out_of_context"]
