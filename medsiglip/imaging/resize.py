@@ -23,6 +23,7 @@ from .picture import Array, as_rgb, is_grey_plane
 RESIZE_POLICIES = ("huggingface", "huggingface-bicubic", "report", "container", "container-medsiglip")
 """The names that `resize` takes."""
 
+_SQUASHING = ("huggingface", "huggingface-bicubic")
 _JPEG_QUALITY = 95
 _MAX_PADDED_PX = 2**27  # a strip may be small and its square huge; PIL refuses somewhat more
 
@@ -59,6 +60,35 @@ def resize(pixels: Array, size_px: int, policy: str) -> Array:
     return as_rgb(resized)
 
 
+class Shown(NamedTuple):
+    """The part of a picture's plane that a square shows, in the picture's own pixels; beyond the picture is black."""
+
+    top_px: float
+    """Above 0 rows: negative where there is padding."""
+    left_px: float
+    height_px: float
+    width_px: float
+
+
+def shown(height_px: int, width_px: int, policy: str) -> Shown:
+    """What the square of `resize` shows, so that a place in it can be found again in the picture.
+
+    Args:
+        height_px: rows of the picture.
+        width_px: its columns.
+        policy: one of `RESIZE_POLICIES`.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+    if policy not in RESIZE_POLICIES:
+        raise ValueError(f"unknown resize policy {policy!r}; use one of {', '.join(RESIZE_POLICIES)}")
+    if policy in _SQUASHING:
+        return Shown(0, 0, height_px, width_px)
+    square = _square_around(height_px, width_px)
+    return Shown(-square.top, -square.left, square.side, square.side)
+
+
 def _check(pixels: Array, size_px: int) -> None:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or pixels.size == 0:
         got = f"got {pixels.dtype} of shape {pixels.shape}, expected (H, W, 3) uint8"
@@ -77,7 +107,7 @@ def _resize_pil(planes: Array, size_px: int, *, bicubic: bool) -> Array:
 
 def _pad_to_square(planes: Array) -> Array:
     """Centre the picture on black; with an odd margin the extra row or column is below or to the right."""
-    side, top, left = _square_around(planes)
+    side, top, left = _square_around(*planes.shape[:2])
     if side * side > _MAX_PADDED_PX:
         height, width = planes.shape[:2]
         advice = "crop it, or use huggingface or report, which need no padded copy"
@@ -92,8 +122,7 @@ class _Square(NamedTuple):
     left: int  # columns of padding left of it
 
 
-def _square_around(planes: Array) -> _Square:
-    height, width = planes.shape[:2]
+def _square_around(height: int, width: int) -> _Square:
     side = max(height, width)
     return _Square(side, (side - height) // 2, (side - width) // 2)
 
@@ -121,7 +150,7 @@ def _resize_padded_tensorflow(planes: Array, size_px: int) -> Array:
     Source: TensorFlow core/kernels/image/resize_bilinear_op.cc (compute_lerp, HalfPixelScaler); rows and
     columns are blended in that order and in float32, so the sums round as TensorFlow's do.
     """
-    square = _square_around(planes)
+    square = _square_around(*planes.shape[:2])
     at = _sample_positions(square.side, size_px)
     upper = _blend_columns(_rows(planes, at.lower - square.top), at, square.left)
     lower = _blend_columns(_rows(planes, at.upper - square.top), at, square.left)
