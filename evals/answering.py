@@ -1,15 +1,22 @@
 """Putting items to a model. A bad picture fails its own item only, by name; the others are answered."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from evals.endpoint import Endpoint, EndpointFault, EndpointRefused
+from evals.generation import Generation
 from evals.items import Item, item_sha256
 from evals.outputs import Output
 from medsiglip.zero_shot import Embedder, ZeroShotClassifier
 
 PICTURES_PER_BATCH = 32
+MAX_FAULTS_IN_A_ROW = 50
+"""So many items without an answer, one after another, and a server is taken to be down."""
 
 
 class Answer(Protocol):
@@ -18,6 +25,18 @@ class Answer(Protocol):
     @property
     def text(self) -> str:
         """The answer without thinking or special tokens."""
+
+    @property
+    def thinking(self) -> str | None:
+        """The thoughts before it."""
+
+    @property
+    def tokens(self) -> int:
+        """Generated."""
+
+    @property
+    def finish_reason(self) -> str:
+        """`length` for an answer that was cut."""
 
 
 class Answerer(Protocol):
@@ -39,7 +58,18 @@ def refuse_items(items: Sequence[Item], fingerprint: str) -> Iterator[Output]:
     return (_output(item, fingerprint, clock, error=item.fault) for item in items if item.fault)
 
 
-def answer_items(items: Sequence[Item], model: Answerer, max_new_tokens: int) -> Iterator[Output]:
+def side_by_side(items: Sequence[Item]) -> list[Item]:
+    """Put the items with the same pictures beside each other: a batch then shares what comes before the question.
+
+    Pictures keep the order in which they first come, so that a run that is stopped has seen a fair sample.
+    """
+    of_pictures: dict[tuple[str, ...], list[Item]] = defaultdict(list)
+    for item in items:
+        of_pictures[item.files].append(item)
+    return [item for together in of_pictures.values() for item in together]
+
+
+def answer_items(items: Sequence[Item], model: Answerer, generation: Generation) -> Iterator[Output]:
     """Generate an answer for every item, in order.
 
     When a picture in a batch is bad, the item in turn is asked alone, so that the right one is named.
@@ -49,14 +79,49 @@ def answer_items(items: Sequence[Item], model: Answerer, max_new_tokens: int) ->
     while start < len(items):
         requests = [(item.files, item.prompt) for item in items[start:]]
         try:
-            answers = model.ask_each(requests, max_new_tokens=max_new_tokens)
+            answers = model.ask_each(requests, max_new_tokens=generation.max_new_tokens)
             for item, answer in zip(items[start:], answers, strict=False):
-                yield _output(item, model.fingerprint, clock, text=answer.text)
+                yield _answered(item, model.fingerprint, clock, [answer])
                 start += 1
             assert start == len(items), f"the model gave {start} answers to {len(items)} items"
         except (ValueError, OSError):
-            yield _answer_alone(items[start], model, max_new_tokens, clock)
+            yield _answer_alone(items[start], model, generation, clock)
             start += 1
+
+
+def answer_on_server(
+    items: Sequence[Item], server: Endpoint, generation: Generation, concurrency: int
+) -> Iterator[Output]:
+    """Have a server answer every item, `concurrency` at a time; outputs come as they are finished.
+
+    Raises:
+        EndpointRefused: The server refuses all, or MAX_FAULTS_IN_A_ROW items got no answer.
+    """
+    clock = _Clock()
+    faults_in_a_row = 0
+    pending = iter(items)
+    asked: dict[Future[Output], Item] = {}
+    pool = ThreadPoolExecutor(concurrency, thread_name_prefix="endpoint")
+    try:
+        while True:
+            for item in pending:
+                asked[pool.submit(_answer_on_server, item, server, generation)] = item
+                if len(asked) >= concurrency:
+                    break
+            if not asked:
+                return
+            for future in wait(asked, return_when=FIRST_COMPLETED).done:
+                del asked[future]
+                output = future.result()
+                faults_in_a_row = faults_in_a_row + 1 if output.error else 0
+                yield replace(output, seconds=clock.lap_s())
+            if faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
+                raise EndpointRefused(
+                    f"{server.url}: {faults_in_a_row} items in a row got no answer, the last: {output.error}; "
+                    "mend the server and run again: what was answered is kept"
+                )
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def classify_items(items: Sequence[Item], model: Embedder, class_prompts: dict[str, list[str]]) -> Iterator[Output]:
@@ -99,12 +164,40 @@ class _Clock:
         return passed
 
 
-def _answer_alone(item: Item, model: Answerer, max_new_tokens: int, clock: _Clock) -> Output:
+def _answer_alone(item: Item, model: Answerer, generation: Generation, clock: _Clock) -> Output:
     try:
-        (answer,) = list(model.ask_each([(item.files, item.prompt)], max_new_tokens=max_new_tokens))
-        return _output(item, model.fingerprint, clock, text=answer.text)
+        answers = list(model.ask_each([(item.files, item.prompt)], max_new_tokens=generation.max_new_tokens))
+        return _answered(item, model.fingerprint, clock, answers)
     except (ValueError, OSError) as fault:
         return _output(item, model.fingerprint, clock, error=_one_line(fault))
+
+
+def _answer_on_server(item: Item, server: Endpoint, generation: Generation) -> Output:
+    attempts, replies = 0, []
+    try:
+        for sample in range(generation.n_samples):
+            replies.append(server.answer(item.files, item.prompt, generation, sample))
+            attempts += replies[-1].attempts
+    except EndpointRefused:
+        raise
+    except (ValueError, OSError) as fault:
+        attempts += fault.attempts if isinstance(fault, EndpointFault) else 0
+        return _output(item, server.fingerprint, _Clock(), error=_one_line(fault), attempts=attempts)
+    return replace(_answered(item, server.fingerprint, _Clock(), replies), attempts=attempts)
+
+
+def _answered(item: Item, fingerprint: str, clock: _Clock, answers: Sequence[Answer]) -> Output:
+    """Put all draws of one item into an output."""
+    return _output(
+        item,
+        fingerprint,
+        clock,
+        text=answers[0].text,
+        thinking=answers[0].thinking or "",
+        samples=tuple(answer.text for answer in answers) if len(answers) > 1 else (),
+        tokens=sum(answer.tokens for answer in answers),
+        n_cut=sum(answer.finish_reason == "length" for answer in answers),
+    )
 
 
 def _classify_alone(

@@ -1,77 +1,124 @@
-"""The command `medgemma-eval`: list tasks, run them, score again, compare."""
+"""The command `medgemma-eval`: list tasks, run them, score again, compare, report."""
 
 import json
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medsiglip.command import Device, Dtype, Model, Quiet, new_app, progress, run, say, whole_file
+from medsiglip.command import Device, Dtype, Model, Quiet, new_app, one_line, progress, run, say, whole_file
 
 if TYPE_CHECKING:
-    from evals.runner import RunOptions
+    from evals.options import RunOptions
     from evals.tasks.task import Task
 
 app = new_app(
-    "Evaluations: run tasks on a model, resume, score with confidence intervals, compare. Not a medical device."
+    "Evaluations: run tasks on a model, resume, score with confidence intervals, compare, report. Not a medical device."
 )
 
-Out = Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")]
+ALL_KIT = "all-kit"
+"""Stands for every task whose data is there."""
+
+READ_WEIGHTS = ("label", "choices")
+"""Kinds of task that want more of a model than its text."""
+
+Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The --out of earlier runs.")]
 
 
 @app.command("list")
 def list_command() -> None:
-    """Print one line a task: name, data cards, what it asks."""
+    """Print one line a task: name, what it asks, data cards."""
     from evals.tasks.catalogue import TASKS
 
+    width = max(map(len, TASKS))
     for task in TASKS.values():
-        typer.echo(f"{task.name:<26} {task.summary} [{', '.join(task.cards)}]")
+        typer.echo(f"{task.name:<{width}}  {task.summary} [{', '.join(task.cards)}]")
 
 
 @app.command("run")
 def run_command(
-    tasks: Annotated[list[str], typer.Argument(metavar="TASK...", help="Names; see `medgemma-eval list`.")],
+    tasks: Annotated[
+        list[str], typer.Argument(metavar="TASK...", help=f"Names, or {ALL_KIT} for all whose data is there.")
+    ],
     data: Annotated[Path, typer.Option(help="Holds one folder a card name, or is that folder.")],
-    out: Out,
+    out: Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")],
     model: Model = "nano",
-    side: Annotated[
-        str, typer.Option(help="Part of the data: held-out, train, test, ...; the task's first if empty.")
-    ] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the order and draw of items.")] = 0,
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server that answers instead.")] = "",
+    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at a time.")] = 8,
+    retries: Annotated[int, typer.Option(min=0, help="Further attempts after a request that failed.")] = 5,
+    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the server has for one answer.")] = 300.0,
+    side: Annotated[str, typer.Option(help="Part of the data; the task's first if empty; see `list`.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task, drawn by --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the order and draw of items, and of drawn answers.")] = 0,
+    fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples; the task's number if left out.")] = None,
     shuffle_pictures: Annotated[
         bool, typer.Option("--shuffle-pictures", help="Put every question to another group's picture.")
     ] = False,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, in tokens.")] = 32,
+    max_new_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Longest answer, in tokens; the task's if left out.")
+    ] = None,
+    thinking_tokens: Annotated[int, typer.Option(min=0, help="Let the model think, so many tokens at most.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="Answers drawn an item; the majority counts.")] = 1,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the draws; 0 is greedy.")] = 0.0,
     role: Annotated[
         list[str] | None,
         typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
     ] = None,
+    cache: Annotated[Path | None, typer.Option(help="Folder that keeps greedy answers over runs.")] = None,
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
 ) -> None:
-    """Run tasks and score them; items already answered in --out are not asked again."""
-    from evals.clinic.casting import roles_of
-    from evals.runner import RunOptions
-    from evals.tasks.catalogue import task_named
+    """Run tasks and score them; items already answered in --out are not asked again.
 
-    chosen = [task_named(name) for name in tasks]
-    options = RunOptions(side, limit, seed, "shuffled" if shuffle_pictures else "real", max_new_tokens)
+    The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
+    """
+    from evals.clinic.casting import roles_of
+    from evals.options import RunOptions
+
     roles = roles_of(role or [])
-    models: dict[str, Any] = {}
-    failed = sum(_run(task, options, data, out, model, models, roles, device, dtype, quiet) for task in chosen)
-    _score(out)
-    if failed:
-        say(f"{failed} item(s) failed and were not scored; the others were")
+    options = RunOptions(
+        side=side,
+        limit=limit,
+        seed=seed,
+        condition="shuffled" if shuffle_pictures else "real",
+        num_fewshot=fewshot,
+        max_new_tokens=max_new_tokens,
+        thinking_tokens=thinking_tokens,
+        n_samples=samples,
+        temperature=temperature,
+    )
+    if endpoint and cache:
+        raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
+    chosen = list(_chosen(tasks, data, answers_text_only=bool(endpoint)))
+    with ExitStack() as open_things:
+        answering = _Answering(model, roles, device, dtype)
+        if endpoint:
+            from evals.endpoint import Endpoint
+
+            server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
+            answering = _Answering(server.fingerprint, roles, device, dtype, open_things.enter_context(server))
+        kept = None
+        if cache:
+            from evals.cache import AnswerCache
+
+            kept = open_things.enter_context(AnswerCache(cache))
+        failed = [_run(task, options, data, out, answering, kept, concurrency, quiet) for task in chosen]
+    if any(count is not None for count in failed):
+        _score(out)
+    if failed != [0] * len(chosen):
         raise typer.Exit(1)
 
 
 @app.command()
-def score(folder: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of earlier runs.")]) -> None:
+def score(folder: Dir) -> None:
     """Score the outputs in DIR again, without generating."""
-    _score(folder)
+    if _score(folder):
+        raise typer.Exit(1)
 
 
 @app.command()
@@ -101,28 +148,92 @@ def main() -> None:
     run(app)
 
 
+class _Answering:
+    """What answers: a server, or models that are loaded when the first task wants them."""
+
+    def __init__(self, model: str, roles: Mapping[str, str], device: str, dtype: str, server: Any = None) -> None:
+        self.model = model
+        self.is_server = server is not None
+        self._roles, self._placed = roles, (device, dtype)
+        self._loaded: dict[str, Any] = {"text": server} if server else {}
+
+    def for_task(self, task: "Task", options: "RunOptions") -> Any:
+        """Return the model for a task, with those who play the other roles if it is a dialogue."""
+        from evals.clinic.casting import local_players, server_players
+
+        kind = "label" if task.answers == "label" else "text"
+        if kind not in self._loaded:
+            self._loaded[kind] = _load(kind, self.model, *self._placed)
+        model = self._loaded[kind]
+        if not task.dialogue:
+            return model
+        if self.is_server:
+            return server_players(model, self._roles, options.generation(task))
+        return local_players(model, self._roles, options.generation(task).max_new_tokens)
+
+
+def _chosen(names: Sequence[str], data: Path, answers_text_only: bool) -> Iterator["Task"]:
+    """Yield the tasks of the names, each once; say which ones `all-kit` leaves out."""
+    from evals.tasks.catalogue import TASKS, task_named
+
+    named = [task_named(name) for name in dict.fromkeys(names) if name != ALL_KIT]
+    for task in named:
+        if answers_text_only and task.answers in READ_WEIGHTS:
+            raise ValueError(f"task {task.name} reads the weights; --endpoint is for tasks that are answered in text")
+    yield from named if ALL_KIT not in names else ()
+    for task in TASKS.values() if ALL_KIT in names else ():
+        if answers_text_only and task.answers in READ_WEIGHTS:
+            say(f"not run: {task.name}: it reads the weights, and a server does not show them")
+        elif absent := [card for card in task.cards if not _is_there(card, data)]:
+            say(f"not run: {task.name}: no {', '.join(absent)} in {data}")
+        else:
+            yield task
+
+
+def _is_there(card: str, data: Path) -> bool:
+    from data_cards.readers.tables import find_set
+
+    try:
+        return find_set(data, card).is_dir()
+    except ValueError:
+        return False
+
+
 def _run(
     task: "Task",
     options: "RunOptions",
     data: Path,
     out: Path,
-    model_name: str,
-    models: dict[str, Any],
-    roles: dict[str, str],
-    device: str,
-    dtype: str,
+    answering: _Answering,
+    cache: Any,
+    concurrency: int,
     quiet: bool,
-) -> int:
-    """Run one task; return the number of items that failed."""
-    from evals.clinic.casting import local_players
+) -> int | None:
+    """Run one task; return the number of items that failed, None if it could not be run; say which and why."""
+    from evals.endpoint import EndpointRefused
     from evals.runner import run_task
 
-    kind = "label" if task.answers == "label" else "text"
-    if kind not in models:
-        models[kind] = _load(kind, model_name, device, dtype)
-    model = models[kind] if not task.dialogue else local_players(models[kind], roles, options.max_new_tokens)
-    with progress(None, "items", quiet) as advance:
-        ran = run_task(task, options, data, out, model, model_name, " ".join(sys.argv), advance)
+    command = " ".join(["medgemma-eval", *sys.argv[1:]])
+    try:
+        model = answering.for_task(task, options)
+        with progress(None, f"items of {task.name}", quiet) as advance:
+            ran = run_task(
+                task,
+                options,
+                data,
+                out,
+                model,
+                answering.model,
+                command,
+                advance,
+                cache=cache,
+                concurrency=concurrency if answering.is_server else 1,
+            )
+    except EndpointRefused:
+        raise
+    except (ValueError, OSError) as fault:
+        say(f"error: {task.name}: {one_line(fault)}")
+        return None
     for table in ran.data_differs_from_card:
         say(f"warning: {table} is not the copy its card describes; figures on it do not compare with others")
     for output in ran.failed:
@@ -140,16 +251,28 @@ def _load(answers: str, model: str, device: str, dtype: str) -> Any:
     return MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
 
 
-def _score(folder: Path) -> None:
-    from evals.scores import score_dir
+def _score(folder: Path) -> bool:
+    """Score and print; return whether items failed or are unanswered, which is said."""
+    from evals.scores import score_dir, shortfalls
+    from evals.tables import aligned
 
-    for task, metrics in score_dir(folder).items():
-        for metric, figure in metrics.items():
-            typer.echo(_line(task, metric, figure))
+    scores = score_dir(folder)
+    rows = [
+        (task, metric, *_cells(figure))
+        for task, metrics in scores.items()
+        for metric, figure in metrics.items()
+        if "/" not in metric
+    ]
+    for line in aligned(rows):
+        typer.echo(line)
+    said = list(shortfalls(folder, scores))
+    for line in said:
+        say(line)
+    return bool(said)
 
 
-def _line(task: str, metric: str, figure: dict[str, Any]) -> str:
+def _cells(figure: dict[str, Any]) -> tuple[str, str]:
     low, high = figure["ci95"]
     value = "undefined" if figure["value"] is None else f"{figure['value']:.3f}"
     interval = f" ({figure['note']})" if low is None else f" [{low:.3f}, {high:.3f}]"
-    return f"{task:<26} {metric:<44} {value}{interval}  n={figure['n']} groups={figure['n_groups']}"
+    return value + interval, f"n={figure['n']} groups={figure['n_groups']}"

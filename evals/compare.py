@@ -23,9 +23,10 @@ from evals.metrics.paired import (
 )
 from evals.pairing import LeftOut, Pair, pair_runs, read_run, task_folders
 from evals.scores import as_json, estimate_of, finite, interval_as_json, measures
+from evals.tables import aligned
 from evals.tasks.catalogue import TASKS
 
-SETTINGS = ("model", "max_new_tokens", "seed", "limit", "versions")
+SETTINGS = ("model", "generation", "num_fewshot", "seed", "limit", "computed_on", "versions", "commit")
 """What may differ between two runs; shown where it does."""
 
 
@@ -117,10 +118,7 @@ def as_table(comparison: Comparison) -> str:
     """Return a plain table, one line a metric."""
     head = ("task", "metric", "first", "second", "second - first", "p", "p Holm", "p McNemar", "n", "groups")
     rows = [head, *(_row(metric) for task in comparison.tasks for metric in task.metrics)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
-    )
+    return "\n".join(aligned(rows))
 
 
 def remarks(comparison: Comparison) -> Iterator[str]:
@@ -152,7 +150,8 @@ def to_json(comparison: Comparison) -> dict[str, Any]:
 def _compare_task(name: str, first: Path, second: Path, common: bool, seed: int, n_resamples: int) -> TaskComparison:
     pair = pair_runs(read_run(first), read_run(second), common)
     record = pair.first.record
-    differing = {key: [record.get(key), pair.second.record.get(key)] for key in SETTINGS}
+    one, other = _settings(record), _settings(pair.second.record)
+    differing = {key: [one.get(key), other.get(key)] for key in {**one, **other}}
     return TaskComparison(
         name,
         int(record.get("task_version", 1)),
@@ -164,6 +163,15 @@ def _compare_task(name: str, first: Path, second: Path, common: bool, seed: int,
         _same_weights(record, pair.second.record),
         list(_compare_metrics(name, pair, seed, n_resamples)),
     )
+
+
+def _settings(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return SETTINGS, each field of those that have several by itself: `generation.max_new_tokens`."""
+    found = {key: record.get(key) for key in SETTINGS}
+    parts = {
+        f"{key}.{name}": value for key, held in found.items() if isinstance(held, dict) for name, value in held.items()
+    }
+    return {**{key: held for key, held in found.items() if not isinstance(held, dict)}, **parts}
 
 
 def _same_weights(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:

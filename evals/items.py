@@ -44,9 +44,11 @@ def prompts_sha256(items: Iterable[Item]) -> str:
 
 
 def write_items(path: Path, items: Sequence[Item]) -> None:
-    """Write one JSON object a line."""
+    """Write one JSON object a line, all or nothing."""
     lines = [json.dumps(asdict(item), ensure_ascii=False) + "\n" for item in items]
-    path.write_text("".join(lines), encoding="utf-8")
+    draft = path.with_suffix(".tmp")
+    draft.write_text("".join(lines), encoding="utf-8")
+    draft.replace(path)
 
 
 def read_items(path: Path) -> list[Item]:
@@ -58,7 +60,8 @@ def read_items(path: Path) -> list[Item]:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; run the task first: medgemma-eval run {path.parent.name} ...")
     items = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+    lines = path.read_bytes().decode("utf-8", errors="replace").split("\n")  # never splitlines: texts may hold U+2028
+    for number, line in enumerate(lines[:-1] if lines[-1] == "" else lines, start=1):
         try:
             row = json.loads(line)
             items.append(Item(**{**row, "files": tuple(row["files"]), "choices": tuple(row.get("choices", ()))}))

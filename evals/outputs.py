@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from evals.items import Item, item_sha256
 
@@ -19,8 +20,14 @@ class Output:
     """Of what was asked (`items.item_sha256`)."""
     model: str
     """Fingerprint of the weights."""
+    settings: str = ""
+    """Hash of the task's version and the settings of the generation (`record.settings_sha256`)."""
     text: str = ""
-    """The generated text; for zero-shot items the label."""
+    """The generated text without thoughts; for zero-shot items the label; of several draws the first."""
+    samples: Sequence[str] = ()
+    """All draws, if several were asked for."""
+    thinking: str = ""
+    """The thoughts before `text`, if there were any."""
     probabilities: Mapping[str, float] = field(default_factory=dict)
     """Zero-shot items: label to softmax probability."""
     log_likelihoods: Sequence[float] = ()
@@ -29,13 +36,34 @@ class Output:
     """Why the item failed; it is asked again on the next run."""
     seconds: float = 0.0
     """Since the output before it."""
+    tokens: int = 0
+    """Generated, thoughts and all draws included."""
+    n_cut: int = 0
+    """Draws that ended at the limit of tokens."""
+    attempts: int = 0
+    """Requests to a server that it took."""
+    cached: bool = False
+    """Taken from an earlier run's answers (--cache)."""
 
 
 class OutputFile:
-    """Appends outputs; each is on disk, whole, before the next is asked for."""
+    """Reads and appends outputs; each is with the system, whole, before the next is asked for.
+
+    Raises:
+        ValueError: Another process is writing the file, or a line is broken.
+    """
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("a", encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._file = path.open("ab")
+        try:
+            _lock(self._file, path)
+            _drop_torn_line(path)
+            self.before = read_outputs(path)
+        except (ValueError, OSError):
+            self._file.close()
+            raise
 
     def __enter__(self) -> "OutputFile":
         return self
@@ -47,14 +75,24 @@ class OutputFile:
 
     def write(self, output: Output) -> None:
         """Append one line."""
-        self._file.write(json.dumps(asdict(output), ensure_ascii=False) + "\n")
+        self._file.write(json.dumps(asdict(output), ensure_ascii=False).encode(errors="replace") + b"\n")
         self._file.flush()
 
 
-def drop_torn_line(path: Path) -> None:
+def _lock(file: IO[bytes], path: Path) -> None:
+    """Take the file for this process; the system gives it back whatever way the process ends."""
+    import fcntl
+
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as fault:
+        raise ValueError(
+            f"{path}: another run is writing it; wait for that run, or give this one its own --out"
+        ) from fault
+
+
+def _drop_torn_line(path: Path) -> None:
     """Cut off what follows the last line end: a line that a killed run did not finish."""
-    if not path.is_file():
-        return
     written = path.read_bytes()
     whole = written.rfind(b"\n") + 1
     if whole < len(written):

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple
 from evals.checks import check_items, named
 from evals.items import Item, read_items
 from evals.measures import Answered
+from evals.options import Condition
 from evals.outputs import Output, latest, read_outputs
-from evals.runner import Condition
-from evals.scores import finite, measures, score_name, value_of
+from evals.record import read_record
+from evals.scores import answered_of, finite, measures, score_name, value_of
 from evals.tasks.catalogue import task_named
+from evals.tasks.task import Task
 
 DATA_RECORD = ("side", "condition", "data_sha256")
 """What run.json says of the split; two runs must agree on it."""
@@ -23,7 +25,7 @@ class Run(NamedTuple):
     """One task's folder."""
 
     folder: Path
-    record: dict[str, Any]
+    record: Mapping[str, Any]
     items: dict[str, Item]
     outputs: dict[str, Output]
     """By item; those that failed are among them."""
@@ -80,10 +82,7 @@ def read_run(folder: Path) -> Run:
     Raises:
         ValueError: A file is missing, broken, cut off, or does not go with scores.json.
     """
-    record_path, outputs_path = folder / "run.json", folder / "outputs.jsonl"
-    if not record_path.is_file():
-        raise ValueError(f"{record_path}: no such file; the run stopped before it began; run the task again")
-    record = json.loads(record_path.read_text(encoding="utf-8"))
+    record, outputs_path = read_record(folder), folder / "outputs.jsonl"
     items = read_items(folder / "items.jsonl")
     check_items(items, record, folder)
     if not outputs_path.is_file():
@@ -114,7 +113,9 @@ def pair_runs(first: Run, second: Run, common: bool) -> Pair:
         raise ValueError(
             f"{first.folder} and {second.folder}: no item is answered by both; there is nothing to compare"
         )
-    answered = [[Answered(run.items[name], run.outputs[name]) for name in both] for run in (first, second)]
+    answered = [
+        answered_of(_task_of(run.folder), [run.items[name] for name in both], run.outputs) for run in (first, second)
+    ]
     return Pair(first, second, answered[0], answered[1], left_out)
 
 
@@ -205,16 +206,20 @@ def _differing(one: Any, other: Any) -> str:
     return ", ".join(sorted(key for key in {*one, *other} if one.get(key) != other.get(key)))
 
 
+def _task_of(folder: Path) -> Task:
+    return task_named(folder.parent.name if folder.name == "shuffled" else folder.name)
+
+
 def _demand_scores_agree(run: Run) -> None:
     """Refuse outputs that scores.json was not made from: some were lost, changed or added since."""
     condition: Condition = "shuffled" if run.folder.name == "shuffled" else "real"
-    task = task_named(run.folder.parent.name if condition == "shuffled" else run.folder.name)
+    task = _task_of(run.folder)
     out_dir = run.folder.parents[1] if condition == "shuffled" else run.folder.parent
     path = out_dir / "scores.json"
     if not path.is_file():
         raise ValueError(f"{path}: no such file; make it: medgemma-eval score {out_dir}")
     scored: Mapping[str, Any] = json.loads(path.read_text(encoding="utf-8")).get(score_name(task.name, condition), {})
-    answered = [Answered(run.items[name], output) for name, output in run.outputs.items() if not output.error]
+    answered = answered_of(task, run.items.values(), run.outputs)
     for metric, measure in measures(task, answered).items():
         if metric not in scored:
             raise ValueError(f"{path}: lacks {task.name} {metric}; make it anew: medgemma-eval score {out_dir}")

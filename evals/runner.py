@@ -3,66 +3,32 @@
 Scoring is a step of its own (evals/scores.py) over these files, so that scoring again costs no generation.
 """
 
-import json
 import random
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
-from data_cards.readers.tables import find_set
-from evals.answering import Answerer, answer_items, classify_items, refuse_items
-from evals.clinic.dialogue import Dialogue, Players
+from evals.answering import answer_items, answer_on_server, classify_items, refuse_items, side_by_side
+from evals.cache import AnswerCache
+from evals.checks import check_items
 from evals.clinic.running import play_items, write_dialogue_episodes
-from evals.items import Item, prompts_sha256, write_items
-from evals.outputs import Output, OutputFile, drop_torn_line, latest, read_outputs
+from evals.endpoint import Endpoint
+from evals.generation import Generation
+from evals.items import Item, write_items
+from evals.options import Condition, RunOptions
+from evals.outputs import Output, OutputFile, latest
+from evals.record import RunRecord, read_record, run_record, write_record
 from evals.tasks.task import ItemOptions, Task
-from medsiglip.zero_shot import Embedder
-
-Condition = Literal["real", "shuffled"]
-"""shuffled: the same questions, each with the picture of another group: what is left needs no looking."""
-
-
-@dataclass(frozen=True)
-class RunOptions:
-    """What decides the items and the answers of a run."""
-
-    side: str = ""
-    """One of the task's sides; empty for its first."""
-    limit: int | None = None
-    """At most so many items; the order is seeded, so they are a fair sample."""
-    seed: int = 0
-    condition: Condition = "real"
-    max_new_tokens: int = 32
-
-
-@dataclass(frozen=True)
-class RunRecord:
-    """How outputs came about; written to run.json and copied into every score."""
-
-    task: str
-    task_version: int
-    condition: Condition
-    side: str
-    seed: int
-    limit: int | None
-    max_new_tokens: int
-    model: str
-    model_fingerprint: str
-    prompts_sha256: str
-    data_sha256: dict[str, str]
-    """Card name / table to the SHA-256 of the copy used."""
-    data_differs_from_card: list[str]
-    versions: dict[str, str]
-    command: str
 
 
 class TaskRun(NamedTuple):
     """What a run has to report."""
 
+    n_items: int
     failed: list[Output]
     data_differs_from_card: list[str]
 
@@ -73,7 +39,7 @@ def make_items(task: Task, data_dir: str | Path, options: RunOptions) -> list[It
     Raises:
         ValueError: The data is missing or broken, the side is unknown, or no item is left.
     """
-    asked = ItemOptions(task.checked_side(options.side), options.seed, task.num_fewshot)
+    asked = ItemOptions(task.checked_side(options.side), options.seed, options.fewshot(task))
     items = task.items(data_dir, asked)[: options.limit]
     if not items:
         raise ValueError(f"{data_dir}: task {task.name} has no item on side {asked.side!r}; take another side")
@@ -115,6 +81,9 @@ def run_task(
     model_name: str,
     command: str,
     advance: Callable[[int], object] = lambda items: None,
+    *,
+    cache: AnswerCache | None = None,
+    concurrency: int = 8,
 ) -> TaskRun:
     """Make the items, answer those that --out lacks, and record how.
 
@@ -123,115 +92,77 @@ def run_task(
         options: Which items, and how.
         data_dir: Holds one folder a card name, or is that folder.
         out_dir: The run goes to `condition_folder(out_dir, ...)`.
-        model: An Answerer for a text task, an Embedder for a label task, Players for a dialogue task.
+        model: An Answerer or an Endpoint for a text task, an Embedder for a label task, Players for a dialogue task.
         model_name: As the user gave it.
         command: For the record.
         advance: Told how many items are done.
+        cache: Answers of earlier runs.
+        concurrency: Items put to a server at a time; 1 for a dialogue that a local model takes part in.
 
     Raises:
-        ValueError: The data is missing, or the outputs there are another model's.
+        ValueError: The data is missing or would make the figure wrong (an item twice, a patient on both sides), the
+            options do not fit the task, or the outputs there are another model's or made with other settings.
     """
     items = make_items(task, data_dir, options)
     folder = condition_folder(out_dir, task.name, options.condition)
-    fingerprint = model.fingerprint_for(task.dialogue.roles) if task.dialogue else model.fingerprint
-    prepare(items, fingerprint, folder)
-    record = run_record(task, items, data_dir, options, model_name, fingerprint, command)
-    write_record(folder, record)
+    record = run_record(task, items, data_dir, options, model, model_name, command)
+    ask = partial(_outputs, task, model, options.generation(task), concurrency)
+    check_items(items, asdict(record), folder)
+    with OutputFile(folder / "outputs.jsonl") as file:
+        pending = pending_items(items, file, record)
+        write_items(folder / "items.jsonl", items)
+        write_record(folder, record)
+        advance(len(items) - len(pending))
+        failed = answer_pending(pending, ask, record, file, cache, advance)
     if task.dialogue:
-        failed = run_dialogue_task(task.dialogue, items, model, folder, advance)
-    elif task.answers == "text":
-        failed = run_text_task(task, items, model, folder, options.max_new_tokens, advance)
-    else:
-        failed = run_label_task(task, items, model, folder, advance)
-    return TaskRun(failed, record.data_differs_from_card)
+        write_dialogue_episodes(folder, task.dialogue)
+    return TaskRun(len(items), failed, record.data_differs_from_card)
 
 
-def run_text_task(
-    task: Task,
-    items: Sequence[Item],
-    model: Answerer,
-    folder: Path,
-    max_new_tokens: int,
-    advance: Callable[[int], object],
-) -> list[Output]:
-    """Generate what outputs.jsonl in `folder` lacks; return the outputs that failed.
+def pending_items(items: Sequence[Item], file: OutputFile, record: RunRecord) -> list[Item]:
+    """Return the items that the outputs so far have no answer to.
 
     Raises:
-        ValueError: The outputs there are another model's.
+        ValueError: The outputs are another model's, or were made with other settings.
     """
-    assert task.answers == "text", f"{task.name} picks labels"
-    pending = prepare(items, model.fingerprint, folder)
-    advance(len(items) - len(pending))
-    asked = [item for item in pending if not item.fault]
-    outputs = chain(refuse_items(pending, model.fingerprint), answer_items(asked, model, max_new_tokens))
-    return _write_all(outputs, folder, advance)
-
-
-def run_dialogue_task(
-    dialogue: Dialogue,
-    items: Sequence[Item],
-    players: Players,
-    folder: Path,
-    advance: Callable[[int], object],
-    workers: int = 1,
-) -> list[Output]:
-    """Play what outputs.jsonl in `folder` lacks, write episodes.jsonl, and return the outputs that failed.
-
-    Raises:
-        ValueError: The outputs there are another model's, or another role was played by something else.
-    """
-    pending = prepare(items, players.fingerprint_for(dialogue.roles), folder)
-    advance(len(items) - len(pending))
-    failed = _write_all(play_items(pending, dialogue, players, workers), folder, advance)
-    write_dialogue_episodes(folder, dialogue)
-    return failed
-
-
-def run_label_task(
-    task: Task, items: Sequence[Item], model: Embedder, folder: Path, advance: Callable[[int], object]
-) -> list[Output]:
-    """Classify what outputs.jsonl in `folder` lacks; return the outputs that failed.
-
-    Raises:
-        ValueError: The outputs there are another model's.
-    """
-    assert task.answers == "label", f"{task.name} writes text"
-    pending = prepare(items, model.fingerprint, folder)
-    advance(len(items) - len(pending))
-    if not pending:
-        return []
-    refused = refuse_items(pending, model.fingerprint)
-    picked = (
-        output
-        for label_set, captions in task.label_sets.items()
-        for output in classify_items(
-            [item for item in pending if item.meta.get("label_set", "") == label_set and not item.fault],
-            model,
-            {label: list(texts) for label, texts in captions.items()},
-        )
-    )
-    return _write_all(chain(refused, picked), folder, advance)
-
-
-def prepare(items: Sequence[Item], fingerprint: str, folder: Path) -> list[Item]:
-    """Write items.jsonl and return the items that outputs.jsonl has no answer to.
-
-    Raises:
-        ValueError: The outputs there are another model's.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    path = folder / "outputs.jsonl"
-    drop_torn_line(path)
-    outputs = read_outputs(path)
-    others = {output.model for output in outputs} - {fingerprint}
+    others = {output.model for output in file.before} - {record.model_fingerprint}
     if others:
         raise ValueError(
-            f"{path}: holds answers of the model {', '.join(sorted(others))}; got {fingerprint}; "
+            f"{file.path}: holds answers of the model {', '.join(sorted(others))}; got {record.model_fingerprint}; "
             "give each model its own --out"
         )
-    write_items(folder / "items.jsonl", items)
-    answered = {name for name, output in latest(outputs, items).items() if not output.error}
+    if any(output.settings != record.settings for output in file.before):
+        raise ValueError(
+            f"{file.path}: holds answers made otherwise ({_what_differs(file.path.parent, record)}); give each way its "
+            "own --out"
+        )
+    answered = {name for name, output in latest(file.before, items).items() if not output.error}
     return [item for item in items if item.item_id not in answered]
+
+
+def answer_pending(
+    pending: Sequence[Item],
+    ask: Callable[[Sequence[Item]], Iterable[Output]],
+    record: RunRecord,
+    file: OutputFile,
+    cache: AnswerCache | None,
+    advance: Callable[[int], object],
+) -> list[Output]:
+    """Append an output for every item to the file; return those that failed."""
+    good = [item for item in pending if not item.fault]
+    kept = {output.item_id: output for output in cache.known(good, record)} if cache else {}
+    asked = {item.item_id: item for item in side_by_side(good) if item.item_id not in kept}
+    failed = []
+    refused = refuse_items(pending, record.model_fingerprint)
+    for output in chain(refused, kept.values(), ask(list(asked.values()))):
+        made = replace(output, settings=record.settings)
+        file.write(made)
+        if cache and made.item_id in asked:
+            cache.keep(asked[made.item_id], made, record)
+        advance(1)
+        if made.error:
+            failed.append(made)
+    return failed
 
 
 def condition_folder(out_dir: Path, task: str, condition: Condition) -> Path:
@@ -239,70 +170,37 @@ def condition_folder(out_dir: Path, task: str, condition: Condition) -> Path:
     return out_dir / task / "shuffled" if condition == "shuffled" else out_dir / task
 
 
-def run_record(
-    task: Task,
-    items: Sequence[Item],
-    data_dir: str | Path,
-    options: RunOptions,
-    model: str,
-    fingerprint: str,
-    command: str,
-) -> RunRecord:
-    """Collect how a run came about: prompts, data, versions, command."""
-    hashes, differing = data_hashes(sorted({item.meta["card"] for item in items}), data_dir)
-    return RunRecord(
-        task=task.name,
-        task_version=task.version,
-        condition=options.condition,
-        side=task.checked_side(options.side),
-        seed=options.seed,
-        limit=options.limit,
-        max_new_tokens=options.max_new_tokens,
-        model=model,
-        model_fingerprint=fingerprint,
-        prompts_sha256=prompts_sha256(items),
-        data_sha256=hashes,
-        data_differs_from_card=differing,
-        versions={name: _version(name) for name in ("medgemma", "torch", "transformers", "numpy")},
-        command=command,
-    )
+def _outputs(
+    task: Task, model: Any, generation: Generation, concurrency: int, items: Sequence[Item]
+) -> Iterable[Output]:
+    if not items:
+        return ()
+    if task.dialogue:
+        return play_items(items, task.dialogue, model, concurrency)
+    if task.answers == "label":
+        return _labels(task, items, model)
+    if isinstance(model, Endpoint):
+        return answer_on_server(items, model, generation, concurrency)
+    return answer_items(items, model, generation)
 
 
-def write_record(folder: Path, record: RunRecord) -> None:
-    """Write run.json."""
-    (folder / "run.json").write_text(json.dumps(asdict(record), indent=1) + "\n", encoding="utf-8")
+def _labels(task: Task, items: Sequence[Item], model: Any) -> Iterator[Output]:
+    sets = {item.meta.get("label_set", "") for item in items}
+    assert sets <= set(task.label_sets), f"{task.name} has no label set {sets - set(task.label_sets)}"
+    for label_set, captions in task.label_sets.items():
+        of_set = [item for item in items if item.meta.get("label_set", "") == label_set]
+        if of_set:
+            yield from classify_items(of_set, model, {label: list(texts) for label, texts in captions.items()})
 
 
-def data_hashes(cards: Sequence[str], data_dir: str | Path) -> tuple[dict[str, str], list[str]]:
-    """Return the SHA-256 of every table read, and the tables that are not their card's."""
-    from data_cards.check import table_sha256
-    from data_cards.schema import load_card
-
-    hashes, differing = {}, []
-    for name in cards:
-        for split in load_card(name).splits.values():
-            path = find_set(data_dir, name) / split.file
-            if not path.is_file():
-                continue
-            hashes[f"{name}/{split.file}"] = table_sha256(path)
-            if split.sha256 is not None and hashes[f"{name}/{split.file}"] != split.sha256:
-                differing.append(f"{name}/{split.file}")
-    return hashes, differing
-
-
-def _write_all(outputs: Iterable[Output], folder: Path, advance: Callable[[int], object]) -> list[Output]:
-    failed = []
-    with OutputFile(folder / "outputs.jsonl") as file:
-        for output in outputs:
-            file.write(output)
-            advance(1)
-            if output.error:
-                failed.append(output)
-    return failed
-
-
-def _version(distribution: str) -> str:
+def _what_differs(folder: Path, record: RunRecord) -> str:
+    """Name the settings that the record there has otherwise."""
     try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return "not installed"
+        before = read_record(folder)
+    except ValueError:
+        return "its run.json is missing"
+    if before.get("task_version") != record.task_version:
+        return f"version {before.get('task_version')} of the task, now {record.task_version}"
+    old, new = before.get("generation", {}), record.generation
+    differing = [f"{name} {old.get(name)}, now {value}" for name, value in new.items() if old.get(name) != value]
+    return ", ".join(differing) or "other settings"

@@ -100,7 +100,8 @@ def test_the_card_shows_what_was_measured_on_these_weights(folder: Path) -> None
 @pytest.mark.slow
 def test_the_figures_come_again(kit: Path, tmp_path: Path) -> None:
     """The encoder's whole zero-shot table, measured anew on this machine."""
-    from evals.runner import RunOptions, run_task
+    from evals.options import RunOptions
+    from evals.runner import run_task
     from evals.scores import score_dir
     from evals.tasks.catalogue import TASKS
     from finetune.recipes.nano_measure import ENCODER_TASKS

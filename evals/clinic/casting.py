@@ -86,3 +86,12 @@ def local_players(model: "MedGemma", roles: Mapping[str, str], max_new_tokens: i
         ValueError: As `open_server`.
     """
     return cast(local(model, max_new_tokens), model.fingerprint, roles, open_server)
+
+
+def server_players(server: Endpoint, roles: Mapping[str, str], generation: Generation) -> Players:
+    """Return the players of a run whose measured model is on a server.
+
+    Raises:
+        ValueError: As `open_server`.
+    """
+    return cast(remote(server, generation), server.fingerprint, roles, open_server)

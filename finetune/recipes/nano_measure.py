@@ -8,7 +8,8 @@ from typing import Any
 
 from evals.baselines import accuracy_of, model_minus_baseline, raw_pixel_baseline
 from evals.metrics.statistics import Estimate
-from evals.runner import RunOptions, condition_folder, run_task
+from evals.options import RunOptions
+from evals.runner import condition_folder, run_task
 from evals.scores import DIFFERENCE, as_json, grades, read_answered, score_dir
 from evals.tasks.catalogue import TASKS
 from medsiglip.command import progress
@@ -85,7 +86,7 @@ def _figures(task: str, metrics: dict[str, dict[str, Any]]) -> list[Figure]:
 def _baseline(task: str, data: Path, out: Path) -> list[Figure]:
     """The raw-pixel classifier on the same split, and the paired difference."""
     predictions = raw_pixel_baseline(data, task)
-    graded = grades(TASKS[task], read_answered(condition_folder(out, task, "real")))["accuracy"]
+    graded = grades(TASKS[task], read_answered(TASKS[task], condition_folder(out, task, "real")))["accuracy"]
     rows: dict[str, Estimate] = {
         "accuracy of raw pixels": accuracy_of(predictions),
         "accuracy, nano minus raw pixels": model_minus_baseline({g.item_id: g.value for g in graded}, predictions),

@@ -17,7 +17,7 @@ RECORD = {
     "side": "held-out",
     "seed": 0,
     "limit": None,
-    "max_new_tokens": 32,
+    "generation": {"max_new_tokens": 32},
     "model": "one",
     "model_fingerprint": "ab12",
     "data_sha256": {"vqa-rad/labels.csv": "ab"},

@@ -122,14 +122,17 @@ def test_holm_goes_over_the_tasks(tmp_path: Path) -> None:
 
 
 def test_command_prints_a_table_and_writes_json(tmp_path: Path) -> None:
-    one, other = two_runs(tmp_path, model="two", max_new_tokens=64)
+    one, other = two_runs(tmp_path, model="two", generation={"max_new_tokens": 64})
     out = tmp_path / "made" / "comparison.json"
     result = CliRunner().invoke(evals.cli.app, ["compare", str(one), str(other), "--out", str(out)])
     assert result.exit_code == 0, result.output
     head, *rows = result.stdout.splitlines()
     assert head.split()[:4] == ["task", "metric", "first", "second"] and "second - first" in head
     assert rows[0].startswith("vqa-rad  closed_accuracy") and "+0.150 [" in rows[0] and rows[0].endswith("40  20")
-    assert "max_new_tokens differs: 32 and 64" in result.stderr and "model differs: one and two" in result.stderr
+    assert (
+        "generation.max_new_tokens differs: 32 and 64" in result.stderr
+        and "model differs: one and two" in result.stderr
+    )
     written = json.loads(out.read_text())
     assert written["difference_is"] == "second - first" and written["tasks"][0]["metrics"][0]["mcnemar"]["p_mid"] < 0.2
     assert written["n_resamples"] == 2000

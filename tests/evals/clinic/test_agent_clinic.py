@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -16,8 +17,9 @@ from evals.clinic.dialogue import Backend, Message, Players
 from evals.endpoint import Endpoint
 from evals.generation import Generation
 from evals.items import Item
+from evals.options import RunOptions
 from evals.outputs import Output, read_outputs
-from evals.runner import RunOptions, run_dialogue_task, run_task
+from evals.runner import run_task
 from evals.scores import score_dir
 from evals.tasks import agent_clinic
 from evals.tasks.catalogue import TASKS
@@ -116,9 +118,10 @@ def test_a_case_goes_into_its_item_and_out_again() -> None:
 
 
 def run(items: list[Item], who: Players, folder: Path, workers: int = 1) -> list[str]:
-    failed = run_dialogue_task(DIALOGUE, items, who, folder, lambda n: None, workers)
-    (folder / "run.json").write_text("{}")
-    return [output.item_id for output in failed]
+    task = replace(TASK, name=folder.name, items=lambda data_dir, options: items)
+    with mock.patch("evals.record.data_hashes", lambda cards, data_dir: ({}, [])):
+        ran = run_task(task, RunOptions(side="all"), "nowhere", folder.parent, who, "", "test", concurrency=workers)
+    return [output.item_id for output in ran.failed]
 
 
 def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
@@ -130,7 +133,8 @@ def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
     broken = read_outputs(folder / "outputs.jsonl")[1]
     assert broken.error == "the patient failed: connection lost"
     figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
-    assert (figure["value"], figure["n"], figure["n_failed"]) == (0.5, 2, 1)
+    assert (figure["value"], figure["n"], figure["n_failed"]) == (pytest.approx(1 / 3), 3, 1)
+    assert (figure["value_of_answered"], figure["n_failed_counted_wrong"]) == (0.5, 1)
     episodes = {str(e.metadata["item_id"]): e for e in read_episodes(folder / "episodes.jsonl")}
     assert [episodes[f"case-{n}"].metadata["invalid"] for n in (1, 2, 3)] == [False, True, False]
     left = episodes["case-2"]
