@@ -21,6 +21,7 @@ from evals.generation import Generation
 from evals.items import Item, write_items
 from evals.options import Condition, RunOptions
 from evals.outputs import Output, OutputFile, latest
+from evals.probing import RememberedPictures, probe_items
 from evals.record import RunRecord, read_record, run_record, write_record
 from evals.tasks.task import ItemOptions, Task
 
@@ -106,7 +107,9 @@ def run_task(
     items = make_items(task, data_dir, options)
     folder = condition_folder(out_dir, task.name, options.condition)
     record = run_record(task, items, data_dir, options, model, model_name, command)
-    ask = partial(_outputs, task, model, options.generation(task), concurrency)
+    ask = partial(
+        _outputs, task, model, options.generation(task), concurrency, partial(_train, task, data_dir, options)
+    )
     check_items(items, asdict(record), folder)
     with OutputFile(folder / "outputs.jsonl") as file:
         pending = pending_items(items, file, record)
@@ -170,15 +173,27 @@ def condition_folder(out_dir: Path, task: str, condition: Condition) -> Path:
     return out_dir / task / "shuffled" if condition == "shuffled" else out_dir / task
 
 
+def _train(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:
+    """Make the items that a probe learns from."""
+    return task.items(data_dir, ItemOptions(task.trained_on, options.seed))
+
+
 def _outputs(
-    task: Task, model: Any, generation: Generation, concurrency: int, items: Sequence[Item]
+    task: Task,
+    model: Any,
+    generation: Generation,
+    concurrency: int,
+    train: Callable[[], list[Item]],
+    items: Sequence[Item],
 ) -> Iterable[Output]:
     if not items:
         return ()
     if task.dialogue:
         return play_items(items, task.dialogue, model, concurrency)
+    if task.trained_on:
+        return probe_items(train(), items, RememberedPictures(model))
     if task.answers == "label":
-        return _labels(task, items, model)
+        return _labels(task, items, RememberedPictures(model))
     if isinstance(model, Endpoint):
         return answer_on_server(items, model, generation, concurrency)
     return answer_items(items, model, generation)

@@ -32,6 +32,8 @@ CHEXPERT_OBSERVATIONS = (
 )
 """The 14 observations of the CheXpert labeler, in the order of CheXpert's tables; MIMIC-CXR-JPG has the same names."""
 
+CHEXPERT_TEST_TABLES = ("groundtruth.csv", "test_labels.csv")
+
 OBSERVATION_VALUES = {"1.0": "1", "0.0": "0", "-1.0": "-1", "": ""}
 """1 present, 0 absent, -1 uncertain, empty: not mentioned. Nothing is turned into anything else."""
 
@@ -111,6 +113,44 @@ def read_chexpert(folder: Path, split: Literal["train", "valid"] = "valid") -> l
     table = folder / f"{split}.csv"
     columns = ("Path", "Sex", "Age", "Frontal/Lateral", "AP/PA", *CHEXPERT_OBSERVATIONS)
     return [_chexpert_film(folder, table, split, number, row) for number, row in enumerate(read_csv(table, columns), 1)]
+
+
+def read_chexpert_test(folder: Path) -> list[LabelledPicture]:
+    """Read CheXpert's test set: 668 films of 500 studies, labelled by the majority of five radiologists.
+
+    Labels: CHEXPERT_OBSERVATIONS as "1" or "0", frontal_lateral (from the file name), official_split.
+
+    Not run on the real table; its columns and paths as public code on GitHub reads them.
+
+    Args:
+        folder: Holds groundtruth.csv (rajpurkarlab/cheXpert-test-set-labels; or test_labels.csv as CheXlocalize hands
+            it out) and test/patientNNNNN/studyN/*.jpg.
+
+    Raises:
+        ValueError: No table is there, a column is missing, a Path names no patient, or a label is unknown.
+    """
+    table = next(
+        (folder / name for name in CHEXPERT_TEST_TABLES if (folder / name).is_file()), folder / "groundtruth.csv"
+    )
+    films = []
+    for number, row in enumerate(read_csv(table, ("Path", *CHEXPERT_OBSERVATIONS)), start=1):
+        parts = cells(table, number, row, ("Path",))["Path"].split("/")
+        patients = [part for part in parts if part.startswith("patient")]
+        if not patients or "test" not in parts:
+            raise ValueError(f"{table}: record {number} has Path {row['Path']!r}; expected test/patientNNNNN/...")
+        numbers = {name: {"1": "1.0", "0": "0.0"}.get(row[name], row[name]) for name in CHEXPERT_OBSERVATIONS}
+        labels = _observations(table, number, numbers)
+        labels |= {"frontal_lateral": "Lateral" if "lateral" in parts[-1] else "Frontal", "official_split": "test"}
+        films.append(
+            LabelledPicture(
+                card="chexpert",
+                path=folder.joinpath(*parts[parts.index("test") :]),
+                labels=labels,
+                group=f"chexpert_{patients[0]}",
+                licence="Stanford University Dataset Research Use Agreement",
+            )
+        )
+    return films
 
 
 def read_mimic_cxr_jpg(

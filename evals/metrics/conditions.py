@@ -86,9 +86,7 @@ def macro_over_conditions(
     columns = _columns(used, conditions)  # (n, 3 * C)
 
     def macro(totals: NDArray[np.float64]) -> NDArray[np.float64]:
-        rates = _rates(totals.reshape(len(totals), 3, len(conditions)), rate)
-        defined = np.isfinite(rates)
-        return ratio(np.where(defined, rates, 0.0).sum(axis=1), defined.sum(axis=1).astype(np.float64))
+        return rate_of_columns(totals, len(conditions), rate)
 
     whole = _rates(columns.sum(axis=0).reshape(1, 3, len(conditions)), rate)[0]
     return MacroOverConditions(
@@ -97,6 +95,16 @@ def macro_over_conditions(
         tuple(name for name, value in zip(conditions, whole, strict=True) if not np.isfinite(value)),
         sum(answer.answer is None for answer in used),
     )
+
+
+def rate_of_columns(totals: NDArray[np.float64], num_conditions: int, rate: Rate) -> NDArray[np.float64]:
+    """Return the macro average of (R, 3 * C) sums: hits, predicted and present, a column a condition each.
+
+    nan where no condition has a positive.
+    """
+    rates = _rates(totals.reshape(len(totals), 3, num_conditions), rate)
+    defined = np.isfinite(rates)
+    return ratio(np.where(defined, rates, 0.0).sum(axis=1), defined.sum(axis=1).astype(np.float64))
 
 
 def _columns(answers: Sequence[ConditionAnswer], conditions: Sequence[str]) -> NDArray[np.float64]:

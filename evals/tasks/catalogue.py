@@ -1,9 +1,31 @@
 """Every task there is, by name."""
 
-from evals.tasks import agent_clinic, choice_likelihood, multiple_choice, picture_questions, vqa_rad, zero_shot
+from evals.tasks import (
+    agent_clinic,
+    chest_films,
+    choice_likelihood,
+    multiple_choice,
+    picture_classes,
+    picture_questions,
+    visual_questions,
+    vqa_rad,
+    zero_shot,
+    zero_shot_findings,
+)
 from evals.tasks.task import Task
 
-_FAMILIES = (vqa_rad, picture_questions, zero_shot, multiple_choice, choice_likelihood, agent_clinic)
+_FAMILIES = (
+    vqa_rad,
+    picture_questions,
+    zero_shot,
+    multiple_choice,
+    choice_likelihood,
+    visual_questions,
+    chest_films,
+    picture_classes,
+    zero_shot_findings,
+    agent_clinic,
+)
 
 TASKS: dict[str, Task] = {task.name: task for family in _FAMILIES for task in family.ROWS}
 

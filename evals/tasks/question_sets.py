@@ -1,9 +1,9 @@
 """The multiple-choice sets of the text tables, in one shape for rows that generate and rows of likelihoods."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, cast
 
 from data_cards.readers.multiple_choice import (
     MultipleChoiceQuestion,
@@ -98,8 +98,8 @@ def _kit_mmlu(folder: Path, side: str) -> list[ChoiceQuestion]:
 
 
 def _medqa(folder: Path, side: str) -> list[ChoiceQuestion]:
-    splits: Mapping[str, Literal["train", "dev", "test"]] = {"train": "train", "dev": "dev", "test": "test"}
-    return _plain(read_medqa(folder, splits[side]))
+    split = cast(Literal["train", "dev", "test"], side)
+    return _plain(read_medqa(folder, split))
 
 
 def _medmcqa(folder: Path, side: str) -> list[ChoiceQuestion]:
@@ -111,8 +111,8 @@ def _pubmedqa(folder: Path, side: str) -> list[ChoiceQuestion]:
 
 
 def _mmlu(folder: Path, side: str) -> list[ChoiceQuestion]:
-    splits: Mapping[str, Literal["dev", "val", "test"]] = {"dev": "dev", "val": "val", "test": "test"}
-    return _plain(read_mmlu(folder, splits[side], (*MMLU_MEDICAL_SUBJECTS, "virology")))
+    split = cast(Literal["dev", "val", "test"], side)
+    return _plain(read_mmlu(folder, split, (*MMLU_MEDICAL_SUBJECTS, "virology")))
 
 
 def _medxpertqa_text(folder: Path, side: str) -> list[ChoiceQuestion]:

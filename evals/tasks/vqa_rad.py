@@ -75,7 +75,7 @@ def items(data_dir: str | Path, side: ItemSide = "held-out", seed: int = 0) -> l
         ValueError: The set is missing or broken, or the side is unknown.
     """
     checked_side(side)
-    questions = [q for q in read_vqa_rad(find_set(data_dir, CARD)) if _is_on(q, side)]
+    questions = [q for q in read_vqa_rad(find_set(data_dir, CARD)) if is_on(q, side)]
     random.Random(seed).shuffle(questions)
     return [_item(question) for question in questions]
 
@@ -92,7 +92,8 @@ def checked_side(side: str) -> ItemSide:
     raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
 
 
-def _is_on(question: VisualQuestion, side: ItemSide) -> bool:
+def is_on(question: VisualQuestion, side: ItemSide) -> bool:
+    """Say whether a question is of a side."""
     if side == "official-test":
         return question.official_split == "test"
     return side == "all" or side_of(question.group) == side
