@@ -179,3 +179,18 @@ def test_precision_and_recall_swapped_are_seen(kit: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(chest_films, "rate_of_columns", lambda totals, n, rate: of(totals, n, swapped[rate]))
     with pytest.raises(AssertionError):
         test_always_yes_on_conditions(kit, "kit-cxr-conditions")
+
+
+def test_a_film_that_cannot_be_read_has_no_rank() -> None:
+    from evals.tasks.zero_shot_findings import aurocs
+
+    def film(name: str, reference: str, present: float | None) -> Answered:
+        item = Item(name, (name,), "p", reference, "class", name, {"label_set": "edema"})
+        said = {} if present is None else {"absent": 1 - present, "present": present}
+        return Answered(item, Output(name, item_sha256(item), "m", probabilities=said, error="" if said else "no file"))
+
+    films = [film("a", "present", 0.9), film("b", "absent", 0.1), film("c", "present", None)]
+    found = aurocs(films)
+    assert {name: value_of(measure) for name, measure in found.items()} == {"mean_auroc": 1.0, "auroc/edema": 1.0}
+    assert found["mean_auroc"].item_ids == ["a", "b"]
+    assert aurocs(films[2:]) == {}
