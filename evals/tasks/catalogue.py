@@ -4,6 +4,7 @@ from evals.tasks import (
     agent_clinic,
     chest_films,
     choice_likelihood,
+    ehr_tools,
     multiple_choice,
     picture_classes,
     picture_questions,
@@ -25,6 +26,7 @@ _FAMILIES = (
     picture_classes,
     zero_shot_findings,
     agent_clinic,
+    ehr_tools,
 )
 
 TASKS: dict[str, Task] = {task.name: task for family in _FAMILIES for task in family.ROWS}

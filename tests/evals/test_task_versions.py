@@ -72,6 +72,7 @@ WORDING_SHA256 = {
     "zero-shot-chexpert-findings 1": "45bb3e0c5111fd7b",
     "zero-shot-mimic-cxr-findings 1": "45bb3e0c5111fd7b",
     "zero-shot-kit-cxr-findings 1": "5134775fe1bdb5f7",
+    "ehr-tools 1": "9fcd9f1d9ac9a02c",
 }
 
 
