@@ -43,7 +43,7 @@ def items_of(task: Task, kit: Path) -> list[Item]:
 
 def answer(items: Sequence[Item], texts: Sequence[str]) -> list[Answered]:
     pairs = zip(items, texts, strict=True)
-    return [Answered(item, Output(item.item_id, item_sha256(item), "m", text)) for item, text in pairs]
+    return [Answered(item, Output(item.item_id, item_sha256(item), "m", text=text)) for item, text in pairs]
 
 
 def values(task: Task, answered: list[Answered]) -> dict[str, float]:

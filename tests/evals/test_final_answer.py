@@ -24,7 +24,7 @@ OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "A fibrinolytic", "D": "Watchful
         ("Final Answer: (A)\nNo, I was wrong.\nFinal Answer: (C)", "C"),
         ("Final Answer: A fibrinolytic", "C"),
         ("Final Answer: Heparin.", "B"),
-        ("The correct answer is (B), because (A) is not enough.", ""),
+        ("The correct answer is (B), because (A) is not enough.", "B"),
         ("The correct answer is B.", "B"),
         ("The best option is: D", "D"),
         ("Answer: B", "B"),
@@ -60,6 +60,11 @@ def test_an_option_text_that_two_letters_have_is_no_answer() -> None:
     assert parse_letter("Final Answer: same", {"A": "same", "B": "same"}) == ""
 
 
+def test_an_option_that_is_a_letter_itself_does_not_take_the_place_of_the_letter() -> None:
+    assert parse_letter("Final Answer: (A)", {"A": "hepatitis", "B": "B", "C": "A"}) == "A"
+    assert parse_letter("Final Answer: hepatitis", {"A": "hepatitis", "B": "B", "C": "A"}) == "A"
+
+
 def test_a_letter_beyond_the_options_is_no_answer() -> None:
     assert parse_letter("Final Answer: (J)", OPTIONS) == ""
     assert parse_letter("Final Answer: (J)", {**OPTIONS, **{letter: letter * 3 for letter in "EFGHIJ"}}) == "J"
@@ -73,10 +78,11 @@ def test_a_letter_beyond_the_options_is_no_answer() -> None:
         ("There is no doubt.\n**Final Answer:** yes", "yes"),
         ("Yes, on the left.", "yes"),
         ("no", "no"),
-        ("There is no effusion", "no"),
+        ("I look at it.\nNo", "no"),
+        ("There is no effusion", ""),  # the question may have been whether the lungs are clear
         ("perhaps", ""),
-        ("yes and no", "yes"),
-        ("Final Answer: perhaps. But yes", "yes"),
+        ("yes and no", ""),
+        ("Final Answer: perhaps. But yes", ""),
         ("<unused94>thought\nyes", ""),
         ("", ""),
     ],
@@ -89,4 +95,5 @@ def test_short() -> None:
     assert parse_short("I see it.\nFinal Answer: **Left lung.**") == "Left lung"
     assert parse_short("'PA'\nmore") == "PA"
     assert parse_short("<think>left</think>right") == "right"
-    assert spoken(r"\boxed{\text{a}}") == "a"
+    assert parse_short(r"Final Answer: $\boxed{\text{a}}$") == "a"
+    assert spoken("<unused94>thought\nx<unused95>a") == "a"
