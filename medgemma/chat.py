@@ -5,10 +5,15 @@ Letters: T tokens of a prompt, I tokens of one image.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medgemma.thinking import THINKING_BEGIN, THINKING_END
 
 Message = Mapping[str, Any]
-"""{"role": "system" | "user" | "assistant", "content": text or a list of {"type": "text" | "image", ...} parts}."""
+"""{"role": "system" | "user" | "assistant", "content": text or a list of {"type": "text" | "image", ...} parts}.
+
+An image part may say how many pan-and-scan crops follow its picture: {"type": "image", "crops": 2}."""
 
 
 @dataclass(frozen=True)
@@ -19,6 +24,30 @@ class Prompt:
     token_type_ids: tuple[int, ...]
     """1 on image tokens, 0 elsewhere. Without them transformers silently makes images causal."""
     num_images: int
+    """Image slots, those of crops included."""
+
+
+class TokenCount(NamedTuple):
+    """What a prompt costs."""
+
+    text: int
+    images: int
+    """All tokens of `num_images` pictures."""
+    num_images: int
+    answer: int
+    """What the answer may take."""
+    limit: int
+    """What the model holds, prompt and answer together."""
+
+    @property
+    def prompt(self) -> int:
+        """Text and images."""
+        return self.text + self.images
+
+    @property
+    def fits(self) -> bool:
+        """Whether prompt and answer fit."""
+        return self.prompt + self.answer <= self.limit
 
 
 @dataclass(frozen=True)
@@ -39,9 +68,17 @@ class ImageTokens:
         )
         return cls(begin, soft, end, config.image_token_id, config.mm_tokens_per_image)
 
-    def expanded(self) -> str:
-        """One image as the processor writes it: two newlines on either side of begin, I soft tokens, end."""
-        return f"\n\n{self.begin}{self.soft * self.tokens_per_image}{self.end}\n\n"
+    def expanded(self, crops: int = 0) -> str:
+        """One image as the processor writes it: two newlines on either side of begin, I soft tokens, end.
+
+        Pan-and-scan crops stand behind their picture, in the processor's own words.
+        """
+        one = f"\n\n{self.begin}{self.soft * self.tokens_per_image}{self.end}\n\n"
+        if crops == 0:
+            return one
+        return (
+            f"Here is the original image {one} and here are some crops to help you see better {' '.join([one] * crops)}"
+        )
 
 
 def user_message(question: str, num_images: int) -> Message:
@@ -55,7 +92,8 @@ def user_message(question: str, num_images: int) -> Message:
 def render(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message]) -> Prompt:
     """Apply the checkpoint's chat template and expand every image.
 
-    The template writes the one bos token, so tokenising adds none.
+    The template writes the one bos token, so tokenising adds none. It glues the text of a system turn, which may be in
+    several parts, to the front of the first user turn.
 
     Args:
         tokenizer: the checkpoint's tokenizer, with its chat template.
@@ -63,28 +101,103 @@ def render(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message
         messages: alternating user and assistant turns, optionally after one system turn.
 
     Raises:
-        ValueError: a text holds one of the tokenizer's control tokens, or the turns do not alternate.
+        ValueError: no turns, a text that holds one of the tokenizer's control tokens, a part of another type, an image
+            in a system turn, or turns that do not alternate.
     """
+    if not messages:
+        raise ValueError("got no messages, expected at least one user turn")
     for message in messages:
-        _refuse_control_tokens(tokenizer, message)
+        for part in _parts(message):
+            _check_part(tokenizer, part, message["role"])
     try:
-        text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+        text = tokenizer.apply_chat_template(
+            [_as_the_template_wants(message) for message in messages], tokenize=False, add_generation_prompt=True
+        )
     except Exception as error:  # jinja2 raises its own TemplateError, whose text is the template's message
         raise ValueError(f"the chat template refuses these messages: {error}") from error
-    return tokenize(tokenizer, image_tokens, text)
+    images = [part for message in messages for part in _parts(message) if part["type"] == "image"]
+    return tokenize(tokenizer, image_tokens, text, [part.get("crops", 0) for part in images])
 
 
-def tokenize(tokenizer: Any, image_tokens: ImageTokens, text: str) -> Prompt:
-    """Tokenise templated text whose images are single begin-of-image tokens."""
-    expanded = text.replace(image_tokens.begin, image_tokens.expanded())
+def tokenize(tokenizer: Any, image_tokens: ImageTokens, text: str, crops: Sequence[int] = ()) -> Prompt:
+    """Tokenise templated text whose images are single begin-of-image tokens.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        image_tokens: see `ImageTokens`.
+        text: with a bos token of its own.
+        crops: pan-and-scan crops behind each image; none at all without it.
+    """
+    first, *others = text.split(image_tokens.begin)
+    counts = crops or [0] * len(others)
+    expanded = first + "".join(image_tokens.expanded(n) + other for n, other in zip(counts, others, strict=True))
     ids = tuple(tokenizer(expanded, add_special_tokens=False).input_ids)
-    return Prompt(ids, tuple(int(i == image_tokens.soft_id) for i in ids), text.count(image_tokens.begin))
+    num_images = len(others) + sum(counts)
+    return Prompt(ids, tuple(int(i == image_tokens.soft_id) for i in ids), num_images)
 
 
-def _refuse_control_tokens(tokenizer: Any, message: Message) -> None:
+@dataclass(frozen=True)
+class Prompts:
+    """Messages to prompts of one checkpoint; needs its tokenizer and its config, not its weights."""
+
+    tokenizer: Any
+    image_tokens: ImageTokens
+    max_tokens: int
+    """Tokens that prompt and answer may have together."""
+    name: str
+    """The model's, for messages."""
+
+    @classmethod
+    def from_folder(cls, folder: Path, name: str) -> "Prompts":
+        """Read what is needed of a checkpoint."""
+        from transformers import AutoConfig, AutoTokenizer
+
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        limit = config.get_text_config().max_position_embeddings
+        return cls(tokenizer, ImageTokens.of(config, tokenizer), int(limit), name)
+
+    def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Prompt:
+        """Render messages and refuse what does not fit.
+
+        Raises:
+            ValueError: as `render`; or prompt and answer together are longer than the context: the numbers are given.
+        """
+        prompt = render(self.tokenizer, self.image_tokens, messages)
+        count = self.count(prompt, max_new_tokens)
+        if not count.fits:
+            raise ValueError(
+                f"the prompt is {count.prompt:,} tokens ({count.num_images} images of "
+                f"{self.image_tokens.tokens_per_image}) and asks for {max_new_tokens:,} more; {self.name} holds "
+                f"{self.max_tokens:,}; shorten the question or send fewer pictures"
+            )
+        return prompt
+
+    def count(self, prompt: Prompt, max_new_tokens: int) -> TokenCount:
+        """What a prompt costs."""
+        images = sum(prompt.token_type_ids)
+        return TokenCount(len(prompt.input_ids) - images, images, prompt.num_images, max_new_tokens, self.max_tokens)
+
+
+def _parts(message: Message) -> list[Mapping[str, Any]]:
     content = message["content"]
-    parts = [{"type": "text", "text": content}] if isinstance(content, str) else content
-    for part in parts:
-        for token in tokenizer.all_special_tokens if part["type"] == "text" else ():
-            if token in part["text"]:
-                raise ValueError(f"the text holds the control token {token}; remove it")
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _as_the_template_wants(message: Message) -> Message:
+    """A system turn as one text: the templates read no more than its first part."""
+    if message["role"] != "system":
+        return message
+    return {"role": "system", "content": "\n".join(part["text"] for part in _parts(message))}
+
+
+def _check_part(tokenizer: Any, part: Mapping[str, Any], role: str) -> None:
+    if part["type"] not in ("text", "image"):
+        raise ValueError(f"a part of type {part['type']!r}, expected text or image")
+    if part["type"] == "image":
+        if role == "system":
+            raise ValueError("the system turn holds an image; put it into a user turn")
+        return
+    for token in (*tokenizer.all_special_tokens, THINKING_BEGIN, THINKING_END):
+        if token in part["text"]:
+            raise ValueError(f"the text holds the control token {token}; remove it")

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medgemma.answers.thinking import Speech, ThinkingTokens
 from medgemma.engine.request import Constraint, ConstraintState
+from medgemma.thinking import Speech, ThinkingTokens
 
 if TYPE_CHECKING:
     import torch

@@ -7,7 +7,7 @@ import pytest
 
 from medgemma import MedGemma
 from medgemma.answers import Spoken, ThinkingTokens, split_thinking
-from medgemma.answers.thinking import Speech, speech_of
+from medgemma.thinking import Speech, speech_of
 from tests.medgemma.thinker import BEGIN, END, thinking_tokenizer
 
 REPLIES = [

@@ -1,12 +1,14 @@
 """Messages to ids: the processor's own, one bos, no control tokens from users."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from tokenizers.processors import TemplateProcessing
 
 from medgemma import MedGemma
-from medgemma.chat import ImageTokens, render, tokenize, user_message
+from medgemma.chat import ImageTokens, Prompts, render, tokenize, user_message
+from medgemma.model import NANO_FOLDER
 
 ANSWERED = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which view is this?"}]},
@@ -95,3 +97,91 @@ def test_templated_text_is_tokenised_with_its_images(gemma: MedGemma) -> None:
     assert prompt.num_images == 1
     assert sum(prompt.token_type_ids) == gemma.image_tokens.tokens_per_image
     assert "chest" in gemma.tokenizer.decode(prompt.input_ids)
+
+
+# The form itself, written out a second time from its description
+
+
+def by_hand(turns: list[tuple[str, str]], system: str = "") -> str:
+    """One bos; the system text before the first user text with a blank line; trimmed texts; an open model turn."""
+    text = "<bos>"
+    for number, (role, said) in enumerate(turns):
+        opening = f"{system}\n\n" if system and number == 0 else ""
+        text += f"<start_of_turn>{role}\n{opening}{said.strip()}<end_of_turn>\n"
+    return f"{text}<start_of_turn>model\n"
+
+
+@pytest.fixture(scope="module", params=["nano", "tiny"])
+def prompts(request: pytest.FixtureRequest, tiny_folder: Path) -> Prompts:
+    return Prompts.from_folder(NANO_FOLDER if request.param == "nano" else tiny_folder, request.param)
+
+
+def ids_by_hand(prompts: Prompts, text: str) -> list[int]:
+    return list(prompts.tokenizer(text, add_special_tokens=False).input_ids)
+
+
+def test_the_form_of_a_conversation(prompts: Prompts) -> None:
+    turns = [("user", " View? "), ("model", "AP"), ("user", "Sure?\n")]
+    messages = [{"role": "assistant" if r == "model" else r, "content": t} for r, t in turns]
+    system = {"role": "system", "content": "You are an expert radiologist."}
+    ids = prompts.prompt([system, *messages], 8).input_ids
+    assert list(ids) == ids_by_hand(prompts, by_hand(turns, system["content"]))
+    assert ids.count(prompts.tokenizer.bos_token_id) == 1
+    assert list(prompts.prompt(messages, 8).input_ids) == ids_by_hand(prompts, by_hand(turns))
+
+
+def test_known_ids() -> None:
+    """The special tokens of nano by number: bos 2, turn 5, end of turn 6, image 7 9x16 8; newline 266."""
+    ids = Prompts.from_folder(NANO_FOLDER, "nano").prompt([user_message("a", 1)], 8).input_ids
+    marks = [i for i in ids if i < 268]  # the words user, a and model are left out
+    assert marks == [2, 5, 266, 266, 266, 7, *[9] * 16, 8, 266, 266, 6, 266, 5, 266]
+
+
+def test_a_system_turn_that_is_lost_is_seen(prompts: Prompts) -> None:
+    """Control: without its system text the prompt is another one, and so is one that is a turn of its own."""
+    system = {"role": "system", "content": "SYSTEM INSTRUCTION: think silently if needed."}
+    ids = list(prompts.prompt([system, user_message("View?", 0)], 8).input_ids)
+    right = by_hand([("user", "View?")], system["content"])
+    assert ids == ids_by_hand(prompts, right)
+    assert ids != ids_by_hand(prompts, by_hand([("user", "View?")]))
+    apart = right.replace("\n\nView?", "<end_of_turn>\n<start_of_turn>user\nView?")
+    assert ids != ids_by_hand(prompts, apart)
+
+
+def test_no_part_of_a_system_turn_is_lost(prompts: Prompts) -> None:
+    """The templates read the first part only."""
+    parts = [{"type": "text", "text": "You are a radiologist."}, {"type": "text", "text": "Be brief."}]
+    ids = prompts.prompt([{"role": "system", "content": parts}, user_message("View?", 0)], 8).input_ids
+    assert list(ids) == ids_by_hand(prompts, by_hand([("user", "View?")], "You are a radiologist.\nBe brief."))
+
+
+@pytest.mark.parametrize(
+    ("messages", "error"),
+    [
+        ([], "got no messages"),
+        ([{"role": "user", "content": [{"type": "video"}]}], "a part of type 'video', expected text or image"),
+        ([{"role": "system", "content": [{"type": "image"}]}, user_message("?", 0)], "the system turn holds an image"),
+        ([user_message("<unused95>yes", 0)], "control token <unused95>; remove it"),
+    ],
+)
+def test_messages_that_are_none_are_refused(prompts: Prompts, messages: list[Any], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        prompts.prompt(messages, 8)
+
+
+def test_tokens_are_counted_and_too_many_refused_without_weights(tmp_path: Path, tiny_folder: Path) -> None:
+    for path in tiny_folder.iterdir():
+        if path.suffix != ".safetensors":
+            (tmp_path / path.name).write_bytes(path.read_bytes())
+    prompts = Prompts.from_folder(tmp_path, "tiny")
+    prompt = prompts.prompt([user_message("View?", 3)], 100)
+    count = prompts.count(prompt, 100)
+    assert (count.images, count.num_images, count.answer, count.limit) == (12, 3, 100, 2048)
+    assert count.prompt == len(prompt.input_ids) and count.fits
+    message = r"the prompt is 2,017 tokens \(200 images of 4\) and asks for 200 more; tiny holds 2,048; shorten"
+    with pytest.raises(ValueError, match=message):
+        prompts.prompt([user_message("View?", 200)], 200)
+    last = prompts.max_tokens - len(prompt.input_ids)
+    prompts.prompt([user_message("View?", 3)], last)  # exactly full
+    with pytest.raises(ValueError, match="holds 2,048"):
+        prompts.prompt([user_message("View?", 3)], last + 1)

@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from medgemma import MedGemma
 from medgemma.answers import LAB_REPORT_SCHEMA, ThinkingTokens, json_answer, parse_lab_report
-from medgemma.answers.thinking import speech_of
 from medgemma.constraints import ConstraintError, Grammars, StopAt, ThinkingLimit, cut_at
 from medgemma.engine.request import Constraint
 from medgemma.model import NANO_FOLDER
+from medgemma.thinking import speech_of
 from tests.medgemma.thinker import thinking_tokenizer
 
 SEEDS = range(12)
