@@ -169,7 +169,7 @@ class _Answering:
             return model
         if self.is_server:
             return server_players(model, self._roles, options.generation(task))
-        return local_players(model, self._roles, options.generation(task).max_new_tokens)
+        return local_players(model, self._roles, options.generation(task))
 
 
 def _chosen(names: Sequence[str], data: Path, answers_text_only: bool) -> Iterator["Task"]:

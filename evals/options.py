@@ -36,7 +36,7 @@ class RunOptions:
         Raises:
             ValueError: They contradict each other, or several answers are drawn where a vote has no meaning.
         """
-        if self.n_samples > 1 and task.answers == "text" and task.parse is None:
+        if self.n_samples > 1 and task.answers in ("text", "dialogue") and task.parse is None:
             raise ValueError(f"task {task.name}: its answers cannot be voted on; run it with one sample")
         return Generation(
             max_new_tokens=self.max_new_tokens or task.max_new_tokens,

@@ -97,7 +97,7 @@ def run_task(
         model_name: As the user gave it.
         command: For the record.
         advance: Told how many items are done.
-        cache: Answers of earlier runs.
+        cache: Answers of earlier runs; not used for dialogues.
         concurrency: Items put to a server at a time; 1 for a dialogue that a local model takes part in.
 
     Raises:
@@ -116,7 +116,8 @@ def run_task(
         write_items(folder / "items.jsonl", items)
         write_record(folder, record)
         advance(len(items) - len(pending))
-        failed = answer_pending(pending, ask, record, file, cache, advance)
+        kept = None if task.dialogue else cache  # other players' weights are in no key
+        failed = answer_pending(pending, ask, record, file, kept, advance)
     if task.dialogue:
         write_dialogue_episodes(folder, task.dialogue)
     return TaskRun(len(items), failed, record.data_differs_from_card)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from evals.clinic.dialogue import Backend, ContextFull, Message
 from evals.endpoint import Endpoint, EndpointFault
-from evals.generation import Generation
+from evals.generation import THINKING_INSTRUCTION, Generation
 
 if TYPE_CHECKING:
     from medgemma import MedGemma
@@ -15,22 +15,29 @@ TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,20}(length|token
 """How servers (vLLM, SGLang, llama.cpp, OpenAI) say that a conversation does not fit."""
 
 
-def local(model: "MedGemma", max_new_tokens: int) -> Backend:
-    """Return a backend that continues conversations with a model, greedily.
+def local(model: "MedGemma", generation: Generation) -> Backend:
+    """Return a backend that continues conversations with a model.
 
     Args:
         model: A MedGemma.
-        max_new_tokens: A reply is cut here; the trace of a model that thinks counts.
+        generation: How; its `system` is left out, the conversation has its own.
+
+    Raises:
+        ValueError: It draws; local models are greedy.
     """
     from medgemma.chat import render
 
+    if not generation.is_greedy:
+        raise ValueError(f"got temperature {generation.temperature:g}; a local model answers greedily in conversations")
+
     def answer(messages: Sequence[Message]) -> str:
-        length = len(render(model.tokenizer, model.image_tokens, messages).input_ids)
-        if length + max_new_tokens > model.max_tokens:
+        told = _with_thinking(messages, generation)
+        length = len(render(model.tokenizer, model.image_tokens, told).input_ids)
+        if length + generation.max_tokens > model.max_tokens:
             raise ContextFull(
-                f"{length:,} tokens and {max_new_tokens:,} to come; {model.name} has {model.max_tokens:,}"
+                f"{length:,} tokens, {generation.max_tokens:,} to come; {model.name} has {model.max_tokens:,}"
             )
-        return "".join(model.stream(messages, max_new_tokens=max_new_tokens))
+        return "".join(model.stream(told, max_new_tokens=generation.max_tokens))
 
     return answer
 
@@ -40,13 +47,19 @@ def remote(server: Endpoint, generation: Generation) -> Backend:
 
     def answer(messages: Sequence[Message]) -> str:
         try:
-            reply = server.chat(messages, generation)
-            return f"<think>{reply.thinking}</think>{reply.text}" if reply.thinking else reply.text
+            reply = server.chat(_with_thinking(messages, generation), generation)
         except EndpointFault as fault:
             if TOO_LONG.search(str(fault)):
                 raise ContextFull(str(fault)) from fault
             if "the answer is empty" in str(fault):
                 return ""
             raise
+        return f"<think>{reply.thinking}</think>{reply.text}" if reply.thinking else reply.text
 
     return answer
+
+
+def _with_thinking(messages: Sequence[Message], generation: Generation) -> list[Message]:
+    if not generation.thinking:
+        return list(messages)
+    return [{"role": "system", "content": f"{THINKING_INSTRUCTION} {messages[0]['content']}"}, *messages[1:]]

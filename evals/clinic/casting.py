@@ -79,13 +79,13 @@ def open_server(address: str) -> tuple[Backend, str]:
     return remote(server, Generation(max_new_tokens=ROLE_TOKENS)), server.fingerprint
 
 
-def local_players(model: "MedGemma", roles: Mapping[str, str], max_new_tokens: int) -> Players:
+def local_players(model: "MedGemma", roles: Mapping[str, str], generation: Generation) -> Players:
     """Return the players of a run whose measured model is a local one.
 
     Raises:
-        ValueError: As `open_server`.
+        ValueError: As `open_server`, or `generation` draws.
     """
-    return cast(local(model, max_new_tokens), model.fingerprint, roles, open_server)
+    return cast(local(model, generation), model.fingerprint, roles, open_server)
 
 
 def server_players(server: Endpoint, roles: Mapping[str, str], generation: Generation) -> Players:

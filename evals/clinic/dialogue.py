@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from evals.endpoint import EndpointRefused
 from medgemma.answers import THINKING_BEGIN, THINKING_END
 
 if TYPE_CHECKING:
@@ -109,11 +110,12 @@ def call(who: str, backend: Backend, messages: Sequence[Message]) -> str:
 
     Raises:
         ContextFull: As the backend raised it.
+        EndpointRefused: Likewise; the server will answer nobody.
         BackendFailed: It raised anything else.
     """
     try:
         return backend(messages)
-    except ContextFull:
+    except (ContextFull, EndpointRefused):
         raise
     except Exception as fault:  # a backend is anybody's function
         raise BackendFailed(who, fault) from fault

@@ -10,6 +10,9 @@ from evals.items import Item, item_sha256, read_items
 from evals.outputs import Output, latest, read_outputs
 from experience import write_episodes
 
+MAX_BROKEN_IN_A_ROW = 20
+"""So many, and what answers is taken to be down."""
+
 
 def play_items(items: Sequence[Item], dialogue: Dialogue, players: Players, workers: int = 1) -> Iterator[Output]:
     """Play every item.
@@ -22,7 +25,28 @@ def play_items(items: Sequence[Item], dialogue: Dialogue, players: Players, work
 
     Returns:
         One output an item. Of an item whose conversation broke it holds the reason and what was said.
+
+    Raises:
+        ValueError: MAX_BROKEN_IN_A_ROW conversations broke, one after another.
     """
+    broken_in_a_row = 0
+    for output in _played(items, dialogue, players, workers):
+        yield output
+        broken_in_a_row = broken_in_a_row + 1 if output.error else 0
+        if broken_in_a_row == MAX_BROKEN_IN_A_ROW:
+            said = f"{broken_in_a_row} conversations in a row broke, the last: {output.error}"
+            raise ValueError(f"{said}; mend what answers and run again")
+
+
+def write_dialogue_episodes(folder: Path, dialogue: Dialogue) -> int:
+    """Write episodes.jsonl of what a run's outputs hold, and return how many: a broken conversation's are `invalid`."""
+    items = read_items(folder / "items.jsonl")
+    outputs = latest(read_outputs(folder / "outputs.jsonl"), items)
+    found = (dialogue.episode(item, outputs[item.item_id]) for item in items if item.item_id in outputs)
+    return write_episodes(folder / "episodes.jsonl", (episode for episode in found if episode is not None))
+
+
+def _played(items: Sequence[Item], dialogue: Dialogue, players: Players, workers: int) -> Iterator[Output]:
     model = players.fingerprint_for(dialogue.roles)
     if workers == 1:
         yield from (_play(item, dialogue, players, model) for item in items)
@@ -33,14 +57,6 @@ def play_items(items: Sequence[Item], dialogue: Dialogue, players: Players, work
         yield from (done.result() for done in as_completed(started))
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def write_dialogue_episodes(folder: Path, dialogue: Dialogue) -> int:
-    """Write episodes.jsonl of what a run's outputs hold, and return how many: a broken conversation's are `invalid`."""
-    items = read_items(folder / "items.jsonl")
-    outputs = latest(read_outputs(folder / "outputs.jsonl"), items)
-    found = (dialogue.episode(item, outputs[item.item_id]) for item in items if item.item_id in outputs)
-    return write_episodes(folder / "episodes.jsonl", (episode for episode in found if episode is not None))
 
 
 def _play(item: Item, dialogue: Dialogue, players: Players, model: str) -> Output:

@@ -13,8 +13,9 @@ from data_cards.readers.agents import ClinicScenario, read_agentclinic
 from evals.clinic.backends import remote
 from evals.clinic.casting import cast, local_players, roles_of
 from evals.clinic.consultation import Consultation, Outcome, Turn, text_of
-from evals.clinic.dialogue import Backend, Message, Players
-from evals.endpoint import Endpoint
+from evals.clinic.dialogue import Backend, ContextFull, Message, Players, without_thinking
+from evals.clinic.running import MAX_BROKEN_IN_A_ROW
+from evals.endpoint import Endpoint, EndpointFault, EndpointRefused
 from evals.generation import Generation
 from evals.items import Item
 from evals.options import RunOptions
@@ -24,7 +25,7 @@ from evals.scores import score_dir
 from evals.tasks import agent_clinic
 from evals.tasks.catalogue import TASKS
 from experience import read_episodes
-from tests.evals.clinic.scripts import Script, always
+from tests.evals.clinic.scripts import Script, always, run
 from tests.evals.faulty_server import serving
 from tests.nano import needs_nano
 
@@ -32,6 +33,7 @@ TASK = TASKS["agent-clinic-medqa"]
 assert TASK.dialogue is not None
 DIALOGUE = TASK.dialogue
 NONE = "m patient=x measurement=x moderator=none"
+CONVERSATION = [{"role": "system", "content": "Be one."}, {"role": "user", "content": "Well?"}]
 JUDGED = "m patient=x measurement=x moderator=y"
 
 
@@ -117,19 +119,12 @@ def test_a_case_goes_into_its_item_and_out_again() -> None:
     assert item(diagnosis="COPD (emphysema)").group == item(2, "copd").group != item(3, "PD").group
 
 
-def run(items: list[Item], who: Players, folder: Path, workers: int = 1) -> list[str]:
-    task = replace(TASK, name=folder.name, items=lambda data_dir, options: items)
-    with mock.patch("evals.record.data_hashes", lambda cards, data_dir: ({}, [])):
-        ran = run_task(task, RunOptions(side="all"), "nowhere", folder.parent, who, "", "test", concurrency=workers)
-    return [output.item_id for output in ran.failed]
-
-
 def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
     """Case 2's patient fails in its second answer; the others are finished, and only case 2 is held again."""
     folder, items = tmp_path / TASK.name, [item(n, "flu") for n in (1, 2, 3)]
     two = ("Any pain?", "Since when?")
     doctor = Script("DIAGNOSIS READY: flu", *two, "DIAGNOSIS READY: gout")
-    assert run(items, players(doctor, patient=Script("Yes.", OSError("connection lost"))), folder) == ["case-2"]
+    assert run(TASK, items, players(doctor, patient=Script("Yes.", OSError("connection lost"))), folder) == ["case-2"]
     broken = read_outputs(folder / "outputs.jsonl")[1]
     assert broken.error == "the patient failed: connection lost"
     figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
@@ -140,7 +135,7 @@ def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
     left = episodes["case-2"]
     assert [s.action["text"] for s in left.steps[:-1]] == list(two) and left.is_truncated and left.total_reward == 0
     again = Script("DIAGNOSIS READY: flu")
-    assert run(items, players(again), folder) == [] and len(again.heard) == 1
+    assert run(TASK, items, players(again), folder) == [] and len(again.heard) == 1
     figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
     assert (figure["value"], figure["n"], figure["n_failed"]) == (pytest.approx(2 / 3), 3, 0)
     assert not any(e.metadata["invalid"] for e in read_episodes(folder / "episodes.jsonl"))
@@ -151,13 +146,13 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Pa
     lines = [line for n in range(4) for line in (f"Question {n}?", "DIAGNOSIS READY: " + ("flu", "gout")[n % 2])]
     folder, whole = tmp_path / "cut", tmp_path / "whole"
     with pytest.raises(KeyboardInterrupt):
-        run(items, players(Script(*lines[:5], KeyboardInterrupt())), folder)
+        run(TASK, items, players(Script(*lines[:5], KeyboardInterrupt())), folder)
     outputs = folder / "outputs.jsonl"
     assert len(read_outputs(outputs)) == 2
     with outputs.open("a") as file:
         file.write('{"item_id": "case-2", "te')  # a line that a kill tore
-    assert run(items, players(Script(*lines[4:])), folder) == []
-    run(items, players(Script(*lines)), whole)
+    assert run(TASK, items, players(Script(*lines[4:])), folder) == []
+    run(TASK, items, players(Script(*lines)), whole)
 
     def texts(at: Path) -> list[tuple[str, str]]:
         return [(o.item_id, o.text) for o in read_outputs(at / "outputs.jsonl")]
@@ -167,15 +162,15 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Pa
 
 
 def test_another_patient_needs_another_folder(tmp_path: Path) -> None:
-    run([item()], players(always("DIAGNOSIS READY: flu")), tmp_path)
+    run(TASK, [item()], players(always("DIAGNOSIS READY: flu")), tmp_path)
     other = replace(players(always("x")), names={"patient": "gpt", "measurement": "script"})
     with pytest.raises(ValueError, match="patient=script .* got doc patient=gpt"):
-        run([item()], other, tmp_path)
+        run(TASK, [item()], other, tmp_path)
 
 
 def test_an_episode_is_the_doctors_side(tmp_path: Path) -> None:
     doctor = Script("<think>hm</think>Any pain?", "REQUEST TEST: WBC", "DIAGNOSIS READY: CLL")
-    run([item()], players(doctor, moderator=always("yes")), tmp_path)
+    run(TASK, [item()], players(doctor, moderator=always("yes")), tmp_path)
     (episode,) = read_episodes(tmp_path / "episodes.jsonl")
     first, second, third, last = episode.steps
     assert [m["role"] for m in first.observation] == ["system", "user"]
@@ -188,7 +183,7 @@ def test_an_episode_is_the_doctors_side(tmp_path: Path) -> None:
 
 
 def test_an_episode_that_ran_out_of_replies_is_truncated(tmp_path: Path) -> None:
-    run([item()], players(always("Any pain?")), tmp_path)
+    run(TASK, [item()], players(always("Any pain?")), tmp_path)
     (episode,) = read_episodes(tmp_path / "episodes.jsonl")
     assert (episode.num_transitions, episode.is_truncated, episode.total_reward) == (20, True, 0)
     assert all(step.discount == 1 for step in episode.steps)
@@ -200,8 +195,8 @@ def test_several_conversations_at_once_give_the_same_outputs(tmp_path: Path) -> 
     def doctor(messages: Sequence[Message]) -> str:
         return "Any pain?" if len(messages) < 4 else "DIAGNOSIS READY: flu"
 
-    run(items, players(doctor), tmp_path / "one")
-    run(items, players(doctor), tmp_path / "more", workers=3)
+    run(TASK, items, players(doctor), tmp_path / "one")
+    run(TASK, items, players(doctor), tmp_path / "more", workers=3)
     one, more = (
         {o.item_id: o.text for o in read_outputs(tmp_path / name / "outputs.jsonl")} for name in ("one", "more")
     )
@@ -222,12 +217,62 @@ def test_a_server_that_fails_in_the_middle_breaks_that_case_only(tmp_path: Path)
         patient = remote(endpoint, Generation(max_new_tokens=8))
         failed = []
         for case, one in ((one.item_id, one) for one in items):
-            failed += run([one], players(doctor, patient=patient), tmp_path / case)
+            failed += run(TASK, [one], players(doctor, patient=patient), tmp_path / case)
     assert failed == ["case-1"] and len(server.asked) == 1 + 3 + 1
     (broken,) = read_outputs(tmp_path / "case-1" / "outputs.jsonl")
     assert broken.error == "the patient failed: HTTP 500: says no (attempts: 3)"
     (output,) = read_outputs(tmp_path / "case-0" / "outputs.jsonl")
     assert json.loads(output.text)["turns"][1] == {"speaker": "patient", "text": "It hurts.", "thinking": None}
+
+
+def test_thinking_is_asked_for_in_the_conversations_own_system_turn() -> None:
+    how = Generation(max_new_tokens=8, thinking=True, thinking_tokens=100)
+    with serving(lambda *_: "say <unused94>thought\nhm<unused95>Yes") as server, Endpoint(server.url) as endpoint:
+        reply = remote(endpoint, how)(CONVERSATION)
+    (body,) = server.asked
+    assert body["messages"][0]["content"] == "SYSTEM INSTRUCTION: think silently if needed. Be one."
+    assert body["messages"][1:] == CONVERSATION[1:] and body["max_tokens"] == 108
+    assert without_thinking(reply) == ("Yes", "hm")
+
+
+def test_a_wrong_key_stops_the_run_and_not_one_case(tmp_path: Path) -> None:
+    with serving(lambda *_: "status 401") as server, Endpoint(server.url) as endpoint:
+        doctor = remote(endpoint, Generation(8))
+        with pytest.raises(EndpointRefused, match="set MEDGEMMA_ENDPOINT_KEY"):
+            run(TASK, [item(1), item(2)], players(doctor), tmp_path / "run")
+    assert len(server.asked) == 1 and read_outputs(tmp_path / "run" / "outputs.jsonl") == []
+
+
+def test_a_server_says_that_a_conversation_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    reason = "HTTP 400: This model's maximum context length is 10 tokens."  # vLLM
+    with serving() as server, Endpoint(server.url) as endpoint:
+        monkeypatch.setattr(Endpoint, "chat", mock.Mock(side_effect=EndpointFault(reason, 1)))
+        with pytest.raises(ContextFull, match="maximum context length"):
+            remote(endpoint, Generation(8))(CONVERSATION)
+        monkeypatch.setattr(Endpoint, "chat", mock.Mock(side_effect=EndpointFault("HTTP 400: bad role", 1)))
+        with pytest.raises(EndpointFault, match="bad role"):
+            remote(endpoint, Generation(8))(CONVERSATION)
+
+
+def test_a_local_model_does_not_draw() -> None:
+    with pytest.raises(ValueError, match=r"got temperature 0.7; a local model answers greedily"):
+        local_players(mock.Mock(), roles_of([]), Generation(8, temperature=0.7))
+    with pytest.raises(ValueError, match="agent-clinic-medqa: its answers cannot be voted on"):
+        RunOptions(n_samples=3, temperature=0.7).generation(TASK)
+
+
+def test_an_empty_answer_of_a_server_is_an_empty_reply() -> None:
+    with serving(lambda *_: "empty") as server, Endpoint(server.url, retries=0) as endpoint:
+        assert remote(endpoint, Generation(8))(CONVERSATION) == ""
+
+
+def test_a_backend_that_is_down_stops_the_run(tmp_path: Path) -> None:
+    items = [item(n) for n in range(MAX_BROKEN_IN_A_ROW + 5)]
+    down = players(Script(*[OSError("refused")] * len(items)))
+    with pytest.raises(ValueError, match="20 conversations in a row broke, the last: the doctor failed: refused"):
+        run(TASK, items, down, tmp_path / "run")
+    assert len(read_outputs(tmp_path / "run" / "outputs.jsonl")) == MAX_BROKEN_IN_A_ROW
+    assert run(TASK, items, players(always("DIAGNOSIS READY: x")), tmp_path / "run") == []
 
 
 def test_casting() -> None:
@@ -288,7 +333,7 @@ def test_nano_as_the_doctor_runs_out_of_context_or_turns_and_never_crashes(kit: 
     from medgemma import MedGemma
 
     items = agent_clinic.items(kit, "all")
-    who = local_players(MedGemma.from_pretrained("nano", device="cpu"), roles_of(["moderator=model"]), 4)
+    who = local_players(MedGemma.from_pretrained("nano", device="cpu"), roles_of(["moderator=model"]), Generation(4))
     short = replace(items[0], prompt=json.dumps({**json.loads(items[0].prompt), "max_turns": 2}))
     long = replace(items[1], prompt=json.dumps({**json.loads(items[1].prompt), "doctor": "a b " * 3000}))
     outcomes = [json.loads(DIALOGUE.hold(one, who))["outcome"] for one in (short, long)]

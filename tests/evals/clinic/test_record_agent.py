@@ -11,15 +11,17 @@ from evals.clinic.casting import local_players, roles_of
 from evals.clinic.dialogue import BackendFailed, ContextFull, Players
 from evals.clinic.record_agent import Assignment, Session, run_agent, session_in, text_of
 from evals.clinic.record_tools import local_search
+from evals.generation import Generation
 from evals.items import Item
+from evals.options import RunOptions
 from evals.outputs import Output, read_outputs
-from evals.runner import RunOptions, run_dialogue_task, run_task
+from evals.runner import run_task
 from evals.scores import score_dir
 from evals.tasks import ehr_tools
 from evals.tasks.catalogue import TASKS
 from experience import read_episodes
 from tests.evals.clinic.record_oracle import Oracle
-from tests.evals.clinic.scripts import Script, always
+from tests.evals.clinic.scripts import Script, always, run
 from tests.evals.clinic.test_record_tools import RECORD
 from tests.nano import needs_nano
 
@@ -142,8 +144,8 @@ def _gzip(path: Path) -> None:
 def test_grades_and_episode(tmp_path: Path) -> None:
     one = item(tmp_path)
     script = Script("Sure!", MANIFEST, TYPES, FETCH, "fact", "1")
-    failed = run_dialogue_task(DIALOGUE, [one], Players(script, "m"), tmp_path, lambda n: None)
-    (output,) = read_outputs(tmp_path / "outputs.jsonl")
+    failed = run(TASK, [one], Players(script, "m"), tmp_path / "run")
+    (output,) = read_outputs(tmp_path / "run" / "outputs.jsonl")
     assert failed == [] and ehr_tools.grade(one, output) == {
         "answer_correct": 1.0,
         "answered": 1.0,
@@ -151,7 +153,7 @@ def test_grades_and_episode(tmp_path: Path) -> None:
         "wrong_calls": 1.0,
         "evidence_fetched": 1.0,
     }
-    (episode,) = read_episodes(tmp_path / "episodes.jsonl")
+    (episode,) = read_episodes(tmp_path / "run" / "episodes.jsonl")
     assert [step.reward for step in episode.steps[:-1]] == [0, 0, 0, 0, 0, 1] and episode.steps[-1].is_terminal
     assert [m["role"] for m in episode.steps[1].observation] == ["user"]  # only the error was added
     assert episode.steps[1].action == {"text": MANIFEST, "thinking": None}
@@ -199,6 +201,6 @@ def test_a_model_that_always_says_yes_is_wrong_everywhere_and_counted(kit: Path,
 def test_nano_fails_with_a_reason(kit: Path) -> None:
     from medgemma import MedGemma
 
-    who = local_players(MedGemma.from_pretrained("nano", device="cpu"), roles_of([]), 8)
+    who = local_players(MedGemma.from_pretrained("nano", device="cpu"), roles_of([]), Generation(8))
     held = session_in(DIALOGUE.hold(ehr_tools.items(kit)[0], who))
     assert (held.outcome, len(held.exchanges)) == ("no_manifest_call", 3)
