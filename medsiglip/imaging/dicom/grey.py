@@ -9,6 +9,7 @@ Source: DICOM PS3.3 C.7.5.1.1.2, C.7.6.16, C.11.1, C.11.2; PS3.4 N.2.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -33,6 +34,8 @@ from .value_range import ValueCounts, count_values, percentile
 
 if TYPE_CHECKING:
     from pydicom import Dataset
+
+    from ..volumes.presets import CtWindows
 
 PERCENTILES = (0.5, 99.5)
 """What becomes 0 and what 255 under the policy "percentile"."""
@@ -280,17 +283,29 @@ def _stays_eight_bit(dataset: Dataset, modality: ModalityTransform, low: float, 
 
 
 def _ct_frames(source: _File, policy: str) -> Iterator[Rendered]:
-    from ..volumes.presets import CT_WINDOWS, apply_hu_windows
+    from ..volumes.presets import CT_WINDOWS
 
     windows = CT_WINDOWS[policy.removeprefix("ct-")]
 
     def build(transforms: _Transforms) -> Tone:
-        def tone(stored: Array) -> Array:
-            hu = whole_values(stored, transforms.modality)
-            rgb = apply_hu_windows(hu.reshape(1, -1), windows).reshape(*stored.shape, 3)
-            return _blacken(rgb, stored, source.padding)
-
-        return tone
+        tone = _CtTone(transforms.modality, windows, source.padding)
+        return tone.__call__ if isinstance(transforms.modality, LookupTable) else tone
 
     for frame in tone_frames(source.frames(), _tone_of(_transforms_of(source.dataset, None), build)):
         yield Rendered(frame.pixels, policy)
+
+
+@dataclass(frozen=True)
+class _CtTone:
+    """A tone whose table serves all files of a series, unless its modality transform is a table itself."""
+
+    modality: ModalityTransform
+    windows: CtWindows
+    padding: Padding | None
+
+    def __call__(self, stored: Array) -> Array:
+        from ..volumes.presets import apply_hu_windows
+
+        hu = whole_values(stored, self.modality)
+        rgb = apply_hu_windows(hu.reshape(1, -1), self.windows).reshape(*stored.shape, 3)
+        return _blacken(rgb, stored, self.padding)

@@ -120,7 +120,7 @@ def instance_header(dataset: Dataset, sha256: str) -> InstanceHeader:
         pixel_representation=int(_integer(dataset, "PixelRepresentation") == 1),
         rescale_slope=1.0 if slope is None else slope,
         rescale_intercept=0.0 if intercept is None else intercept,
-        rescale_type=known_code(text(rescale, "RescaleType"), RESCALE_TYPES),
+        rescale_type=_rescale_type(rescale),
         padding_value=_padding_value(dataset),
         gantry_tilt_deg=number(dataset, "GantryDetectorTilt"),
         frame_planes=_frame_planes(dataset, num_frames),
@@ -142,17 +142,43 @@ def technical_tags(dataset: Dataset, frame: int) -> TechnicalTags:
     thickness_mm = number(measures, "SliceThickness")
     laterality = known_code(text(dataset, "ImageLaterality"), LATERALITIES)
     return TechnicalTags(
-        modality=known_code(text(dataset, "Modality"), MODALITIES),
+        modality=_modality(dataset),
         body_part=known_code(text(dataset, "BodyPartExamined"), BODY_PARTS),
         view_position=known_code(text(dataset, "ViewPosition"), VIEW_POSITIONS),
         laterality=laterality or known_code(text(dataset, "Laterality"), LATERALITIES),
-        photometric_interpretation=known_code(text(dataset, "PhotometricInterpretation"), PHOTOMETRIC_INTERPRETATIONS),
+        photometric_interpretation=_photometric(dataset),
         bits_stored=_bits_stored(dataset),
         transfer_syntax_uid=_transfer_syntax_uid(dataset),
         spacing_mm=_spacing_mm(measures, "PixelSpacing") or _spacing_mm(dataset, "ImagerPixelSpacing"),
         slice_thickness_mm=thickness_mm if thickness_mm is not None and thickness_mm > 0 else None,
         plane=_plane(dataset, frame),
     )
+
+
+class CtCodes(NamedTuple):
+    """What says whether an instance holds Hounsfield units; None for what is absent or on no list."""
+
+    modality: str | None
+    photometric_interpretation: str | None
+    rescale_type: str | None
+
+
+def ct_codes(dataset: Dataset) -> CtCodes:
+    """Three codes of the header, the rescale type that of the first frame."""
+    rescale = frame_macro(dataset, 0, "PixelValueTransformationSequence")
+    return CtCodes(_modality(dataset), _photometric(dataset), _rescale_type(rescale))
+
+
+def _modality(dataset: Dataset) -> str | None:
+    return known_code(text(dataset, "Modality"), MODALITIES)
+
+
+def _photometric(dataset: Dataset) -> str | None:
+    return known_code(text(dataset, "PhotometricInterpretation"), PHOTOMETRIC_INTERPRETATIONS)
+
+
+def _rescale_type(rescale: Dataset) -> str | None:
+    return known_code(text(rescale, "RescaleType"), RESCALE_TYPES)
 
 
 def _bits_stored(dataset: Dataset) -> int | None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from ..picture import FULL_RANGE, STORED, VOI, Array, DecodedFrame, ImageError, stretch_to_uint8
 from .grey import Rendered, render_grey
-from .header import InstanceHeader, instance_header, technical_tags
+from .header import InstanceHeader, ct_codes, instance_header, technical_tags
 from .lut import LookupTable, ModalityTransform, modality_transform, modality_values
 from .palette import apply_palette, read_palette
 from .parse import parse, parses, typed_errors, typed_steps
@@ -151,11 +151,9 @@ def _render(dataset: Dataset, frames: FrameSource, policy: str, file: str) -> It
 
 
 def _check_ct(dataset: Dataset, policy: str, file: str) -> None:
-    header = instance_header(dataset, "")
-    photometric = header.tags.photometric_interpretation or ""
-    in_hu = header.rescale_type in (None, "HU") and photometric.startswith("MONOCHROME")
-    if header.tags.modality != "CT" or not in_hu:
-        what = f"{header.tags.modality or 'of an unknown modality'}, {photometric}, {header.rescale_type or 'no unit'}"
+    modality, photometric, unit = ct_codes(dataset)
+    if modality != "CT" or unit not in (None, "HU") or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        what = f"{modality or 'of an unknown modality'}, {photometric or ''}, {unit or 'no unit'}"
         raise ImageError(file, f"the policy {policy} is for CT in Hounsfield units, this is {what}; use {VOI}")
 
 

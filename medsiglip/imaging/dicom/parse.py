@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import logging
 import math
+import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
@@ -22,6 +23,10 @@ if TYPE_CHECKING:
 
 MAX_INFLATED_BYTES = 2**30
 """Largest pixel data of a deflated file that is unfolded."""
+
+SILENT = logging.CRITICAL + 1
+"""The level of a logger that says nothing. Changing a level takes as long as reading ten attributes: a worker process
+sets pydicom's once."""
 
 _DAMAGED = "damaged or truncated DICOM header; export or copy the file again"
 _FIRST_GROUPS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # of a file without a preamble, the last big endian
@@ -134,13 +139,15 @@ def quiet() -> Iterator[None]:
     """Keep pydicom's warnings and log records, which quote values, from going anywhere."""
     logger = logging.getLogger("pydicom")
     level = logger.level
-    logger.setLevel(logging.CRITICAL + 1)
+    if level <= logging.CRITICAL:
+        logger.setLevel(SILENT)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        if level <= logging.CRITICAL:
+            logger.setLevel(level)
 
 
 @contextmanager
@@ -224,7 +231,7 @@ def _claimed_bytes(dataset: Dataset) -> int:
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """The finite numbers an attribute holds; () when it is absent or any of them is none."""
     try:
-        parts = _spelled(dataset, keyword, ("DS", "IS"))
+        parts = _spelled(dataset, keyword, ("DS", "IS", "US"))
         if parts is None:
             value = dataset.get(keyword)
             parts = _listed(value, str | float | int) if value != "" else []
@@ -259,20 +266,26 @@ def _listed(value: Any, single: Any) -> list[Any]:
     return [] if value is None else [value] if isinstance(value, single) else list(value)
 
 
-def _spelled(dataset: Dataset, keyword: str, representations: tuple[str, ...]) -> list[str] | None:
+def _spelled(dataset: Dataset, keyword: str, representations: tuple[str, ...]) -> Sequence[str | int] | None:
     """The values of an attribute as the file spells them; None where pydicom has to read them.
 
     A header has some thirty attributes, and pydicom's objects for them take longer than all else together.
     """
     from pydicom.dataelem import RawDataElement
 
-    tag, representation = _dictionary_entry(keyword)
-    if tag not in dataset:
-        return []
+    tag, registered = _dictionary_entry(keyword)
     raw = dataset.get_item(tag)
+    if raw is None:
+        return []
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
         return None
-    if (raw.VR or representation) not in representations or not raw.value.isascii():
+    representation = raw.VR or registered
+    if representation not in representations:
+        return None
+    if representation == "US":
+        order = "<" if raw.is_little_endian else ">"
+        return None if len(raw.value) % 2 else struct.unpack(f"{order}{len(raw.value) // 2}H", raw.value)
+    if not raw.value.isascii():
         return None
     spelled = raw.value.decode("ascii").strip(" \0")
     return spelled.split("\\") if spelled else []
@@ -292,10 +305,15 @@ def frame_macro(dataset: Dataset, frame: int, keyword: str) -> Dataset:
 
     Source: PS3.3 C.7.6.16.
     """
-    per_frame = dataset.get("PerFrameFunctionalGroupsSequence") or []
-    shared = dataset.get("SharedFunctionalGroupsSequence") or []
+    per_frame = _items(dataset, "PerFrameFunctionalGroupsSequence")
+    shared = _items(dataset, "SharedFunctionalGroupsSequence")
     for groups in [*per_frame[frame : frame + 1], *shared[:1]]:
-        if groups.get(keyword):
-            item: Dataset = groups[keyword].value[0]
-            return item
+        if items := _items(groups, keyword):
+            return items[0]
     return dataset
+
+
+def _items(dataset: Dataset, keyword: str) -> Sequence[Dataset]:
+    """Those of a sequence; () where it is absent or empty."""
+    tag, _ = _dictionary_entry(keyword)
+    return (dataset[tag].value or ()) if tag in dataset else ()

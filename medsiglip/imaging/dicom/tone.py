@@ -7,6 +7,8 @@ looking the pixels up takes a fraction of the time and memory. H rows, W columns
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import is_dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -14,7 +16,10 @@ import numpy as np
 from ..picture import Array
 
 Tone = Callable[[Array], Array]
-"""Stored values of any shape to uint8: the same shape (grey) or with a last axis of 3 (RGB); each value by itself."""
+"""Stored values of any shape to uint8: the same shape (grey) or with a last axis of 3 (RGB); each value by itself.
+
+One that is a frozen dataclass (with `__call__`) keeps its table from file to file, as for the slices of a series.
+"""
 
 ToneOf = Callable[[int], Tone]
 """The tone of frame 0, 1, ...; the same object as long as nothing changes."""
@@ -44,7 +49,7 @@ def tone_frames(frames: Iterable[Array], tone_of: ToneOf) -> Iterator[Toned]:
         if tone is not previous:
             table = None
         elif table is None and has_table(stored.dtype):  # worth it from the second frame on
-            table = tone_table(stored.dtype, tone)
+            table = _table(stored.dtype, tone)
         yield Toned(stored, apply_tone(stored, tone, table))
 
 
@@ -60,12 +65,14 @@ def apply_tone(stored: Array, tone: Tone, table: Array | None = None) -> Array:
         (H, W) or (H, W, 3) uint8; the same with and without a table.
     """
     if table is None and has_table(stored.dtype) and stored.size >= _num_values(stored.dtype):
-        table = tone_table(stored.dtype, tone)
+        table = _table(stored.dtype, tone)
     if table is None:
         return _in_blocks(stored, tone)
-    entries = table if table.ndim == 1 else _as_words(table)
     index = stored.view(f"u{stored.dtype.itemsize}")
-    return _in_blocks(index, lambda rows: _as_bytes(np.take(entries, rows), table.shape[1:]))
+    if table.ndim == 1:
+        return _in_blocks(index, lambda rows: np.take(table, rows))
+    words = _as_words(table)
+    return _in_blocks(index, lambda rows: _as_bytes(np.take(words, rows)))
 
 
 def has_table(dtype: np.dtype[np.generic]) -> bool:
@@ -78,16 +85,31 @@ def tone_table(dtype: np.dtype[np.generic], tone: Tone) -> Array:
     return tone(np.arange(_num_values(dtype), dtype=f"u{dtype.itemsize}").view(dtype))
 
 
+def _table(dtype: np.dtype[np.generic], tone: Tone) -> Array:
+    return _kept_table(dtype, tone) if is_dataclass(tone) else tone_table(dtype, tone)
+
+
+@lru_cache(maxsize=2)
+def _kept_table(dtype: np.dtype[np.generic], tone: Tone) -> Array:
+    return tone_table(dtype, tone)
+
+
 def _as_words(table: Array) -> Array:
     """(n, 3) uint8 to (n,) uint32: looking up one word is several times as fast as looking up three bytes."""
     padded = np.zeros((len(table), 4), np.uint8)
-    padded[:, :3] = table
+    _copy_channels(table, padded)
     return padded.view(np.uint32)[:, 0]
 
 
-def _as_bytes(entries: Array, channels: tuple[int, ...]) -> Array:
-    """The inverse of `_as_words` for (H, W) entries; grey entries as they are."""
-    return entries.view(np.uint8).reshape(*entries.shape, 4)[..., :3] if channels else entries
+def _as_bytes(words: Array) -> Array:
+    """The inverse of `_as_words` for (H, W) entries: (H, W, 3) uint8, a view."""
+    return words.view(np.uint8).reshape(*words.shape, 4)[..., :3]
+
+
+def _copy_channels(source: Array, target: Array) -> None:
+    """Copy three channels one by one, which numpy does in long runs, where a pixel at a time takes thrice as long."""
+    for channel in range(3):
+        target[..., channel] = source[..., channel]
 
 
 def _num_values(dtype: np.dtype[np.generic]) -> int:
@@ -99,7 +121,10 @@ def _in_blocks(values: Array, tone: Tone) -> Array:
     step = max(_BLOCK_VALUES // values.shape[1], 1)
     first = tone(values[:step])
     pixels = np.empty(values.shape + first.shape[2:], np.uint8)
-    pixels[:step] = first
-    for row in range(step, len(values), step):
-        pixels[row : row + step] = tone(values[row : row + step])
+    for row in range(0, len(values), step):
+        toned = tone(values[row : row + step]) if row else first
+        if toned.ndim == 3:
+            _copy_channels(toned, pixels[row : row + step])
+        else:
+            pixels[row : row + step] = toned
     return pixels

@@ -12,7 +12,7 @@ import struct
 import sys
 from collections.abc import Iterator
 from functools import cache
-from io import FileIO
+from io import BufferedIOBase, RawIOBase
 from types import UnionType
 from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -60,13 +60,15 @@ class Answer(NamedTuple):
     """With "done" the hex SHA-256 of the file's bytes, with "failed" the reason and what to do."""
     out_of_memory: bool = False
     """With "failed": the reason is the bound on memory."""
+    is_last: bool = False
+    """With "failed": the worker takes no further job."""
 
 
-def write_message(pipe: FileIO, value: Any) -> None:
+def write_message(pipe: RawIOBase | BufferedIOBase, value: Any) -> None:
     """Write one value.
 
     Args:
-        pipe: unbuffered, so that a forked process cannot write it again.
+        pipe: unbuffered where the process may fork, for a forked one would write the buffer again.
         value: numbers, texts, None, arrays, and tuples, dataclasses and NamedTuples of these.
     """
     arrays: list[Array] = []
@@ -76,7 +78,7 @@ def write_message(pipe: FileIO, value: Any) -> None:
         _write_all(pipe, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
 
 
-def read_message(pipe: FileIO, hint: type[Value]) -> Value:
+def read_message(pipe: BufferedIOBase, hint: type[Value]) -> Value:
     """Read one value that is of the type `hint`; arrays are read straight into their own memory.
 
     Raises:
@@ -92,6 +94,8 @@ def read_message(pipe: FileIO, hint: type[Value]) -> Value:
 
 
 def _to_json(value: Any, arrays: list[Array]) -> Any:
+    if value is None or isinstance(value, str | int | float):
+        return value
     if isinstance(value, np.ndarray):
         arrays.append(value)
         return [value.dtype.str, list(value.shape)]
@@ -101,10 +105,10 @@ def _to_json(value: Any, arrays: list[Array]) -> Any:
         return [_to_json(getattr(value, field.name), arrays) for field in dataclasses.fields(value)]
     if isinstance(value, tuple | list):
         return [_to_json(item, arrays) for item in value]
-    return value
+    raise TypeError(f"{type(value).__name__} is not sent")
 
 
-def _restore(hint: Any, value: Any, pipe: FileIO) -> Any:
+def _restore(hint: Any, value: Any, pipe: BufferedIOBase) -> Any:
     """The inverse of `_to_json`; arrays follow the text in the order in which the text names them."""
     if value is None:
         return None
@@ -137,7 +141,7 @@ def _items(types: tuple[Any, ...], value: list[Any]) -> Iterator[tuple[Any, Any]
     return iter(zip(types, value, strict=True))
 
 
-def _read_array(pipe: FileIO, dtype_name: str, shape: list[int]) -> Array:
+def _read_array(pipe: BufferedIOBase, dtype_name: str, shape: list[int]) -> Array:
     dtype = np.dtype(dtype_name)
     if dtype.kind not in _KINDS or min(shape, default=0) < 0 or math.prod(shape) > MAX_VALUES:
         raise ValueError(f"not an array that is sent: {dtype} of shape {shape}")
@@ -146,7 +150,7 @@ def _read_array(pipe: FileIO, dtype_name: str, shape: list[int]) -> Array:
     return array
 
 
-def _read_exactly(pipe: FileIO, buffer: Any) -> Any:
+def _read_exactly(pipe: BufferedIOBase, buffer: Any) -> Any:
     view = memoryview(buffer)
     while len(view):
         count = pipe.readinto(view)
@@ -156,13 +160,13 @@ def _read_exactly(pipe: FileIO, buffer: Any) -> Any:
     return buffer
 
 
-def _write_all(pipe: FileIO, data: Any) -> None:
+def _write_all(pipe: RawIOBase | BufferedIOBase, data: Any) -> None:
     view = memoryview(data)
     while len(view):
         view = view[pipe.write(view) :]
 
 
-def widen(pipe: FileIO) -> None:
+def widen(pipe: RawIOBase | BufferedIOBase) -> None:
     """Let a pipe hold 1 MiB instead of 64 KiB where the system can, so that frames cross in few turns."""
     if sys.platform != "linux":
         return

@@ -12,8 +12,9 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import groupby
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -37,6 +38,8 @@ MAX_BYTES_AHEAD = 2**29
 """Decoded bytes not yet handed over, above which no further file is begun."""
 
 _MOST_WORKERS = 16
+_MOST_FILES_A_TURN = 16
+_TURNS_PER_WORKER = 4  # at least, so that the workers end together
 _TICK_S = 0.1
 _WORKER = (sys.executable, "-P", "-m", "medsiglip.imaging.workers.worker")
 
@@ -105,79 +108,104 @@ class DecoderPool:
         """
         check_policy(policy)
         work = partial(self._run, "pictures", DecodedFrame, policy=policy, square=square)
-        return self._in_order(sources, work, partial(_pictures, square))
+        return self._in_order(_one_by_one(sources), work, partial(_pictures, square))
 
     def contents(self, sources: Iterable[Source]) -> Iterator[FileContent | ImageError]:
         """What each file is, with the header of a DICOM instance; a file of another format is not read whole."""
         from ..dicom.header import FileContent
 
-        return self._in_order(sources, partial(self._run, "content", FileContent), _only_item)
+        return self._in_order(self._turns(sources), partial(self._run, "content", FileContent), _only_item)
 
     def headers(self, sources: Iterable[Source]) -> Iterator[InstanceHeader | ImageError]:
         """Read DICOM headers without pixels; another format is an error."""
         from ..dicom.header import InstanceHeader
 
-        return self._in_order(sources, partial(self._run, "header", InstanceHeader), _only_item)
+        return self._in_order(self._turns(sources), partial(self._run, "header", InstanceHeader), _only_item)
 
     def values(self, sources: Iterable[Source]) -> Iterator[list[Array] | ImageError]:
         """Decode DICOM files to modality values, (H, W) int16 or float32 a frame."""
-        return self._in_order(sources, partial(self._run, "values", np.ndarray), _all_items)
+        return self._in_order(_one_by_one(sources), partial(self._run, "values", np.ndarray), _all_items)
 
     def nifti(self, source: Source) -> NiftiValues | ImageError:
         """Decode one NIfTI file."""
         from ..volumes.nifti import NiftiValues
 
-        (values,) = self._in_order([source], partial(self._run, "nifti", NiftiValues), _only_item)
+        (values,) = self._in_order([[source]], partial(self._run, "nifti", NiftiValues), _only_item)
         return values
+
+    def _turns(self, sources: Iterable[Source]) -> Iterator[list[Source]]:
+        """Several files for a worker at once, where reading one takes no longer than asking for it.
+
+        Files in memory go singly, for their bytes are sent.
+        """
+        sources = list(sources)
+        most = min(max(len(sources) // (_TURNS_PER_WORKER * self.workers), 1), _MOST_FILES_A_TURN)
+        for in_memory, alike in groupby(sources, _is_in_memory):
+            files = list(alike)
+            size = 1 if in_memory else most
+            yield from (files[start : start + size] for start in range(0, len(files), size))
 
     def _in_order(
         self,
-        sources: Iterable[Source],
-        work: Callable[[Source], Decoded | Failed],
+        turns: Iterable[list[Source]],
+        work: Callable[[list[Source]], list[Decoded | Failed]],
         finish: Callable[[Source, Decoded], Result],
     ) -> Iterator[Result | ImageError]:
-        def one(source: Source) -> Result | ImageError:
-            outcome = work(source)
+        def one(source: Source, outcome: Decoded | Failed) -> Result | ImageError:
+            if isinstance(outcome, Failed):
+                return ImageError(source.name, outcome.reason)
             try:
-                return (
-                    ImageError(source.name, outcome.reason) if isinstance(outcome, Failed) else finish(source, outcome)
-                )
+                return finish(source, outcome)
             except ImageError as error:  # what the worker sent is no picture
                 return error
 
-        return in_order(
-            sources,
-            one,
+        def one_turn(turn: list[Source]) -> list[Result | ImageError]:
+            return [one(source, outcome) for source, outcome in zip(turn, work(turn), strict=True)]
+
+        for results in in_order(
+            turns,
+            one_turn,
             threads=self.workers,
             size_of=num_bytes,
             max_ahead=MAX_AHEAD_PER_WORKER * self.workers,
             max_bytes=MAX_BYTES_AHEAD,
-        )
+        ):
+            yield from results
 
     def _run(
         self,
         operation: str,
         item_type: Any,
-        source: Source,
+        sources: Sequence[Source],
         *,
         policy: str = "",
         square: Square | None = None,
-    ) -> Decoded | Failed:
-        """Decode one file; a failure that may be due to files before it is tried again in a fresh worker."""
+    ) -> list[Decoded | Failed]:
+        """Decode the files of a turn."""
         try:
-            job = _job(operation, source, policy, square, self.limits)
-        except ImageError as error:
-            return Failed(error.reason)
-        outcome, worker = self._run_once(job, item_type, fresh=False)
-        if isinstance(outcome, Failed) and outcome.perhaps_others_fault and worker.num_jobs > 1:
-            outcome, _ = self._run_once(job, item_type, fresh=True)
-        return outcome
+            jobs = [_job(operation, source, policy, square, self.limits) for source in sources]
+        except ImageError as error:  # of a file in memory, which has the turn to itself
+            return [Failed(error.reason)]
+        outcomes: list[Decoded | Failed] = []
+        while len(outcomes) < len(jobs):
+            outcomes += self._run_next(jobs[len(outcomes) :], item_type)
+        return outcomes
 
-    def _run_once(self, job: Job, item_type: Any, *, fresh: bool) -> tuple[Decoded | Failed, WorkerProcess]:
+    def _run_next(self, jobs: Sequence[Job], item_type: Any) -> list[Decoded | Failed]:
+        """Up to a failure that ends the worker; one that may be due to files before it is tried again in a new one."""
+        outcomes, worker = self._run_once(jobs, item_type, fresh=False)
+        last = outcomes[-1]
+        if isinstance(last, Failed) and last.perhaps_others_fault and worker.num_jobs > 1:
+            (outcomes[-1],), _ = self._run_once([jobs[len(outcomes) - 1]], item_type, fresh=True)
+        return outcomes
+
+    def _run_once(
+        self, jobs: Sequence[Job], item_type: Any, *, fresh: bool
+    ) -> tuple[list[Decoded | Failed], WorkerProcess]:
         worker = self._borrow(fresh=fresh)
         try:
             worker.wait_until_ready()
-            return worker.run(job, item_type), worker
+            return worker.run(jobs, item_type), worker
         except BaseException:
             worker.kill()
             raise
@@ -239,11 +267,19 @@ class DecoderPool:
 
 def _job(operation: str, source: Source, policy: str, square: Square | None, limits: Limits) -> Job:
     """Members of a zip in memory are unpacked here: sending the whole zip for each would cost more."""
-    in_memory = source.data is not None or source.archive is not None
+    in_memory = _is_in_memory(source)
     data = np.frombuffer(read_source(source), np.uint8) if in_memory else None
     path = "" if in_memory else os.path.abspath(source.path)  # the worker keeps the folder it was started in
     member = None if in_memory else source.member
     return Job(operation, source.name, path, member, data, policy, square, limits.memory_mib, limits.seconds)
+
+
+def _is_in_memory(source: Source) -> bool:
+    return source.data is not None or source.archive is not None
+
+
+def _one_by_one(sources: Iterable[Source]) -> Iterator[list[Source]]:
+    return ([source] for source in sources)
 
 
 def _pictures(square: Square | None, source: Source, decoded: Decoded) -> list[Picture]:

@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
-from io import FileIO
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +24,10 @@ MAX_BYTES_A_FILE = 2**32
 
 _START_S = 60.0
 _BYTES_PER_EXTRA_SECOND = 2**20
-_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPJ_NUM_THREADS", "MALLOC_ARENA_MAX")
+_KEPT_BYTES = str(2**26)
+_MEMORY = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": _KEPT_BYTES, "MALLOC_TRIM_THRESHOLD_": _KEPT_BYTES}
+"""For glibc: giving a frame's memory back and asking for it again takes as long as windowing the frame."""
+_ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OPJ_NUM_THREADS")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Failed(NamedTuple):
     reason: str
     perhaps_others_fault: bool = False
     """A crash or lack of memory, which files decoded before in the same process may have led to."""
+    is_last: bool = False
+    """The worker takes no further job."""
 
 
 class WorkerProcess:
@@ -66,7 +72,7 @@ class WorkerProcess:
         )
         self._command = command
         self._jobs: FileIO = self._process.stdin  # type: ignore[assignment]
-        self._answers: FileIO = self._process.stdout  # type: ignore[assignment]
+        self._answers = BufferedReader(self._process.stdout)  # type: ignore[type-var]
         self.num_jobs = 0
         self._is_ready = False
         self._busy_s = 0.0
@@ -113,19 +119,37 @@ class WorkerProcess:
             )
         self._is_ready = True
 
-    def run(self, job: Job, item_type: Any) -> Decoded | Failed:
-        """Decode one file; whatever the worker does, this ends and says so."""
-        self.num_jobs += 1
-        self._busy_s, self._num_bytes = 0.0, 0
+    def run(self, jobs: Sequence[Job], item_type: Any) -> list[Decoded | Failed]:
+        """Decode files one after the other; whatever the worker does, this ends and says so.
+
+        Args:
+            jobs: sent ahead, so that the worker need not wait between files; all but the first without data, for the
+                others must fit in the pipe while the worker writes.
+            item_type: what the worker makes of a file.
+
+        Returns:
+            What became of each, up to the file that the worker did not survive: at least one.
+        """
+        outcomes: list[Decoded | Failed] = []
         try:
-            write_message(self._jobs, job)
-            return self._receive(item_type)
+            for job in jobs:
+                write_message(self._jobs, job)
+            for _ in jobs:
+                self.num_jobs += 1
+                self._busy_s, self._num_bytes = 0.0, 0
+                outcomes.append(self._receive(item_type))
+                if isinstance(outcomes[-1], Failed) and outcomes[-1].is_last:
+                    break
+            return outcomes
         except (EOFError, OSError, ValueError, TypeError, KeyError, IndexError):  # it died, or talks nonsense
             self.kill()
+        return [*outcomes, self._fatal(jobs[0].seconds)]
+
+    def _fatal(self, seconds: float) -> Failed:
         if self._is_overdue:
-            return Failed(f"decoding took longer than {job.seconds:g} s; copy or export the file again")
+            return Failed(f"decoding took longer than {seconds:g} s; copy or export the file again", is_last=True)
         reason = f"crashed the decoder ({self._how_it_ended()}), as damaged files do; copy or export the file again"
-        return Failed(reason, perhaps_others_fault=True)
+        return Failed(reason, perhaps_others_fault=True, is_last=True)
 
     def _how_it_ended(self) -> str:
         code = self._process.wait()
@@ -141,12 +165,13 @@ class WorkerProcess:
             if answer.kind == "done":
                 return Decoded(items, answer.text)
             if answer.kind == "failed":
-                return Failed(answer.text, perhaps_others_fault=answer.out_of_memory)
+                return Failed(answer.text, perhaps_others_fault=answer.out_of_memory, is_last=answer.is_last)
             items.append(read_message(self._answers, item_type))
             self._num_bytes += num_bytes(items[-1])
             if len(items) > MAX_FRAMES or self._num_bytes > MAX_BYTES_A_FILE:
                 self.kill()
-                return Failed(f"more than {MAX_FRAMES} frames or {MAX_BYTES_A_FILE} bytes of pixels; split the file")
+                reason = f"more than {MAX_FRAMES} frames or {MAX_BYTES_A_FILE} bytes of pixels; split the file"
+                return Failed(reason, is_last=True)
 
 
 def num_bytes(value: Any) -> int:
@@ -161,4 +186,4 @@ def num_bytes(value: Any) -> int:
 def _environment() -> dict[str, str]:
     """The child finds modules where this process does, never in the user's working directory."""
     paths = [str(Path(__file__).parents[3]), *(path for path in sys.path if path)]
-    return {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), "PYTHONPATH": os.pathsep.join(paths)}
+    return {**os.environ, **dict.fromkeys(_ONE_THREAD, "1"), **_MEMORY, "PYTHONPATH": os.pathsep.join(paths)}

@@ -7,11 +7,12 @@ without harm to the process that asked (see `workers`). Started as `python -m me
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from io import FileIO
+from io import BufferedIOBase, BufferedReader, BufferedWriter, FileIO
 from typing import Any, NamedTuple
 
 from ..dicom.header import FileContent
@@ -21,8 +22,8 @@ from .pipe import Answer, Job, read_message, widen, write_message
 
 Decode = Callable[[bytes, str, str], Iterator[DecodedFrame]]
 
-_FIRST_BYTES = 4096
-"""What tells the formats apart."""
+_FIRST_BYTES = 2**20
+"""What tells the formats apart, and most slices whole."""
 _PATIENCE = 4
 """A worker gives up by itself, should its pool have died, after this many times the pool's own limit."""
 
@@ -40,10 +41,12 @@ def main(decode: Decode | None = None) -> None:
         _import_decoders()
     except Exception as error:  # no file has been read yet: the text is about this installation
         write_message(answers, Answer("failed", f"{type(error).__name__}: {error}"))
+        answers.flush()
         return
     idle_bytes = _address_space_bytes()
     try:
         write_message(answers, Answer("ready"))
+        answers.flush()
         while True:
             job = read_message(jobs, Job)
             if not _serve(job, answers, idle_bytes, decode):
@@ -52,9 +55,9 @@ def main(decode: Decode | None = None) -> None:
         return
 
 
-def _private_pipes() -> tuple[FileIO, FileIO]:
+def _private_pipes() -> tuple[BufferedIOBase, BufferedIOBase]:
     """Standard input and output under other numbers: what a C library prints must not mix with the answers."""
-    jobs, answers = FileIO(os.dup(0), "r"), FileIO(os.dup(1), "w")
+    jobs, answers = BufferedReader(FileIO(os.dup(0), "r")), BufferedWriter(FileIO(os.dup(1), "w"))
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
@@ -79,7 +82,9 @@ def _import_decoders() -> None:
 
     from .. import open, raster, resize  # noqa: F401
     from ..dicom import instance  # noqa: F401
+    from ..dicom.parse import SILENT
 
+    logging.getLogger("pydicom").setLevel(SILENT)
     Image.init()
 
 
@@ -90,17 +95,17 @@ class _Failure(NamedTuple):
     """Whether the worker may go on to the next file."""
 
 
-def _serve(job: Job, answers: FileIO, idle_bytes: int, decode: Decode | None) -> bool:
+def _serve(job: Job, answers: BufferedIOBase, idle_bytes: int, decode: Decode | None) -> bool:
     """Answer one job; false if the worker should not take another."""
     failure = _answer(job, answers, idle_bytes, decode)
     _give_up_after(0)
-    if failure is None:
-        return True
-    write_message(answers, Answer("failed", failure.reason, failure.out_of_memory))
-    return failure.is_whole
+    if failure is not None:
+        write_message(answers, Answer("failed", failure.reason, failure.out_of_memory, not failure.is_whole))
+    answers.flush()
+    return failure is None or failure.is_whole
 
 
-def _answer(job: Job, answers: FileIO, idle_bytes: int, decode: Decode | None) -> _Failure | None:
+def _answer(job: Job, answers: BufferedIOBase, idle_bytes: int, decode: Decode | None) -> _Failure | None:
     try:
         _bound_memory(None)  # reading has its own bounds
         data = _read(job)
@@ -112,6 +117,8 @@ def _answer(job: Job, answers: FileIO, idle_bytes: int, decode: Decode | None) -
                 _give_up_after(_PATIENCE * job.seconds)
             write_message(answers, Answer("item"))
             write_message(answers, item)
+            if number > 0:  # the first and only one goes with the last word: each write wakes the other process
+                answers.flush()
         # Headers and NIfTI values bring their own; hashing takes a third of a header's time.
         digest = hashlib.sha256(data).hexdigest() if job.operation == "pictures" else ""
         write_message(answers, Answer("done", digest))
@@ -187,8 +194,10 @@ def _read(job: Job) -> bytes:
         return job.data.tobytes()
     try:
         source = Source(job.path, job.member)
-        if job.operation == "content" and not _may_be_dicom(first := read_source(source, _FIRST_BYTES)):
-            return first
+        if job.operation == "content":
+            first = read_source(source, _FIRST_BYTES)
+            if len(first) < _FIRST_BYTES or not _may_be_dicom(first):
+                return first
         return read_source(source)
     except ImageError as error:
         raise ImageError(job.name, error.reason) from None

@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsiglip.imaging.picture import ImageError
+from medsiglip.imaging.picture import DecodedFrame, ImageError
 from medsiglip.imaging.resize import resize
 from medsiglip.imaging.source import Source
 from medsiglip.imaging.workers.pool import DecoderPool, Limits, shared_pool
+from medsiglip.imaging.workers.process import Decoded
 
 PLANTED = (sys.executable, "-P", str(Path(__file__).with_name("planted_worker.py")))
 posix = pytest.mark.skipif(sys.platform == "win32", reason="signals")
@@ -284,6 +285,36 @@ def test_damaged_jpeg_that_aborts_gdcm_harms_no_other_file(kit):
     assert len(wholes) == 3 and isinstance(wholes[0], list) and wholes[1] == wholes[2] == wholes[0]
     reasons = [result.reason for result in results if isinstance(result, ImageError)]
     assert any("crashed the decoder (SIGABRT)" in reason for reason in reasons)  # GDCM 3.0 does, on seed 5
+
+
+# Files that a worker is given together
+
+
+@posix
+@pytest.mark.parametrize("fault", ["segfault", "hang", "exit", "die-between-frames", "refuse"])
+def test_a_fault_among_files_given_together_is_an_error_of_its_file_alone(fast_limits, tmp_path, fault):
+    words = ["grey 3", "grey 4", fault, "grey 5", fault, "grey 6"]
+    for number, word in enumerate(words):
+        (tmp_path / f"{number}.dcm").write_text(word)
+    sources = [Source(str(path)) for path in sorted(tmp_path.iterdir())]
+    with DecoderPool(1, fast_limits, command=PLANTED) as pool:
+        outcomes = pool._run("pictures", DecodedFrame, sources, policy="voi")
+        assert values(pool.pictures([planted("grey 7")])) == [7]
+    assert len(outcomes) == 6
+    greys = [int(outcome.items[0].pixels[0, 0]) for outcome in outcomes if isinstance(outcome, Decoded)]
+    assert greys == [3, 4, 5, 6]
+    assert all(re.search(FAULTS[fault], outcomes[index].reason) for index in (2, 4))
+
+
+def test_files_given_together_give_the_headers_of_files_given_singly(mixed):
+    in_memory = [Source("", data=Path(source.path).read_bytes()) for source in mixed[6:]]
+    sources = [*mixed * 20, *in_memory, *mixed[6:] * 20]
+    with DecoderPool(2) as pool:
+        assert {len(turn) for turn in pool._turns(sources)} > {1, 16}
+        singly = {source: next(pool.contents([source])) for source in {*sources}}
+        together = list(pool.contents(sources))
+    assert [str(item) for item in together] == [str(singly[source]) for source in sources]
+    assert sum(item.header is not None for item in together if not isinstance(item, ImageError)) >= 160
 
 
 # The order of results, and how far ahead files are read
