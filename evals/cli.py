@@ -143,6 +143,30 @@ def compare(
             file.write(json.dumps(to_json(comparison), indent=1, allow_nan=False) + "\n")
 
 
+@app.command()
+def report(
+    folder: Dir,
+    pictures: Annotated[bool, typer.Option("--pictures", help="Show the pictures of the worst items, small.")] = False,
+    markdown: Annotated[
+        bool, typer.Option("--markdown", help="Print a Markdown table of the main metrics instead.")
+    ] = False,
+    into: Annotated[
+        Path | None, typer.Option(help="With --markdown: put the table between its marks in this file.")
+    ] = None,
+) -> None:
+    """Write DIR/report.html: figures beside the published ones, curves, subgroups, worst items, hashes."""
+    from evals.report import render
+
+    if into and not markdown:
+        raise ValueError("--into goes with --markdown")
+    if not markdown:
+        typer.echo(render.write_html(folder, pictures))
+    elif into:
+        render.write_between(into, "kit table", render.markdown(folder))
+    else:
+        typer.echo(render.markdown(folder), nl=False)
+
+
 def main() -> None:
     """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
     run(app)

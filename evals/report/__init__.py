@@ -1,0 +1,1 @@
+"""One HTML file, or a Markdown table, of what a folder of runs measured."""
