@@ -10,6 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from data_cards.check import table_sha256
 from data_cards.readers.tables import find_set
 from evals.generation import Generation
 from evals.items import Item, prompts_sha256
@@ -70,6 +71,9 @@ def run_record(
     """Collect how a run comes about."""
     generation = options.generation(task)
     hashes, differing = data_hashes(sorted({item.meta["card"] for item in items}), data_dir)
+    if task.is_jsonl:
+        file = f"{task.checked_side(options.side)}.jsonl"
+        hashes[f"{task.cards[0]}/{file}"] = table_sha256(find_set(data_dir, task.cards[0]) / file)
     return RunRecord(
         task=task.name,
         task_version=task.version,
@@ -133,7 +137,6 @@ def read_record(folder: Path) -> Mapping[str, Any]:
 
 def data_hashes(cards: Sequence[str], data_dir: str | Path) -> tuple[dict[str, str], list[str]]:
     """Return the SHA-256 of every table read, and the tables that are not their card's."""
-    from data_cards.check import table_sha256
     from data_cards.schema import load_card
 
     hashes, differing = {}, []

@@ -6,6 +6,7 @@ from evals.tasks import (
     choice_likelihood,
     ehr_tools,
     multiple_choice,
+    owners_rows,
     picture_classes,
     picture_questions,
     visual_questions,
@@ -25,6 +26,7 @@ _FAMILIES = (
     chest_films,
     picture_classes,
     zero_shot_findings,
+    owners_rows,
     agent_clinic,
     ehr_tools,
 )

@@ -63,6 +63,8 @@ class Task:
     """Of a label task: Item.meta["label_set"] (empty if an item names none) to the captions of each class."""
     dialogue: Dialogue | None = None
     """Of a dialogue task: how its items are played."""
+    is_jsonl: bool = False
+    """Its data is --data/CARD/SIDE.jsonl, in the format of jsonl.py."""
     trained_on: str = ""
     """Of a label task: the side that a linear probe learns from; empty: labels are picked by caption."""
     system: str = ""

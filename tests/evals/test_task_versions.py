@@ -73,6 +73,22 @@ WORDING_SHA256 = {
     "zero-shot-mimic-cxr-findings 1": "45bb3e0c5111fd7b",
     "zero-shot-kit-cxr-findings 1": "5134775fe1bdb5f7",
     "ehr-tools 1": "9fcd9f1d9ac9a02c",
+    "mmmu 1": "1ef4535f839440e4",
+    "mmlu-pro 1": "70991cf256e355da",
+    "global-mmlu-lite 1": "70991cf256e355da",
+    "eyepacs 1": "26f07eba74c22628",
+    "us-derm-mcqa 1": "88127d977546a78e",
+    "path-mcqa 1": "6a1acdef955d1455",
+    "ct-dataset-1 1": "c2c46e106403ff0e",
+    "ct-rate 1": "135ca04da7fd84ff",
+    "mri-dataset-1 1": "aaed078aac5f285b",
+    "ms-cxr-t 1": "651dece9f1d98910",
+    "mimic-cxr-adjudicated 1": "613b80548b99aca2",
+    "chest-imagenome 1": "0e5d35244c736ead",
+    "wsi-path 1": "f72c5d17cd0c1a88",
+    "lab-reports 1": "8734690b18e733bb",
+    "ehrnoteqa 1": "30a58bab600e3d9e",
+    "ehrqa 1": "99639f2b1874120a",
 }
 
 
