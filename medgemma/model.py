@@ -6,9 +6,8 @@ Letters: B prompts of a batch, T tokens of the longest, P pictures, H decoder wi
 import os
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -22,11 +21,9 @@ from medsiglip.preprocess import Preprocessing
 from medsiglip.weights import fingerprint, resolve_model
 
 if TYPE_CHECKING:
-    import torch
+    from medgemma.engine.engine import Engine
 
 NANO_FOLDER = Path(__file__).parent / "nano"
-CACHED_PICTURES = 64
-"""Pictures whose projected features are kept."""
 BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 """How byte fallback writes one byte of a character that is no token of its own."""
 
@@ -43,7 +40,7 @@ class MedGemma:
     preprocessing: Preprocessing
     folder: Path
     name: str
-    _features: "OrderedDict[tuple[str, int, str, str], torch.Tensor]" = field(default_factory=OrderedDict, repr=False)
+    compile_mode: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -55,6 +52,7 @@ class MedGemma:
         policy: str | None = None,
         device_map: str | Mapping[str, int | str] | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
+        compile_mode: str | None = None,
     ) -> "MedGemma":
         """Load a model.
 
@@ -66,6 +64,7 @@ class MedGemma:
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
                 Accelerate; see `medgemma.placement`.
             max_memory: of each device for `device_map`, as in Accelerate: {0: "20GiB", "cpu": "60GiB"}.
+            compile_mode: of the engine's decode step, see `medgemma.engine.engine.Engine`.
 
         Raises:
             ValueError: the model cannot be found, is no Gemma 3 with a vision tower, its weights are incomplete, or it
@@ -87,7 +86,8 @@ class MedGemma:
             placed["device_map"] = spread(folder, placed["dtype"], device_map, max_memory)
             network = read_checkpoint(Gemma3ForConditionalGeneration, folder, **placed)
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        return cls(network, tokenizer, Preprocessing.from_folder(folder, policy), folder, str(model))
+        preprocessing = Preprocessing.from_folder(folder, policy)
+        return cls(network, tokenizer, preprocessing, folder, str(model), compile_mode)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -98,6 +98,13 @@ class MedGemma:
     def image_tokens(self) -> ImageTokens:
         """How one image stands in a prompt."""
         return ImageTokens.of(self.model.config, self.tokenizer)
+
+    @cached_property
+    def engine(self) -> "Engine":
+        """What makes all text of this model."""
+        from medgemma.engine.engine import Engine
+
+        return Engine(self.model, self.preprocessing, stop_ids=self.stop_ids, compile_mode=self.compile_mode)
 
     @property
     def max_tokens(self) -> int:
@@ -155,12 +162,17 @@ class MedGemma:
             ImageError: a file cannot be read.
             ValueError: as in `ask`, or there are more or fewer images than image parts.
         """
+        from medgemma.engine import Request, Sampling
+
         prompt = self.prompt(messages, max_new_tokens)
+        request = Request(prompt, tuple(open_pictures(images)), Sampling(max_new_tokens=max_new_tokens))
         tokens: list[int] = []
         said = ""
-        for step in self._steps([prompt], list(open_pictures(images)), max_new_tokens):
-            tokens.append(int(step[0]))
-            if BYTE_TOKEN.fullmatch(self.tokenizer.convert_ids_to_tokens(tokens[-1])):
+        for event in self.engine.stream(request):
+            if event.completion is not None and event.completion.error is not None:
+                raise RuntimeError(event.completion.error)
+            tokens += [] if event.token_id is None else [event.token_id]
+            if tokens and BYTE_TOKEN.fullmatch(self.tokenizer.convert_ids_to_tokens(tokens[-1])):
                 continue  # a part of a character: how it reads depends on the bytes still to come
             text = self.tokenizer.decode(tokens, skip_special_tokens=True)
             yield text[len(said) :]
@@ -183,72 +195,29 @@ class MedGemma:
         return prompt
 
     def _answer_batch(self, batch: Sequence[tuple[list[Picture], str]], max_new_tokens: int) -> Iterator[Answer]:
+        from medgemma.engine import Request, Sampling
+
         started = time.perf_counter()
-        prompts = [self.prompt([user_message(q, len(pictures))], max_new_tokens) for pictures, q in batch]
-        pictures_in_order = [picture for pictures, _ in batch for picture in pictures]
-        rows = list(zip(*(s.tolist() for s in self._steps(prompts, pictures_in_order, max_new_tokens)), strict=True))
+        requests = [
+            Request(
+                self.prompt([user_message(question, len(pictures))], max_new_tokens),
+                tuple(pictures),
+                Sampling(max_new_tokens=max_new_tokens),
+            )
+            for pictures, question in batch
+        ]
+        completions = self.engine.generate(requests)
         seconds = time.perf_counter() - started
-        for (pictures, question), row in zip(batch, rows, strict=True):
-            length = next((i + 1 for i, token in enumerate(row) if token in self.stop_ids), len(row))
-            spoken = split_thinking(self.tokenizer.decode(row[:length], skip_special_tokens=True))
+        for (pictures, question), (completion,) in zip(batch, completions, strict=True):
+            if completion.error is not None:
+                raise RuntimeError(f"question {question[:40]!r}: {completion.error}")
+            spoken = split_thinking(self.tokenizer.decode(completion.token_ids, skip_special_tokens=True))
             yield Answer(
                 files=tuple(dict.fromkeys(picture.file for picture in pictures)),
                 question=question,
                 text=spoken.text,
                 thinking=spoken.thinking,
-                tokens=length,
+                tokens=len(completion.token_ids),
                 seconds=seconds,
-                finish_reason="stop" if row[length - 1] in self.stop_ids else "length",
+                finish_reason="stop" if completion.finish_reason == "stop" else "length",
             )
-
-    def _steps(
-        self, prompts: Sequence[Prompt], pictures: Sequence[Picture], max_new_tokens: int
-    ) -> "Iterator[torch.Tensor]":
-        """Greedy tokens (B,) of a left-padded batch, step by step."""
-        import torch
-
-        from medgemma.decode import greedy_steps
-        from medgemma.vision import merge
-
-        slots = sum(prompt.num_images for prompt in prompts)
-        if slots != len(pictures):
-            raise ValueError(f"{len(pictures)} pictures for {slots} image parts; give one picture for each")
-        width, pad = max(len(prompt.input_ids) for prompt in prompts), self.tokenizer.pad_token_id
-        padding = [width - len(prompt.input_ids) for prompt in prompts]
-        rows = list(zip(prompts, padding, strict=True))
-        ids = torch.tensor([[*[pad] * n, *p.input_ids] for p, n in rows], device=self.model.device)
-        types = torch.tensor([[*[0] * n, *p.token_type_ids] for p, n in rows], device=self.model.device)
-        mask = torch.tensor([[0] * n + [1] * (width - n) for n in padding], device=self.model.device)
-        with torch.inference_mode():
-            if pictures:
-                embeddings = merge(self.model, ids, types, torch.stack(self._image_features(pictures)))
-            else:
-                embeddings = self.model.get_input_embeddings()(ids)
-        return greedy_steps(
-            self.model,
-            embeddings,
-            mask,
-            types,
-            max_new_tokens=max_new_tokens,
-            stop_ids=self.stop_ids,
-            pad_id=pad,
-        )
-
-    def _image_features(self, pictures: Sequence[Picture]) -> "list[torch.Tensor]":
-        """Projected features (I, H) of each picture; each distinct picture goes through the tower once."""
-        import torch
-
-        from medgemma.vision import project
-
-        keys = [(p.sha256, p.frame, p.policy, self.preprocessing.policy) for p in pictures]
-        missing = {key: p for key, p in zip(keys, pictures, strict=True) if key not in self._features}
-        found = {key: self._features[key] for key in keys if key in self._features}
-        if missing:
-            values = self.preprocessing.pixel_values([self.preprocessing.resized(p) for p in missing.values()])
-            with torch.inference_mode():
-                projected = project(self.model, values.to(self.model.device, self.model.dtype))
-            found.update(zip(missing, projected, strict=True))
-        self._features.update(found)
-        while len(self._features) > CACHED_PICTURES:
-            self._features.popitem(last=False)
-        return [found[key] for key in keys]

@@ -11,6 +11,7 @@ import torch
 
 from medgemma import MedGemma
 from medgemma.chat import user_message
+from medgemma.engine.engine import Event
 from tests import tiny
 
 QUESTIONS = ["Is there a pneumothorax?", "Name the organ, and describe all that is seen in this picture.", "View?"]
@@ -98,26 +99,10 @@ def test_a_picture_goes_through_the_tower_once(
 def test_forgotten_pictures_are_encoded_again(
     gemma: MedGemma, images: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("medgemma.model.CACHED_PICTURES", 1)
+    monkeypatch.setattr(gemma.engine.features, "capacity", 1)
     first = [gemma.ask([image], QUESTIONS[0], max_new_tokens=16)[0].text for image in images]
     assert [gemma.ask([image], QUESTIONS[0], max_new_tokens=16)[0].text for image in images] == first
-    assert len(gemma._features) == 1
-
-
-def test_token_type_ids_always_reach_the_model(
-    gemma: MedGemma, images: list[Any], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    forward, masks = gemma.model.model.forward, []
-
-    def watched(**kwargs: Any) -> Any:
-        masks.append(kwargs.get("token_type_ids"))
-        return forward(**kwargs)
-
-    monkeypatch.setattr(gemma.model.model, "forward", watched)
-    gemma.ask(images[:2], QUESTIONS, max_new_tokens=1)
-    list(gemma.stream([user_message("View?", 2)], images[:2], max_new_tokens=1))
-    per_image = gemma.image_tokens.tokens_per_image
-    assert [mask.sum(-1).tolist() for mask in masks] == [[2 * per_image] * 3, [2 * per_image]]
+    assert len(gemma.engine.features._features) == 1
 
 
 @pytest.mark.parametrize("question", QUESTIONS)
@@ -132,7 +117,7 @@ def test_streamed_bytes_are_whole_characters(gemma: MedGemma, monkeypatch: pytes
     text = "a é€ b 𝄞"
     ids = gemma.tokenizer(text, add_special_tokens=False).input_ids
     cut = [*ids[:-1], 266, *ids[:2], ids[-2]]
-    monkeypatch.setattr(gemma, "_steps", lambda *_: (torch.tensor([i]) for i in cut))
+    monkeypatch.setattr(gemma.engine, "stream", lambda _: (Event(0, 0, i, None) for i in cut))
     pieces = list(gemma.stream([user_message("?", 0)]))
     assert "".join(pieces) == gemma.tokenizer.decode(cut)
     assert any("é€" in piece for piece in pieces)
@@ -142,7 +127,7 @@ def test_finish_reason_and_tokens(gemma: MedGemma, images: list[Any]) -> None:
     cut = gemma.ask(images[:1], QUESTIONS[0], max_new_tokens=3)[0]
     assert (cut.finish_reason, cut.tokens) == ("length", 3)
     first = gemma.tokenizer(gemma.ask(images[:1], QUESTIONS[0], max_new_tokens=1)[0].text).input_ids
-    gemma.stop_ids = frozenset(first)  # type: ignore[misc]
+    gemma.engine.stop_ids = frozenset(first)
     stopped = gemma.ask(images[:1], QUESTIONS[0], max_new_tokens=3)[0]
     assert (stopped.finish_reason, stopped.tokens) == ("stop", 1)
 

@@ -1,0 +1,438 @@
+"""The engine: requests join a running batch, decode together, and leave it when they are done.
+
+One step decodes one token of every row. Before it, waiting requests are admitted while rows are free; those that
+begin alike are computed once (`medgemma.engine.prefill`). Each adapter has a batch of its own, for its weights differ.
+A request that fails (a constraint that raises, logits that are not finite) fails alone.
+"""
+
+from collections import OrderedDict, deque
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import count
+from typing import Any, NamedTuple
+
+import torch
+
+from medgemma.engine.cache import KeyValueCache
+from medgemma.engine.choices import choice_scores, longest_choice
+from medgemma.engine.features import FeatureCache
+from medgemma.engine.network import Network
+from medgemma.engine.prefill import Branches, Place, Prefilled, PrefixStore, Prepared, prefill
+from medgemma.engine.prefixes import symbols_of
+from medgemma.engine.request import ChoiceScore, Completion, ConstraintState, FinishReason, Request, Sampling
+from medgemma.engine.sampling import Chosen, choose, generator_of
+from medsiglip.preprocess import Preprocessing
+
+MAX_ROWS = 32
+MAX_WAITING = 1024
+PREFIX_BYTES = 256 * 2**20
+
+
+class EngineBusy(RuntimeError):
+    """The queue is full: the caller must wait for answers, or turn its own callers away."""
+
+
+class Event(NamedTuple):
+    """One token of one sample, or its end."""
+
+    ticket: int
+    sample: int
+    token_id: int | None
+    """None when the sample ends without a token."""
+    completion: Completion | None
+    """The whole sample, with its last event."""
+
+
+@dataclass(eq=False)
+class _Sample:
+    """One answer in the making."""
+
+    ticket: int
+    sample: int
+    request: Request
+    generator: torch.Generator
+    state: ConstraintState | None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def completion(self, reason: FinishReason, error: str | None = None) -> Completion:
+        return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, error)
+
+
+@dataclass(eq=False)
+class _Batch:
+    """The rows that decode under one adapter; sample i is row i of the cache."""
+
+    cache: KeyValueCache
+    samples: list[_Sample] = field(default_factory=list)
+
+
+class Engine:
+    """Answers requests with one model. Not for several threads at once.
+
+    Args:
+        model: Gemma3ForConditionalGeneration, or Gemma3ForCausalLM where no request has pictures.
+        preprocessing: the model's pixels; None where no request has pictures.
+        stop_ids: the tokens that end every answer.
+        compile_mode: of the decode step: None runs it as it is; "default" compiles it, which takes most of a minute and
+            then decodes several times as fast; "reduce-overhead" adds CUDA graphs.
+        max_rows: samples that decode together.
+        max_waiting: requests that may wait; `submit` refuses more.
+        prefix_bytes: memory for prefixes that later requests may share.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        preprocessing: Preprocessing | None = None,
+        *,
+        stop_ids: frozenset[int],
+        compile_mode: str | None = None,
+        max_rows: int = MAX_ROWS,
+        max_waiting: int = MAX_WAITING,
+        prefix_bytes: int = PREFIX_BYTES,
+    ) -> None:
+        self.network = Network(model, compile_mode)
+        self.features = FeatureCache(model, preprocessing) if preprocessing is not None else None
+        self.prefixes = PrefixStore(prefix_bytes)
+        self.stop_ids = stop_ids
+        self.max_rows, self.max_waiting = max_rows, max_waiting
+        self.max_tokens = int(self.network.config.max_position_embeddings)
+        self._tickets = count()
+        self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self._batches: dict[str | None, _Batch] = {}
+        self._ended: deque[Event] = deque()
+        self._inboxes: dict[int, deque[Event]] = {}
+
+    # One call, whole answers
+
+    def generate(self, requests: Sequence[Request]) -> list[list[Completion]]:
+        """The samples of each request, in order; arguments are checked before anything is computed.
+
+        Raises:
+            ValueError: as in `submit`.
+        """
+        for request in requests:
+            self.check(request)
+        todo = deque(enumerate(requests))
+        indices: dict[int, int] = {}
+        found: list[dict[int, Completion]] = [{} for _ in requests]
+        inbox: deque[Event] = deque()
+        try:
+            while todo or indices:
+                while todo and len(self._waiting) < self.max_waiting:
+                    index, request = todo.popleft()
+                    indices[self._claimed(request, inbox)] = index
+                for event in self._events(inbox):
+                    if event.completion is not None:
+                        index = indices[event.ticket]
+                        found[index][event.sample] = event.completion
+                        if len(found[index]) == requests[index].sampling.num_samples:
+                            self._release(event.ticket)
+                            del indices[event.ticket]
+        finally:  # after an interruption nothing is left running
+            for ticket in indices:
+                self._release(ticket)
+        return [[samples[i] for i in sorted(samples)] for samples in found]
+
+    def stream(self, request: Request) -> Iterator[Event]:
+        """Events of one request as they come; leaving the loop early cancels it."""
+        inbox: deque[Event] = deque()
+        ticket = self._claimed(request, inbox)
+        left = request.sampling.num_samples
+        try:
+            while left:
+                for event in self._events(inbox):
+                    left -= event.completion is not None
+                    yield event
+        finally:
+            self._release(ticket)
+
+    @torch.inference_mode()
+    def score_choices(self, requests: Sequence[tuple[Request, Sequence[Sequence[int]]]]) -> list[list[ChoiceScore]]:
+        """How likely each continuation of each prompt is: all of a prompt's choices in the pass that computes it.
+
+        Args:
+            requests: with the token ids of each choice. Sampling and constraint play no part.
+
+        Raises:
+            ValueError: as in `submit`; a choice is empty or does not fit.
+        """
+        for request, choices in requests:
+            self.check(replace(request, sampling=Sampling(max_new_tokens=longest_choice(choices))))
+        scores: list[list[ChoiceScore]] = [[] for _ in requests]
+        by_adapter: dict[str | None, list[int]] = {}
+        for index, (request, _) in enumerate(requests):
+            by_adapter.setdefault(request.adapter, []).append(index)
+        for adapter, indices in by_adapter.items():
+            self._activate(adapter)
+            prepared = [self._prepare(requests[i][0]) for i in indices]
+            branches: list[Branches] = [tuple(tuple(c[:-1]) for c in requests[i][1]) for i in indices]
+            done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter, branches=branches)
+            for place, index in enumerate(indices):
+                parts = done.hidden[place], done.branches[place]
+                scores[index] = choice_scores(self.network, *parts, requests[index][1])
+        return scores
+
+    # Requests that come and go
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that no row has been found for."""
+        return len(self._waiting)
+
+    @property
+    def num_running(self) -> int:
+        """Samples that are being decoded."""
+        return sum(len(batch.samples) for batch in self._batches.values())
+
+    def check(self, request: Request) -> None:
+        """Refuse what can never be answered.
+
+        Raises:
+            ValueError: pictures and image slots differ in number; prompt and answer are longer than the model's
+                context, or more samples are asked for than there are rows; the numbers are given.
+        """
+        prompt, sampling = request.prompt, request.sampling
+        if len(request.pictures) != prompt.num_images:
+            raise ValueError(
+                f"{len(request.pictures)} pictures for {prompt.num_images} image parts; give one picture for each"
+            )
+        if prompt.num_images and self.features is None:
+            raise ValueError(f"{prompt.num_images} pictures for a model of text alone; leave them out")
+        total = len(prompt.input_ids) + sampling.max_new_tokens
+        if total > self.max_tokens:
+            raise ValueError(
+                f"the prompt is {len(prompt.input_ids):,} tokens and asks for {sampling.max_new_tokens:,} more; "
+                f"the model holds {self.max_tokens:,}; shorten it or send fewer pictures"
+            )
+        if sampling.num_samples > self.max_rows:
+            raise ValueError(f"{sampling.num_samples} samples; this engine decodes {self.max_rows} together")
+
+    def submit(self, request: Request) -> int:
+        """Queue a request; its events bear the ticket that is returned.
+
+        Raises:
+            ValueError: see `check`.
+            EngineBusy: `max_waiting` requests wait already.
+        """
+        self.check(request)
+        if len(self._waiting) >= self.max_waiting:
+            raise EngineBusy(f"{self.max_waiting} requests wait already")
+        ticket = next(self._tickets)
+        self._waiting[ticket] = request
+        return ticket
+
+    def cancel(self, ticket: int) -> None:
+        """End a request's samples where they are; the next `step` reports them. Unknown tickets are ignored."""
+        waiting = self._waiting.pop(ticket, None)
+        if waiting is not None:
+            for sample in range(waiting.sampling.num_samples):
+                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
+        for batch in self._batches.values():
+            rows = [row for row, sample in enumerate(batch.samples) if sample.ticket == ticket]
+            for row in rows:
+                done = batch.samples[row]
+                self._ended.append(Event(ticket, done.sample, None, done.completion("cancelled")))
+            self._drop(batch, rows)
+
+    @torch.inference_mode()
+    def step(self) -> list[Event]:
+        """Admit what fits, then decode one token of every row.
+
+        Returns:
+            What happened to submitted requests, in order; nothing when there is nothing to do. Events of `generate`
+            and `stream` go to their callers, whoever makes the step.
+        """
+        events = list(self._ended)
+        self._ended.clear()
+        events += self._admit()
+        for adapter, batch in self._batches.items():
+            if batch.samples:
+                self._activate(adapter)
+                logits = self.network.decode(batch.cache, [sample.token_ids[-1] for sample in batch.samples])
+                taken, ended = self._take(batch.samples, logits)
+                self._drop(batch, ended)
+                if any(e.completion is not None and e.completion.error for e in taken):
+                    batch.cache.erase_free_rows()
+                events += taken
+        for event in events:
+            if event.ticket in self._inboxes:
+                self._inboxes[event.ticket].append(event)
+        return [event for event in events if event.ticket not in self._inboxes]
+
+    def weights_changed(self) -> None:
+        """Forget everything that was computed with the old weights.
+
+        Raises:
+            RuntimeError: samples are being decoded, half with the old weights.
+        """
+        if self.num_running:
+            raise RuntimeError(f"{self.num_running} samples are being decoded; let them end, or cancel them")
+        if self.features is not None:
+            self.features.clear()
+        self.prefixes.clear()
+        self._batches.clear()
+
+    def _claimed(self, request: Request, inbox: deque[Event]) -> int:
+        """Submit a request whose events go to one caller."""
+        ticket = self.submit(request)
+        self._inboxes[ticket] = inbox
+        return ticket
+
+    def _release(self, ticket: int) -> None:
+        """End a claimed request, wherever it is, and forget it."""
+        self.cancel(ticket)
+        self._ended = deque(event for event in self._ended if event.ticket != ticket)
+        del self._inboxes[ticket]
+
+    def _events(self, inbox: deque[Event]) -> list[Event]:
+        """What has come for one caller; makes a step when nothing has."""
+        if not inbox:
+            self.step()
+        events = list(inbox)
+        inbox.clear()
+        return events
+
+    def _activate(self, adapter: str | None) -> None:
+        """Make one adapter the model's active one."""
+        if adapter is not None:
+            raise ValueError(f"adapter {adapter!r} is not loaded")
+
+    def _admit(self) -> list[Event]:
+        events: list[Event] = []
+        while self._waiting:
+            tickets = self._next_group()
+            if not tickets:
+                return events
+            events += self._start({ticket: self._waiting.pop(ticket) for ticket in tickets})
+        return events
+
+    def _next_group(self) -> list[int]:
+        """The oldest requests of one adapter, as many as rows are free; the oldest of all is never passed over."""
+        free = self.max_rows - self.num_running
+        adapter = next(iter(self._waiting.values())).adapter
+        tickets = []
+        for ticket, request in self._waiting.items():
+            free -= request.sampling.num_samples
+            if free < 0:
+                break
+            if request.adapter == adapter:
+                tickets.append(ticket)
+        return tickets
+
+    def _start(self, requests: dict[int, Request]) -> list[Event]:
+        """Prefill a group, choose the first tokens, and let what goes on join the batch."""
+        adapter = next(iter(requests.values())).adapter
+        self._activate(adapter)
+        batch = self._batches.setdefault(adapter, _Batch(self.network.new_cache()))
+        try:
+            done = self._prefilled(list(requests.values()))
+        except Exception as error:  # one prompt that fails, for want of memory for example, must not take others along
+            if len(requests) > 1:
+                return [event for ticket in requests for event in self._start({ticket: requests[ticket]})]
+            ((ticket, request),) = requests.items()
+            failed = Completion((), (), "error", f"the prompt could not be computed: {error}")
+            return [Event(ticket, number, None, failed) for number in range(request.sampling.num_samples)]
+        samples: list[_Sample] = []
+        places: list[Place] = []
+        hidden: list[torch.Tensor] = []
+        events: list[Event] = []
+        for index, (ticket, request) in enumerate(requests.items()):
+            for number in range(request.sampling.num_samples):
+                try:
+                    state = request.constraint.start() if request.constraint is not None else None
+                except Exception as error:  # a foreign constraint fails its own request only
+                    events.append(Event(ticket, number, None, Completion((), (), "error", str(error))))
+                    continue
+                samples.append(_Sample(ticket, number, request, generator_of(request.sampling, number), state))
+                places.append(done.places[index])
+                hidden.append(done.hidden[index])
+        if samples:
+            taken, ended = self._take(samples, self.network.logits(torch.stack(hidden)))
+            gone = set(ended)
+            going_on = [row for row in range(len(samples)) if row not in gone]
+            self._join(batch, [samples[row] for row in going_on], [places[row] for row in going_on])
+            events += taken
+        return events
+
+    def _prefilled(self, requests: Sequence[Request]) -> Prefilled:
+        adapter = requests[0].adapter
+        return prefill(self.network, [self._prepare(r) for r in requests], store=self.prefixes, adapter=adapter)
+
+    def _join(self, batch: _Batch, samples: Sequence[_Sample], places: Sequence[Place]) -> None:
+        by_cache: dict[int, list[int]] = {}
+        for index, place in enumerate(places):
+            by_cache.setdefault(id(place.cache), []).append(index)
+        for indices in by_cache.values():
+            batch.cache.append(places[indices[0]].cache, [places[i].row for i in indices])
+            batch.samples += [samples[i] for i in indices]
+
+    @staticmethod
+    def _drop(batch: _Batch, rows: Sequence[int]) -> None:
+        if rows:
+            batch.samples = [batch.samples[old] for old in batch.cache.remove(rows)]
+
+    def _prepare(self, request: Request) -> Prepared:
+        features: list[torch.Tensor] = []
+        keys: list[Hashable] = []
+        if request.pictures:
+            assert self.features is not None  # see `check`
+            features = self.features.of(request.pictures, request.adapter)
+            keys = [self.features.key(picture, request.adapter) for picture in request.pictures]
+        return Prepared(request.prompt, tuple(features), symbols_of(request.prompt, keys))
+
+    def _take(self, samples: Sequence[_Sample], logits: torch.Tensor) -> tuple[list[Event], list[int]]:
+        """Choose one token a sample; return the events and the indices of samples that ended."""
+        masks, errors = _allowed(samples)
+        chosen = choose(logits, [s.request.sampling for s in samples], [s.generator for s in samples], masks)
+        events, ended = [], []
+        for index, sample in enumerate(samples):
+            error = errors.get(index) or _taken(sample, chosen, index)
+            reason: FinishReason | None = "error" if error else self._finished(sample)
+            if reason is not None:
+                ended.append(index)
+            token = None if error else sample.token_ids[-1]
+            completion = None if reason is None else sample.completion(reason, error)
+            events.append(Event(sample.ticket, sample.sample, token, completion))
+        return events, ended
+
+    def _finished(self, sample: _Sample) -> FinishReason | None:
+        sampling: Sampling = sample.request.sampling
+        if sample.token_ids[-1] in self.stop_ids | sampling.stop_ids:
+            return "stop"
+        if sample.state is not None and sample.state.finished():
+            return "stop"
+        return "length" if len(sample.token_ids) >= sampling.max_new_tokens else None
+
+
+def _allowed(samples: Sequence[_Sample]) -> tuple[list[torch.Tensor | None], dict[int, str]]:
+    """The tokens each sample may take, and why some may take none."""
+    masks: list[torch.Tensor | None] = []
+    errors: dict[int, str] = {}
+    for index, sample in enumerate(samples):
+        mask = None
+        if sample.state is not None:
+            try:
+                mask = sample.state.allowed()
+                if mask is not None and not bool(mask.any()):
+                    errors[index] = "the constraint allows no token here"
+            except Exception as error:  # a foreign constraint fails its own request only
+                errors[index] = f"the constraint failed: {error}"
+        masks.append(None if index in errors else mask)
+    return masks, errors
+
+
+def _taken(sample: _Sample, chosen: Chosen, index: int) -> str | None:
+    """Give a sample its token; return why that cannot be, if so."""
+    logprob = chosen.logprobs[index]
+    if logprob != logprob:
+        return "the model's logits are not finite (NaN weights, or an overflow); check the checkpoint"
+    sample.token_ids.append(chosen.token_ids[index])
+    sample.logprobs.append(logprob)
+    if sample.state is not None:
+        try:
+            sample.state.advance(chosen.token_ids[index])
+        except Exception as error:  # as above
+            return f"the constraint failed: {error}"
+    return None
