@@ -1,0 +1,153 @@
+"""From messages to the engine's requests and from its completions to replies: thinking, form of the answer, stops.
+
+Needs a checkpoint's tokenizer and config, not its weights.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, NamedTuple
+
+from medgemma.chat import Message, Prompts
+from medgemma.constraints import Grammar, Grammars, StopAt, ThinkingLimit, cut_at
+from medgemma.engine.request import Completion, Constraint, FinishReason, Request, Sampling
+from medgemma.thinking import THINKING_SYSTEM_TEXT, ThinkingTokens, speech_of
+from medsiglip.imaging import Picture
+
+Thinking = bool | int | None
+"""None: as the model likes; False: off; True: on; a number: on, with at most so many tokens of reasoning."""
+
+
+class Asked(NamedTuple):
+    """A request, and what it takes to read what comes back."""
+
+    request: Request
+    stops: tuple[str, ...]
+    """Texts that end an answer."""
+
+
+class Reply(NamedTuple):
+    """A completion as text."""
+
+    text: str
+    """Without reasoning, special tokens and stop text; trimmed, but for an answer of a given form."""
+    thinking: str | None
+    finish_reason: FinishReason
+    tokens: int
+    """Generated tokens, the stop token included."""
+    logprob: float
+    """Natural log-probability of all of them together, at temperature 1."""
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How one checkpoint is asked."""
+
+    prompts: Prompts
+    width: int
+    """Tokens of the model's logits, which may be more than the tokenizer's."""
+    stop_ids: frozenset[int]
+    """The checkpoint's own tokens that end an answer."""
+
+    @property
+    def tokenizer(self) -> Any:
+        """The checkpoint's tokenizer."""
+        return self.prompts.tokenizer
+
+    @cached_property
+    def markers(self) -> ThinkingTokens | None:
+        """Around a reasoning trace; None for a model that cannot think, such as nano."""
+        return ThinkingTokens.of(self.tokenizer)
+
+    @cached_property
+    def grammars(self) -> Grammars:
+        """Makes the forms that answers can be given."""
+        return Grammars.of(self.tokenizer, self.width, self.stop_ids)
+
+    def asked(
+        self,
+        messages: Sequence[Message],
+        pictures: Sequence[Picture],
+        sampling: Sampling,
+        *,
+        form: Grammar | None = None,
+        thinking: Thinking = None,
+        stops: Sequence[str] = (),
+        adapter: str | None = None,
+    ) -> Asked:
+        """Make a request.
+
+        Args:
+            messages: see `medgemma.chat.render`.
+            pictures: one for each image slot, in order.
+            sampling: how tokens are chosen, and how many at most.
+            form: what the answer must look like; a trace before it is free.
+            thinking: see `Thinking`; off is the model's only way where it has no thinking tokens.
+            stops: texts that end an answer; they are not part of it.
+            adapter: the name of a loaded adapter.
+
+        Raises:
+            ValueError: thinking is asked of a model that has no tokens for it, more or fewer pictures than image parts,
+                an empty stop text, or as `Prompts.prompt`.
+        """
+        if thinking is not None and thinking is not False:
+            self._require_markers(thinking)
+            messages = _thinking_messages(messages)
+        if not all(stops):
+            raise ValueError("a stop text is empty")
+        prompt = self.prompts.prompt(messages, sampling.max_new_tokens)
+        if prompt.num_images != len(pictures):
+            slots = f"{len(pictures)} pictures for {prompt.num_images} image parts"
+            raise ValueError(f"{slots}; give one picture for each")
+        constraint = self._constraint(form, thinking, tuple(stops))
+        return Asked(Request(prompt, tuple(pictures), sampling, constraint, adapter), tuple(stops))
+
+    def reply(self, asked: Asked, completion: Completion) -> Reply:
+        """What a completion says.
+
+        Raises:
+            ValueError: the completion failed; with its error.
+        """
+        if completion.finish_reason == "error":
+            raise ValueError(completion.error or "the engine gave no reason")
+        spoken = speech_of(self.tokenizer, self.markers, completion.token_ids).spoken(stripped=False)
+        text = cut_at(spoken.text, asked.stops)
+        return Reply(
+            text if _has_form(asked.request.constraint) else text.strip(),
+            spoken.thinking,
+            completion.finish_reason,
+            len(completion.token_ids),
+            sum(completion.logprobs),
+        )
+
+    def _require_markers(self, thinking: Thinking) -> None:
+        if self.markers is None:
+            how = "thinking" if thinking is True else f"a thinking budget of {thinking}"
+            lacking = f"{self.prompts.name} has no thinking tokens (<unused94>, <unused95>) and cannot think"
+            raise ValueError(f"{lacking}; ask without {how}")
+
+    def _constraint(self, form: Grammar | None, thinking: Thinking, stops: tuple[str, ...]) -> Constraint | None:
+        constraint: Constraint | None = form
+        if self.markers is not None and thinking is not None and (form is not None or thinking is not True):
+            budget = None if thinking is True else int(thinking)
+            constraint = ThinkingLimit(self.markers, self.width, self.stop_ids, budget, constraint)
+        return StopAt(self.tokenizer, self.markers, stops, constraint) if stops else constraint
+
+
+def _has_form(constraint: Constraint | None) -> bool:
+    """Whether there is a grammar inside limits and stops."""
+    while isinstance(constraint, StopAt | ThinkingLimit):
+        constraint = constraint.then
+    return constraint is not None
+
+
+def _thinking_messages(messages: Sequence[Message]) -> list[Message]:
+    """With the instruction to think at the front of the system turn."""
+    first = messages[0] if messages else {"role": "", "content": ""}
+    if first["role"] != "system":
+        return [{"role": "system", "content": THINKING_SYSTEM_TEXT}, *messages]
+    content = first["content"]
+    text = content if isinstance(content, str) else "\n".join(part.get("text", "") for part in content)
+    if text.startswith(THINKING_SYSTEM_TEXT):
+        return list(messages)
+    return [{"role": "system", "content": f"{THINKING_SYSTEM_TEXT} {text}"}, *messages[1:]]
