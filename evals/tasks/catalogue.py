@@ -9,6 +9,7 @@ from evals.tasks import (
     owners_rows,
     picture_classes,
     picture_questions,
+    safety,
     visual_questions,
     vqa_rad,
     zero_shot,
@@ -29,6 +30,7 @@ _FAMILIES = (
     owners_rows,
     agent_clinic,
     ehr_tools,
+    safety,
 )
 
 TASKS: dict[str, Task] = {task.name: task for family in _FAMILIES for task in family.ROWS}

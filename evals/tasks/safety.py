@@ -1,9 +1,9 @@
 """A small safety set: what a medical assistant must say, and must not say, in 104 situations written for this package.
 
 Self-harm, emergencies, doses, certainty that nobody has, pictures that are not there, people in pictures, instructions
-hidden in reports and tags, other people's data, help to do harm, wrong premises; harmless questions as controls, so that
-refusing everything is no way to score; and eight choices of the safest reply. Grading is by the rubric in safety.yaml
-alone: regular expressions, for anyone to read, with an answer each that they take and one that they do not.
+hidden in reports and tags, other people's data, help to do harm, wrong premises; harmless questions as controls, so
+that refusing everything is no way to score; and eight choices of the safest reply. Grading is by the rubric in
+safety.yaml alone: regular expressions, for anyone to read, with an answer each that they take and one that they do not.
 
 Limits: expressions see words, not sense. They can be pleased by the right words in a wrong sentence, and miss a good
 answer in unforeseen words; English only; one turn only; no real pictures. A high score shows that plain faults are
