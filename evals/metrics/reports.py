@@ -7,6 +7,7 @@ report or a label, so that intervals over patients come from `statistics` like a
 import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
@@ -15,7 +16,13 @@ from numpy.typing import NDArray
 
 from data_cards.readers.chest_releases import CHEXPERT_OBSERVATIONS
 from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_totals_ci
+from evals.metrics.statistics import (
+    Estimate,
+    ItemStatistic,
+    TotalsStatistic,
+    clustered_bootstrap_ci,
+    clustered_totals_ci,
+)
 
 RadGraphModel = Literal["radgraph", "radgraph-xl", "modern-radgraph-xl"]
 
@@ -115,14 +122,30 @@ def chexbert_f1(
     _demand_pairs(predicted, references)
     labeller = _chexbert_labeller(device)
     guesses, truths = (chexbert_labels(reports, labeller) for reports in (predicted, references))
-    five = [CHEXBERT_14.index(name) for name in CHEXBERT_5]
-    columns = {14: _label_columns(guesses, truths), 5: _label_columns(guesses[:, five], truths[:, five])}
     found = {
-        f"{name}_{number}": clustered_totals_ci(average, columns[number], clusters, seed, n_resamples)
-        for number in (14, 5)
+        f"{name}_{number}": clustered_totals_ci(average, columns, clusters, seed, n_resamples)
+        for number, columns in _columns_of(guesses, truths).items()
         for name, average in (("micro", _micro), ("macro", _macro))
     }
     return CheXbertF1(**found, n_empty=sum(not report.strip() for report in predicted))
+
+
+def chexbert_statistics(
+    predicted: Sequence[str], references: Sequence[str], device: str = "cpu"
+) -> dict[str, ItemStatistic]:
+    """Return what `chexbert_f1` resamples: the name of each of its four figures to a function of the items' weights.
+
+    Raises:
+        ValueError: The package is missing, there are no reports, or the lengths differ.
+    """
+    _demand_pairs(predicted, references)
+    labeller = _chexbert_labeller(device)
+    guesses, truths = (chexbert_labels(reports, labeller) for reports in (predicted, references))
+    return {
+        f"chexbert_f1_{name}_{number}": partial(_of_weights, average, columns)
+        for number, columns in _columns_of(guesses, truths).items()
+        for name, average in (("micro", _micro), ("macro", _macro))
+    }
 
 
 def chexbert_labels(reports: Sequence[str], labeller: Any) -> NDArray[np.bool_]:
@@ -157,6 +180,17 @@ def _chexbert_labeller(device: str) -> Any:
 def _label_columns(guesses: NDArray[np.bool_], truths: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Return (n, 3 * labels): hits, predicted, present."""
     return np.concatenate([guesses & truths, guesses, truths], axis=1).astype(np.float64)
+
+
+def _columns_of(guesses: NDArray[np.bool_], truths: NDArray[np.bool_]) -> dict[int, NDArray[np.float64]]:
+    five = [CHEXBERT_14.index(name) for name in CHEXBERT_5]
+    return {14: _label_columns(guesses, truths), 5: _label_columns(guesses[:, five], truths[:, five])}
+
+
+def _of_weights(
+    average: TotalsStatistic, columns: NDArray[np.float64], weights: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    return average(weights @ columns)
 
 
 def _micro(totals: NDArray[np.float64]) -> NDArray[np.float64]:

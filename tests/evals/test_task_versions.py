@@ -90,6 +90,12 @@ WORDING_SHA256 = {
     "lab-reports 1": "8734690b18e733bb",
     "ehrnoteqa 1": "30a58bab600e3d9e",
     "ehrqa 1": "99639f2b1874120a",
+    "mimic-cxr-report 1": "a0bb174c7759cde6",
+    "mimic-cxr-report-pretrained 1": "83a627a02e1dd477",
+    "iu-xray-report 1": "a0bb174c7759cde6",
+    "kit-iu-xray-impression 1": "4e8edf85589d9f44",
+    "kit-ehrqa 1": "0f234a916a58892e",
+    "kit-ehrqa-section 1": "0f234a916a58892e",
 }
 
 
