@@ -4,18 +4,38 @@ Needs a checkpoint's tokenizer and config, not its weights.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
 from medgemma.chat import Message, Prompts
 from medgemma.constraints import Grammar, Grammars, StopAt, ThinkingLimit, cut_at
+from medgemma.content import Part, VolumeView, user_turn
 from medgemma.engine.request import Completion, Constraint, FinishReason, Request, Sampling
+from medgemma.pan_and_scan import PanAndScan
 from medgemma.thinking import THINKING_SYSTEM_TEXT, ThinkingTokens, speech_of
 from medsiglip.imaging import Picture
 
 Thinking = bool | int | None
 """None: as the model likes; False: off; True: on; a number: on, with at most so many tokens of reasoning."""
+
+
+@dataclass(frozen=True)
+class AnswerOptions:
+    """How questions are put and answered; the defaults are greedy, free text, one picture as it is."""
+
+    sampling: Sampling = Sampling()
+    """Its `max_new_tokens` is overridden where a call has its own."""
+    thinking: Thinking = None
+    form: Grammar | None = None
+    """What every answer must look like, from `Asking.grammars`."""
+    stops: tuple[str, ...] = ()
+    """Texts that end an answer."""
+    system: str = ""
+    """A system turn."""
+    view: VolumeView = VolumeView()
+    """How volumes are shown."""
+    pan_and_scan: PanAndScan | None = None
 
 
 class Asked(NamedTuple):
@@ -63,6 +83,30 @@ class Asking:
     def grammars(self) -> Grammars:
         """Makes the forms that answers can be given."""
         return Grammars.of(self.tokenizer, self.width, self.stop_ids)
+
+    def question(self, parts: Sequence[Part], text: str, options: AnswerOptions, max_new_tokens: int) -> Asked:
+        """Make a request of one question about some pictures, which stand before it.
+
+        Args:
+            parts: see `medgemma.content`.
+            text: the question.
+            options: how it is put.
+            max_new_tokens: an answer is cut here.
+
+        Raises:
+            ValueError: as `asked`.
+        """
+        turn = user_turn([*parts, text], options.pan_and_scan)
+        system = [{"role": "system", "content": options.system}] if options.system else []
+        sampling = replace(options.sampling, max_new_tokens=max_new_tokens)
+        return self.asked(
+            [*system, turn.message],
+            turn.pictures,
+            sampling,
+            form=options.form,
+            thinking=options.thinking,
+            stops=options.stops,
+        )
 
     def asked(
         self,

@@ -8,13 +8,17 @@ question), its longitudinal notebook for a prior and a current film.
 """
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
+
+import numpy as np
 
 from medgemma.chat import Message
 from medgemma.pan_and_scan import PanAndScan, crops
-from medsiglip.imaging import CT_WINDOWS, Picture, Volume
+from medsiglip.imaging import CT_WINDOWS, Picture, Volume, open_images
+from medsiglip.imaging.picture import VOI
 from medsiglip.imaging.volumes.presets import SLICE_BUDGET
 from medsiglip.imaging.volumes.rendering import HU, UNKNOWN
 
@@ -64,6 +68,23 @@ def user_turn(parts: Sequence[Part], pan_and_scan: PanAndScan | None = None) -> 
         content.append({"type": "image", "crops": len(cropped)})
         pictures += [part, *cropped]
     return Turn({"role": "user", "content": content}, tuple(pictures))
+
+
+def open_study(images: Any, policy: str = VOI) -> Iterator[Picture | Volume]:
+    """Open anything as pictures and volumes, volumes in memory too.
+
+    Args:
+        images: as for `medsiglip.imaging.open_images`, or `Volume`s, or both in a sequence.
+        policy: of pictures.
+
+    Raises:
+        ImageError: while iterating, on the first source that cannot be read.
+        ValueError: an unknown policy.
+    """
+    several = isinstance(images, Iterable) and not isinstance(images, str | bytes | np.ndarray)
+    for in_memory, items in groupby(images if several else [images], lambda item: isinstance(item, Volume)):
+        together = list(items)
+        yield from together if in_memory else open_images(together, policy)
 
 
 def study_parts(items: Iterable[Picture | Volume], view: VolumeView | None = None) -> list[Part]:

@@ -4,19 +4,22 @@ Letters: B prompts of a batch, T tokens of the longest, P pictures, H decoder wi
 """
 
 import os
-import re
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medgemma.answers import Answer, split_thinking
-from medgemma.chat import ImageTokens, Message, Prompt, render, user_message
+from medgemma.answers import Answer
+from medgemma.asking import AnswerOptions, Asked, Asking, Reply
+from medgemma.chat import ImageTokens, Message, Prompt, Prompts
+from medgemma.constraints import cut_at
+from medgemma.content import Part, open_study, study_parts
+from medgemma.thinking import Speech
 from medsiglip.encoder import pick_device, pick_dtype
-from medsiglip.imaging import Picture, open_pictures
+from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
 from medsiglip.weights import fingerprint, resolve_model
 
@@ -24,8 +27,6 @@ if TYPE_CHECKING:
     from medgemma.engine.engine import Engine
 
 NANO_FOLDER = Path(__file__).parent / "nano"
-BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
-"""How byte fallback writes one byte of a character that is no token of its own."""
 
 
 @dataclass
@@ -117,107 +118,157 @@ class MedGemma:
         ids = self.model.generation_config.eos_token_id
         return frozenset(ids if isinstance(ids, list | tuple) else [ids])
 
+    @cached_property
+    def asking(self) -> Asking:
+        """How this model is asked: prompts, forms of answers (`asking.grammars`), replies."""
+        prompts = Prompts(self.tokenizer, self.image_tokens, self.max_tokens, self.name)
+        return Asking(prompts, int(self.model.config.text_config.vocab_size), self.stop_ids)
+
     def ask(
-        self, images: Any, questions: str | Sequence[str], *, max_new_tokens: int = 256, batch_size: int = 16
+        self,
+        images: Any,
+        questions: str | Sequence[str],
+        *,
+        max_new_tokens: int = 256,
+        batch_size: int = 16,
+        options: AnswerOptions | None = None,
     ) -> list[Answer]:
         """Ask questions about pictures; each picture is encoded once for all of them.
 
         Args:
-            images: one picture or several, all of which go into every prompt: `Picture`s, paths, PIL images, arrays;
-                an empty list asks without pictures.
+            images: one picture or several, all of which go into every prompt: `Picture`s, `Volume`s, paths, PIL images,
+                arrays; an empty list asks without pictures. CT and MR slices and NIfTI become volumes, see
+                `medgemma.content`.
             questions: one question or several, each answered by itself.
             max_new_tokens: an answer is cut here.
-            batch_size: questions decoded together.
+            batch_size: questions put together.
+            options: sampling, thinking, form, system turn; None is greedy and free.
 
         Returns:
-            One answer a question, greedy.
+            The answers in order, one a question, or `options.sampling.num_samples` of each.
 
         Raises:
             ImageError: a file cannot be read.
-            ValueError: a prompt does not fit the model, or holds control tokens.
+            ValueError: a prompt does not fit the model or holds control tokens, or as `Asking.asked`.
         """
-        pictures = list(open_pictures(images))
+        options = options or AnswerOptions()
+        parts = study_parts(open_study(images), options.view)
         asked = [questions] if isinstance(questions, str) else list(questions)
-        requests = [(pictures, question) for question in asked]
-        return list(self.ask_each(requests, max_new_tokens=max_new_tokens, batch_size=batch_size))
+        return self.ask_parts([(parts, q) for q in asked], max_new_tokens, batch_size, options)
 
     def ask_each(
-        self, requests: Iterable[tuple[Any, str]], *, max_new_tokens: int = 256, batch_size: int = 16
+        self,
+        requests: Iterable[tuple[Any, str]],
+        *,
+        max_new_tokens: int = 256,
+        batch_size: int = 16,
+        options: AnswerOptions | None = None,
     ) -> Iterator[Answer]:
         """Answer (images, question) requests in order, `batch_size` at a time; arguments and errors as in `ask`."""
+        options = options or AnswerOptions()
         source = iter(requests)
         while batch := list(islice(source, batch_size)):
-            prompts = [(list(open_pictures(images)), question) for images, question in batch]
-            yield from self._answer_batch(prompts, max_new_tokens)
+            about = [(study_parts(open_study(images), options.view), question) for images, question in batch]
+            yield from self.ask_parts(about, max_new_tokens, batch_size, options)
 
-    def stream(self, messages: Sequence[Message], images: Any = (), *, max_new_tokens: int = 256) -> Iterator[str]:
-        """Continue a conversation, piece by piece as it is made.
+    def ask_parts(
+        self,
+        requests: Sequence[tuple[Sequence[Part], str]],
+        max_new_tokens: int,
+        batch_size: int,
+        options: AnswerOptions,
+    ) -> list[Answer]:
+        """Answer (parts, question) requests, the parts as `medgemma.content` makes them; see `ask`."""
+        asked = [self.asking.question(parts, question, options, max_new_tokens) for parts, question in requests]
+        answers: list[Answer] = []
+        for start in range(0, len(asked), batch_size):
+            started = time.perf_counter()
+            batch = asked[start : start + batch_size]
+            completions = self.engine.generate([one.request for one in batch])
+            seconds = time.perf_counter() - started
+            for one, (_, question), samples in zip(batch, requests[start:], completions, strict=False):
+                replies = [self.asking.reply(one, completion) for completion in samples]
+                answers += [self._answer(one, question, r, seconds, number) for number, r in enumerate(replies)]
+        return answers
+
+    def stream(
+        self,
+        messages: Sequence[Message],
+        images: Any = (),
+        *,
+        max_new_tokens: int = 256,
+        options: AnswerOptions | None = None,
+    ) -> Iterator[str]:
+        """Continue a conversation, piece by piece as it is made; reasoning is left out, whole or cut.
 
         Args:
             messages: see `medgemma.chat.render`; image parts take `images` in order.
-            images: as in `ask`.
+            images: pictures, as for `medsiglip.imaging.open_pictures`.
             max_new_tokens: the reply is cut here.
+            options: as in `ask`; the system turn, volumes and crops are the messages' own.
 
         Raises:
             ImageError: a file cannot be read.
             ValueError: as in `ask`, or there are more or fewer images than image parts.
         """
-        from medgemma.engine import Request, Sampling
-
-        prompt = self.prompt(messages, max_new_tokens)
-        request = Request(prompt, tuple(open_pictures(images)), Sampling(max_new_tokens=max_new_tokens))
-        tokens: list[int] = []
-        said = ""
-        for event in self.engine.stream(request):
+        asked = self._continuation(messages, images, max_new_tokens, options)
+        speech = Speech(self.tokenizer, self.asking.markers)
+        waiting = ""  # the end of what was said may be the beginning of a stop text
+        kept = max(map(len, asked.stops), default=1) - 1
+        for event in self.engine.stream(asked.request):
             if event.completion is not None and event.completion.error is not None:
-                raise RuntimeError(event.completion.error)
-            tokens += [] if event.token_id is None else [event.token_id]
-            if tokens and BYTE_TOKEN.fullmatch(self.tokenizer.convert_ids_to_tokens(tokens[-1])):
-                continue  # a part of a character: how it reads depends on the bytes still to come
-            text = self.tokenizer.decode(tokens, skip_special_tokens=True)
-            yield text[len(said) :]
-            said = text
-        yield self.tokenizer.decode(tokens, skip_special_tokens=True)[len(said) :]
+                raise ValueError(event.completion.error)
+            waiting += "" if event.token_id is None else speech.add(event.token_id)
+            if any(stop in waiting for stop in asked.stops):
+                break
+            ready = max(0, len(waiting) - kept)
+            said, waiting = waiting[:ready], waiting[ready:]
+            if said:
+                yield said
+        yield cut_at(waiting + speech.end(), asked.stops)
+
+    def reply(
+        self,
+        messages: Sequence[Message],
+        images: Any = (),
+        *,
+        max_new_tokens: int = 256,
+        options: AnswerOptions | None = None,
+    ) -> Reply:
+        """Continue a conversation, whole, with its reasoning beside it; arguments and errors as in `stream`."""
+        asked = self._continuation(messages, images, max_new_tokens, options)
+        ((completion, *_),) = self.engine.generate([asked.request])
+        return self.asking.reply(asked, completion)
 
     def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Prompt:
-        """Render messages and refuse what does not fit.
+        """Render messages and refuse what does not fit; see `medgemma.chat.Prompts.prompt`."""
+        return self.asking.prompts.prompt(messages, max_new_tokens)
 
-        Raises:
-            ValueError: prompt and answer together are longer than the model's context; the numbers are given.
-        """
-        prompt = render(self.tokenizer, self.image_tokens, messages)
-        if len(prompt.input_ids) + max_new_tokens > self.max_tokens:
-            raise ValueError(
-                f"the prompt is {len(prompt.input_ids):,} tokens ({prompt.num_images} images of "
-                f"{self.image_tokens.tokens_per_image}) and asks for {max_new_tokens:,} more; {self.name} holds "
-                f"{self.max_tokens:,}; shorten the question or send fewer pictures"
-            )
-        return prompt
+    def _continuation(
+        self, messages: Sequence[Message], images: Any, max_new_tokens: int, options: AnswerOptions | None
+    ) -> Asked:
+        options = options or AnswerOptions()
+        return self.asking.asked(
+            messages,
+            list(open_pictures(images)),
+            replace(options.sampling, max_new_tokens=max_new_tokens, num_samples=1),
+            form=options.form,
+            thinking=options.thinking,
+            stops=options.stops,
+        )
 
-    def _answer_batch(self, batch: Sequence[tuple[list[Picture], str]], max_new_tokens: int) -> Iterator[Answer]:
-        from medgemma.engine import Request, Sampling
-
-        started = time.perf_counter()
-        requests = [
-            Request(
-                self.prompt([user_message(question, len(pictures))], max_new_tokens),
-                tuple(pictures),
-                Sampling(max_new_tokens=max_new_tokens),
-            )
-            for pictures, question in batch
-        ]
-        completions = self.engine.generate(requests)
-        seconds = time.perf_counter() - started
-        for (pictures, question), (completion,) in zip(batch, completions, strict=True):
-            if completion.error is not None:
-                raise RuntimeError(f"question {question[:40]!r}: {completion.error}")
-            spoken = split_thinking(self.tokenizer.decode(completion.token_ids, skip_special_tokens=True))
-            yield Answer(
-                files=tuple(dict.fromkeys(picture.file for picture in pictures)),
-                question=question,
-                text=spoken.text,
-                thinking=spoken.thinking,
-                tokens=len(completion.token_ids),
-                seconds=seconds,
-                finish_reason="stop" if completion.finish_reason == "stop" else "length",
-            )
+    def _answer(self, asked: Asked, question: str, reply: Reply, seconds: float, sample: int) -> Answer:
+        pictures = asked.request.pictures
+        return Answer(
+            files=tuple(dict.fromkeys(picture.file for picture in pictures)),
+            question=question,
+            text=reply.text,
+            thinking=reply.thinking,
+            tokens=reply.tokens,
+            seconds=seconds,
+            finish_reason=reply.finish_reason,
+            policies=tuple(dict.fromkeys(picture.policy for picture in pictures)),
+            resize=self.preprocessing.policy if pictures else "",
+            sample=sample,
+            logprob=reply.logprob,
+        )

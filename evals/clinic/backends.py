@@ -37,7 +37,8 @@ def local(model: "MedGemma", generation: Generation) -> Backend:
             raise ContextFull(
                 f"{length:,} tokens, {generation.max_tokens:,} to come; {model.name} has {model.max_tokens:,}"
             )
-        return "".join(model.stream(told, max_new_tokens=generation.max_tokens))
+        reply = model.reply(told, max_new_tokens=generation.max_tokens)
+        return f"<think>{reply.thinking}</think>{reply.text}" if reply.thinking else reply.text
 
     return answer
 

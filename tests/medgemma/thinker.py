@@ -19,6 +19,7 @@ def thinking_tokenizer(tiny_folder: Path, *, special: bool = False) -> Any:
 
 def thinking_folder(tiny_folder: Path, folder: Path) -> Path:
     """The tiny model with two more rows in its vocabulary."""
+    import torch
     from transformers import Gemma3ForConditionalGeneration
 
     from medgemma.checkpoint import save_in_hub_layout
@@ -27,6 +28,6 @@ def thinking_folder(tiny_folder: Path, folder: Path) -> Path:
     tokenizer = thinking_tokenizer(tiny_folder)
     model = Gemma3ForConditionalGeneration.from_pretrained(tiny_folder)
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-    save_in_hub_layout(model, folder)
+    save_in_hub_layout(model, folder, torch.float32)
     tokenizer.save_pretrained(folder)
     return folder
