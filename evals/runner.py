@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from evals.answering import answer_items, answer_on_server, classify_items, refuse_items, side_by_side
 from evals.cache import AnswerCache
 from evals.checks import check_items
+from evals.choosing import choose_items
 from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.endpoint import Endpoint
 from evals.generation import Generation
@@ -193,6 +194,8 @@ def _outputs(
         return play_items(items, task.dialogue, model, concurrency)
     if task.trained_on:
         return probe_items(train(), items, RememberedPictures(model))
+    if task.answers == "choices":
+        return choose_items(items, model)
     if task.answers == "label":
         return _labels(task, items, RememberedPictures(model))
     if isinstance(model, Endpoint):
