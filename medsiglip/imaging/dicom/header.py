@@ -9,6 +9,15 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..picture import Plane, TechnicalTags
+from .lut import (
+    LookupTable,
+    Voi,
+    Window,
+    modality_transform,
+    usable_window,
+    voi_transforms,
+    window_function,
+)
 from .parse import frame_macro, number, numbers, text, texts
 from .tags import (
     BODY_PARTS,
@@ -24,7 +33,23 @@ from .tags import (
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_MAX_FRAMES = 2**16  # as many as are taken from a file
 _MAX_DIRECTION_ERROR = 1e-2  # of length and of orthogonality
+
+
+class FrameMoment(NamedTuple):
+    """What tells frames at one position of an enhanced instance apart; None where the file does not say."""
+
+    acquisition_number: float | None
+    """Frame Acquisition Number (0020,9156)."""
+    temporal_position: float | None
+    """Temporal Position Index (0020,9128), else Temporal Position Time Offset (0020,930D) in s."""
+    echo_time_ms: float | None
+    """Effective Echo Time (0018,9082)."""
+    diffusion_b_value: float | None
+    """Diffusion b-value (0018,9087) in s/mm2."""
+    frame_type: tuple[str, ...]
+    """Frame Type (0008,9007); "" for a value that is on no list."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +101,10 @@ class InstanceHeader:
     """Gantry/Detector Tilt (0018,1120)."""
     frame_planes: tuple[Plane, ...]
     """One a frame for multi-frame instances whose frames all have one, else ()."""
-    windows: tuple[tuple[float, float], ...]
-    """Window centres and widths of the first frame, in modality units."""
+    frame_moments: tuple[FrameMoment, ...]
+    """One a frame for multi-frame instances with functional groups, else ()."""
+    vois: tuple[Voi, ...]
+    """What the policy "voi" shows frames by, the first that can be used: one for all frames, or one a frame."""
     echo_number: int | None
     """Echo Number(s) (0018,0086), the first."""
     temporal_position: int | None
@@ -100,8 +127,6 @@ def instance_header(dataset: Dataset, sha256: str) -> InstanceHeader:
     num_frames = _integer(dataset, "NumberOfFrames") or 1
     rescale = frame_macro(dataset, 0, "PixelValueTransformationSequence")
     slope, intercept = number(rescale, "RescaleSlope"), number(rescale, "RescaleIntercept")
-    voi = frame_macro(dataset, 0, "FrameVOILUTSequence")
-    centers, widths = numbers(voi, "WindowCenter"), numbers(voi, "WindowWidth")
     return InstanceHeader(
         sha256=sha256,
         tags=technical_tags(dataset, 0),
@@ -124,7 +149,8 @@ def instance_header(dataset: Dataset, sha256: str) -> InstanceHeader:
         padding_value=_padding_value(dataset),
         gantry_tilt_deg=number(dataset, "GantryDetectorTilt"),
         frame_planes=_frame_planes(dataset, num_frames),
-        windows=tuple(zip(centers, widths, strict=False)),
+        frame_moments=_frame_moments(dataset, num_frames),
+        vois=_vois(dataset, num_frames),
         echo_number=_integer(dataset, "EchoNumbers"),
         temporal_position=_integer(dataset, "TemporalPositionIdentifier"),
         diffusion_b_value=number(dataset, "DiffusionBValue"),
@@ -207,12 +233,70 @@ def _spacing_mm(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
     return (spacing[0], spacing[1]) if len(spacing) == 2 and min(spacing) > 0 else None
 
 
+def _vois(dataset: Dataset, num_frames: int) -> tuple[Voi, ...]:
+    """A frame without a transform takes the first frame's, as in `grey`."""
+    if table := _voi_table(dataset):
+        return (Voi(table=table),)
+    first = Voi(_window(dataset, 0))
+    if num_frames < 2 or "PerFrameFunctionalGroupsSequence" not in dataset:
+        return (first,)
+    every = tuple(Voi(_window(dataset, frame) or first.window) for frame in range(min(num_frames, _MAX_FRAMES)))
+    return every if any(voi != first for voi in every) else (first,)
+
+
+def _voi_table(dataset: Dataset) -> LookupTable | None:
+    if "VOILUTSequence" not in dataset:
+        return None
+    try:
+        listed = voi_transforms(dataset, 0, modality_transform(dataset, 0))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotImplementedError):
+        return None
+    return next((voi for voi in listed if isinstance(voi, LookupTable)), None)
+
+
+def _window(dataset: Dataset, frame: int) -> Window | None:
+    holder = frame_macro(dataset, frame, "FrameVOILUTSequence")
+    function = window_function(text(holder, "VOILUTFunction"))
+    pairs = zip(numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth"), strict=False)
+    windows = (usable_window(center, width, function) for center, width in pairs)
+    return next((window for window in windows if window is not None), None)
+
+
 def _frame_planes(dataset: Dataset, num_frames: int) -> tuple[Plane, ...]:
-    groups = len(dataset.get("PerFrameFunctionalGroupsSequence") or [])
-    if num_frames < 2 or groups != num_frames:
+    if not _has_frame_groups(dataset, num_frames):
         return ()
     planes = [_plane(dataset, frame) for frame in range(num_frames)]
     return tuple(plane for plane in planes if plane is not None) if all(planes) else ()
+
+
+def _has_frame_groups(dataset: Dataset, num_frames: int) -> bool:
+    if num_frames < 2 or "PerFrameFunctionalGroupsSequence" not in dataset:
+        return False
+    return len(dataset.PerFrameFunctionalGroupsSequence or []) == num_frames
+
+
+def _frame_moments(dataset: Dataset, num_frames: int) -> tuple[FrameMoment, ...]:
+    if not _has_frame_groups(dataset, num_frames):
+        return ()
+    return tuple(_frame_moment(dataset, frame) for frame in range(num_frames))
+
+
+def _frame_moment(dataset: Dataset, frame: int) -> FrameMoment:
+    """Source: PS3.3 C.7.6.16.2.2, C.8.13.5."""
+    content = frame_macro(dataset, frame, "FrameContentSequence")
+    position = number(content, "TemporalPositionIndex")
+    if position is None:
+        temporal = frame_macro(dataset, frame, "TemporalPositionSequence")
+        position = number(temporal, "TemporalPositionTimeOffset")
+    types = (frame_macro(dataset, frame, f"{kind}FrameTypeSequence") for kind in ("MRImage", "CTImage", "PET"))
+    frame_type = next((found for item in types if (found := texts(item, "FrameType"))), ())
+    return FrameMoment(
+        number(content, "FrameAcquisitionNumber"),
+        position,
+        number(frame_macro(dataset, frame, "MREchoSequence"), "EffectiveEchoTime"),
+        number(frame_macro(dataset, frame, "MRDiffusionSequence"), "DiffusionBValue"),
+        tuple(known_code(value, IMAGE_TYPES) or "" for value in frame_type),
+    )
 
 
 def _plane(dataset: Dataset, frame: int) -> Plane | None:

@@ -54,6 +54,18 @@ ModalityTransform = Rescale | LookupTable
 VoiTransform = Window | LookupTable
 
 
+class Voi(NamedTuple):
+    """A VOI transform, or that there is none, in a form that crosses a pipe: at most one of the two is there."""
+
+    window: Window | None = None
+    table: LookupTable | None = None
+
+    @property
+    def transform(self) -> VoiTransform | None:
+        """The one that is there."""
+        return self.window or self.table
+
+
 # Modality transform
 
 
@@ -119,11 +131,17 @@ def voi_transforms(dataset: Dataset, frame: int, modality: ModalityTransform) ->
 def _windows(dataset: Dataset, frame: int) -> list[Window | None]:
     holder = frame_macro(dataset, frame, "FrameVOILUTSequence")
     centers, widths = _numbers(holder.get("WindowCenter")), _numbers(holder.get("WindowWidth"))
-    function = str(holder.get("VOILUTFunction") or "LINEAR").strip().upper()
-    return [_window(center, width, function) for center, width in zip(centers, widths, strict=False)]
+    function = window_function(str(holder.get("VOILUTFunction") or ""))
+    return [usable_window(center, width, function) for center, width in zip(centers, widths, strict=False)]
 
 
-def _window(center: float, width: float, function: str) -> Window | None:
+def window_function(code: str) -> str:
+    """VOI LUT Function (0028,1056), LINEAR where it is absent."""
+    return code.strip().upper() or "LINEAR"
+
+
+def usable_window(center: float, width: float, function: str) -> Window | None:
+    """A window; None if it is damaged or of no width."""
     smallest_width = 1.0 if function == "LINEAR" else np.nextafter(0.0, 1.0)
     usable = math.isfinite(center) and math.isfinite(width) and width >= smallest_width
     return Window(center, width, function) if usable and function in WINDOW_FUNCTIONS else None

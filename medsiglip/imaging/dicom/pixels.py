@@ -14,6 +14,7 @@ import numpy as np
 
 from ..picture import MAX_FRAME_VALUES, Array, ImageError, check_size
 from .codestream import coded_size
+from .parse import text
 from .tags import PHOTOMETRIC_INTERPRETATIONS, known_code
 
 if TYPE_CHECKING:
@@ -218,9 +219,19 @@ def _check_pixel_data(dataset: Dataset, file: str) -> None:
         raise ImageError(file, "no pixel data although Rows and Columns are there (truncated?); copy the file again")
     if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == "1.2.840.10008.1.3.10":
         raise ImageError(file, "a DICOMDIR is an index without pixels; give its folder")
-    if not dataset.keys() and not dataset.file_meta.get("MediaStorageSOPClassUID"):
+    if not dataset.keys():
         raise ImageError(file, "a DICOM file without content (truncated?); copy the file again")
+    if _is_of_images(dataset):
+        raise ImageError(file, "truncated inside its header (an image without Rows and Columns); copy the file again")
     raise ImageError(file, "no pixel data (a structured report?); give an image instance")
+
+
+def _is_of_images(dataset: Dataset) -> bool:
+    """Whether the SOP class, in the data set or before it, is one of images."""
+    from pydicom.uid import UID
+
+    classes = text(dataset, "SOPClassUID"), text(dataset.file_meta, "MediaStorageSOPClassUID")
+    return any("Image Storage" in UID(uid).name for uid in classes)
 
 
 def _check_picture(dataset: Dataset, file: str) -> None:

@@ -6,13 +6,13 @@ H is rows, W is columns.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
-from ..dicom.lut import Window, apply_window
+from ..dicom.lut import LookupTable, VoiTransform, apply_voi
 from ..picture import VOI, Array, ImageError, Picture, TechnicalTags, as_rgb, round_to_uint8
 from . import geometry
 from .presets import CT_WINDOWS, CtWindows, apply_hu_windows, ct_windows, min_max_grey
@@ -34,13 +34,24 @@ VOLUME_PRESETS = (*CT_WINDOWS, MIN_MAX, VOI)
 class SliceDisplay(NamedTuple):
     """What a slice's own header says about showing it, in units of the voxels."""
 
-    window: tuple[float, float] | None = None
-    """Window Center and Window Width, the first of several."""
+    voi: VoiTransform | None = None
+    """Its window or VOI LUT, the first of several."""
     padding: float | None = None
     """Value of voxels outside the picture; shown black."""
 
 
 NO_DISPLAY = SliceDisplay()
+
+
+def all_alike(displays: Sequence[SliceDisplay]) -> bool:
+    """Whether there are displays and all slices are shown alike."""
+    return len({_comparable(display) for display in displays}) == 1
+
+
+def _comparable(display: SliceDisplay) -> tuple[object, ...]:
+    voi = display.voi
+    table = (voi.first, voi.top, voi.entries.tobytes()) if isinstance(voi, LookupTable) else voi
+    return table, display.padding
 
 
 class ValueRange(NamedTuple):
@@ -117,7 +128,7 @@ class SliceRenderer:
 
     def needs_range(self, indices: Iterable[int]) -> bool:
         """Whether showing these slices takes the range of the whole volume."""
-        without_window = self.preset == VOI and any(self.display(index).window is None for index in indices)
+        without_window = self.preset == VOI and any(self.display(index).voi is None for index in indices)
         return self.preset == MIN_MAX or without_window
 
     def widened(self, values_range: ValueRange, values: Array, index: int) -> ValueRange:
@@ -137,7 +148,7 @@ class SliceRenderer:
             index: of the slice.
             values_range: of the whole volume, where `needs_range` asks for it.
         """
-        rendered = self._unpadded(values, self.display(index).window, values_range)
+        rendered = self._unpadded(values, self.display(index).voi, values_range)
         padding = self.display(index).padding
         if padding is not None:
             rendered.pixels[values == padding] = 0
@@ -149,13 +160,11 @@ class SliceRenderer:
         """The header of slice `index`, as far as it is known."""
         return self.displays[index] if self.displays else NO_DISPLAY
 
-    def _unpadded(
-        self, values: Array, window: tuple[float, float] | None, values_range: ValueRange | None
-    ) -> RenderedSlice:
+    def _unpadded(self, values: Array, voi: VoiTransform | None, values_range: ValueRange | None) -> RenderedSlice:
         if self.windows is not None:
             return RenderedSlice(apply_hu_windows(values, self.windows), f"ct-{self.preset}")
-        if self.preset == VOI and window is not None:
-            grey = round_to_uint8(apply_window(values, Window(*window, "LINEAR")))
+        if self.preset == VOI and voi is not None:
+            grey = round_to_uint8(apply_voi(voi, values))
             return RenderedSlice(255 - grey if self.inverted else grey, VOI)
         low, high = values_range or ValueRange()
         grey = min_max_grey(values, low, high)

@@ -97,7 +97,7 @@ class Series:
     @property
     def displays(self) -> tuple[SliceDisplay, ...]:
         """Windows and padding of the slices."""
-        return tuple(_display(item.header) for item in self.slices)
+        return tuple(_display(item) for item in self.slices)
 
 
 def group_series(headers: Sequence[tuple[Source, InstanceHeader]]) -> list[Series | Source]:
@@ -192,12 +192,14 @@ def _common_name(slices: Sequence[SeriesSlice]) -> str:
         return ""
 
 
-def _display(header: InstanceHeader) -> SliceDisplay:
+def _display(item: SeriesSlice) -> SliceDisplay:
+    header = item.header
     padding = header.padding_value
     if padding is not None and header.pixel_representation == 1 and padding >= 2**15:
         padding -= 2**16  # -2000 is often written as 63536
     in_unit = None if padding is None else padding * header.rescale_slope + header.rescale_intercept
-    return SliceDisplay(header.windows[0] if header.windows else None, in_unit)
+    voi = header.vois[min(item.frame, len(header.vois) - 1)]
+    return SliceDisplay(voi.transform, in_unit)
 
 
 # What is left out, each step with its finding
@@ -268,7 +270,7 @@ def _other_acquisitions(stack: _Stack) -> _Stack:
     """
     numbers: dict[_Acquisition, list[int]] = defaultdict(list)
     for number, item in enumerate(stack.slices):
-        numbers[_acquisition(item.header)].append(number)
+        numbers[_acquisition(item)].append(number)
 
     def rank(key: _Acquisition) -> tuple[int, float, _Acquisition]:
         first = min(_instance_number(stack.slices[number]) for number in numbers[key])
@@ -315,10 +317,17 @@ class _Acquisition(NamedTuple):
     image_type: tuple[str, ...]
 
 
-def _acquisition(header: InstanceHeader) -> _Acquisition:
+def _acquisition(item: SeriesSlice) -> _Acquisition:
     """What tells apart images of one position: time, echo, b-value, or fat, water, magnitude, phase, ..."""
-    numbers = (header.acquisition_number, header.echo_number, header.temporal_position, header.diffusion_b_value)
-    return _Acquisition(tuple((number is not None, number or 0.0) for number in numbers), header.image_type)
+    header = item.header
+    numbers: tuple[float | None, ...] = (
+        header.acquisition_number, header.echo_number, header.temporal_position, header.diffusion_b_value
+    )  # fmt: skip
+    image_type = header.image_type
+    if header.frame_moments:
+        *of_frame, frame_type = header.frame_moments[item.frame]
+        numbers, image_type = (*numbers, *of_frame), (*image_type, *frame_type)
+    return _Acquisition(tuple((number is not None, number or 0.0) for number in numbers), image_type)
 
 
 def _instance_number(item: SeriesSlice) -> float:

@@ -21,6 +21,7 @@ from .rendering import (
     SliceDisplay,
     SliceRenderer,
     ValueRange,
+    all_alike,
     check_hu,
     choose_preset,
     slice_picture,
@@ -125,7 +126,7 @@ class Volume:
 
         Args:
             preset: a key of `presets.CT_WINDOWS` for volumes in HU; "min-max" of the whole volume; "voi" for each
-                slice's own window, or min-max where it has none. None: "report" for HU, else "min-max".
+                slice's own window or VOI LUT, or min-max where it has none. None: "report" for HU, else "min-max".
             budget: slices that are shown at most; None: all.
             sampling: how `presets.sample_slices` chooses them.
 
@@ -217,7 +218,7 @@ class Volume:
         voxels = tensor[0].numpy()
         if self.voxels.dtype == np.int16 and voxels.dtype != np.int16:
             voxels = np.rint(voxels)
-        displays = (self.displays[0],) * len(voxels) if len(set(self.displays)) == 1 else ()
+        displays = (self.displays[0],) * len(voxels) if all_alike(self.displays) else ()
         return replace(
             self,
             voxels=np.ascontiguousarray(voxels.astype(self.voxels.dtype, copy=False)),

@@ -11,6 +11,7 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 
 from medsiglip.imaging.dicom.header import InstanceHeader
 from medsiglip.imaging.dicom.instance import decode_dicom, decode_values, read_header
+from medsiglip.imaging.dicom.lut import Voi, Window
 from medsiglip.imaging.picture import ImageError, Picture, Plane, TechnicalTags, as_rgb
 from medsiglip.imaging.source import Source, read_source
 
@@ -46,7 +47,8 @@ def made_header(position=(0.0, 0.0, 0.0), orientation=AXIAL, *, tags=None, **fie
         padding_value=None,
         gantry_tilt_deg=None,
         frame_planes=(),
-        windows=((40.0, 400.0),),
+        frame_moments=(),
+        vois=(Voi(Window(40.0, 400.0, "LINEAR")),),
         echo_number=None,
         temporal_position=None,
         diffusion_b_value=None,

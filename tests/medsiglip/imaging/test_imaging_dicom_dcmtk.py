@@ -192,7 +192,7 @@ def test_the_header_as_dcmdump_reads_it(kit, dcmtk, name):
         "PixelRepresentation": header.pixel_representation, "RescaleSlope": header.rescale_slope,
         "RescaleIntercept": header.rescale_intercept, "PixelPaddingValue": header.padding_value,
         "SliceThickness": header.tags.slice_thickness_mm, "InstanceNumber": header.instance_number,
-        "WindowCenter": header.windows[0][0] if header.windows else None,
+        "WindowCenter": header.vois[0].window and header.vois[0].window.center,
         "PixelSpacing": header.tags.spacing_mm,
     }  # fmt: skip
     assert {"Rows", "Columns", "BitsStored"} <= set(found)

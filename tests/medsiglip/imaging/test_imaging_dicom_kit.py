@@ -38,7 +38,7 @@ def test_kit_stored_ranges_and_tags_are_those_of_its_table(real):
         assert header.rescale_slope == float(row["rescale_slope"] or 1)
         assert header.rescale_intercept == float(row["rescale_intercept"] or 0)
         window = (float(row["window_center"]), float(row["window_width"])) if row["window_center"] else None
-        assert (header.windows[0] if header.windows else None) == window
+        assert [voi.window and voi.window[:2] for voi in header.vois] == [window]
         if row["photometric"].startswith("MONOCHROME"):
             (values,) = decode_values(data, row["file"])
             stored = (values.astype(float) - header.rescale_intercept) / header.rescale_slope

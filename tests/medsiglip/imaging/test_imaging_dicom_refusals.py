@@ -28,6 +28,8 @@ def broken(change):
 def test_no_pixel_data():
     def remove(dataset):
         del dataset.PixelData, dataset.Rows, dataset.Columns
+        dataset.SOPClassUID = "1.2.840.10008.5.1.4.1.1.88.11"  # a structured report
+        dataset.file_meta.MediaStorageSOPClassUID = dataset.SOPClassUID
 
     assert refusal(broken(remove)) == "no pixel data (a structured report?); give an image instance"
 
@@ -40,8 +42,11 @@ def test_truncated_native_file(keep):
 
 def test_truncated_in_the_header():
     data = dicom_bytes(np.arange(4096, dtype=np.uint16).reshape(64, 64))
-    refusal(data[:200])
-    refusal(data[:400])
+    reasons = [refusal(data[:length]) for length in range(132, len(data) - 8192)]
+    assert all("truncated" in reason and "structured report" not in reason for reason in reasons)
+    found = [reason for reason in dict.fromkeys(reasons) if "bytes of pixel data" not in reason]
+    assert "truncated inside its header (an image without Rows and Columns); copy the file again" in found
+    assert "no pixel data although Rows and Columns are there (truncated?); copy the file again" in found
 
 
 def test_unsupported_transfer_syntax_is_named():

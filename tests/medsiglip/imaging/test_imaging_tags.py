@@ -2,6 +2,7 @@
 
 import dataclasses
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from pydicom import Dataset, Sequence, dcmread
 
 from medsiglip.imaging import ImageError
 from medsiglip.imaging.dicom.instance import decode_dicom, read_header
+from medsiglip.imaging.dicom.lut import Voi, Window
 from medsiglip.imaging.dicom.parse import numbers, parse, texts
 from medsiglip.imaging.dicom.tags import BODY_PARTS, IMAGE_TYPES, LATERALITIES, MODALITIES, VIEW_POSITIONS, known_code
 from medsiglip.imaging.picture import Plane, TechnicalTags
@@ -107,6 +109,14 @@ def test_the_lists_hold_codes_only():
     assert {"AP", "PA", "LL", "CC", "MLO"} <= VIEW_POSITIONS and {"R", "L", "U", "B"} == LATERALITIES
     for codes in (MODALITIES, BODY_PARTS, VIEW_POSITIONS, IMAGE_TYPES):
         assert all(code == code.strip().upper() and 1 <= len(code) <= 20 for code in codes)
+
+
+def test_regions_that_pydicoms_dictionaries_name_in_one_word_are_known():
+    from pydicom.sr.codedict import codes
+
+    regions = {name for cid in ("cid4009", "cid4030", "cid4031") for name in dir(getattr(codes, cid))}
+    words = {name.upper() for name in regions if re.fullmatch("[A-Z][a-z]+", name)}
+    assert words - BODY_PARTS == set() and len(words) == 65
 
 
 def test_laterality_of_the_series_where_the_image_has_none():
@@ -235,8 +245,8 @@ def test_header():
         "image_type": ("DERIVED", "PRIMARY", "LOCALIZER"), "rows": 2, "columns": 3, "num_frames": 1,
         "samples_per_pixel": 1, "bits_stored": 12, "pixel_representation": 1, "rescale_slope": 1.5,
         "rescale_intercept": -1024.0, "rescale_type": "HU", "padding_value": -2000, "gantry_tilt_deg": -15.5,
-        "frame_planes": (), "windows": ((40.0, 80.0), (400.0, 2000.0)), "echo_number": 2, "temporal_position": 3,
-        "diffusion_b_value": 800.0,
+        "frame_planes": (), "frame_moments": (), "vois": (Voi(Window(40.0, 80.0, "LINEAR")),), "echo_number": 2,
+        "temporal_position": 3, "diffusion_b_value": 800.0,
     }  # fmt: skip
 
 
@@ -246,7 +256,7 @@ def test_header_of_a_bare_file():
     nothing = ("series_uid", "frame_of_reference_uid", "acquisition_number", "instance_number", "padding_value",
                "gantry_tilt_deg", "echo_number", "temporal_position", "diffusion_b_value")  # fmt: skip
     assert [getattr(header, name) for name in nothing] == [None] * len(nothing)
-    assert (header.image_type, header.frame_planes, header.windows) == ((), (), ())
+    assert (header.image_type, header.frame_planes, header.vois) == ((), (), (Voi(),))
 
 
 def test_header_reads_no_pixels(monkeypatch):

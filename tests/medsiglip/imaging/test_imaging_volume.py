@@ -12,6 +12,7 @@ import SimpleITK
 from pydicom import dcmread, dcmwrite
 from scipy.ndimage import map_coordinates
 
+from medsiglip.imaging.dicom.lut import Window
 from medsiglip.imaging.picture import ImageError, Square, TechnicalTags
 from medsiglip.imaging.resize import resize
 from medsiglip.imaging.volumes.geometry import LPS_TO_RAS, axis_codes, orientation, turn_to
@@ -21,9 +22,13 @@ from medsiglip.imaging.volumes.rendering import SliceDisplay
 from medsiglip.imaging.volumes.series import Series, group_series
 from medsiglip.imaging.volumes.volume import SeriesFinding, Volume
 from medsiglip.imaging.workers.pool import DecoderPool
+from tests.medsiglip.imaging.dicom_writer import lut
 from tests.medsiglip.imaging.made_series import CT_IMAGE_STORAGE, InProcessPool, ct_file, headers_of, write_series
 
 SHAPE = (30, 12, 16)
+
+
+WINDOW = Window(40.0, 400.0, "LINEAR")
 
 
 def made_affine(slice_step, row_step, column_step, origin=(-11.0, 7.5, 31.0)):
@@ -266,6 +271,24 @@ def test_the_frames_of_an_enhanced_file_are_sorted_too(tmp_path):
         np.testing.assert_array_equal(picture.pixels, ct_rgb(voxels[index], "report"))
 
 
+@pytest.mark.parametrize("what", ["TemporalPositionIndex", "FrameAcquisitionNumber", "EffectiveEchoTime"])
+def test_one_time_point_of_an_enhanced_file_is_the_volume(tmp_path, what):
+    from pydicom import Dataset, Sequence
+
+    voxels = made_hu((6, 6, 5))
+    dataset = dcmread(io.BytesIO(enhanced_file(voxels, [0, 0, 2, 2, 4, 4])))
+    for number, frame in enumerate(dataset.PerFrameFunctionalGroupsSequence):
+        item = Dataset()
+        setattr(item, what, 2 - number % 2)  # the second frame of each pair comes first in time
+        setattr(frame, "MREchoSequence" if what == "EffectiveEchoTime" else "FrameContentSequence", Sequence([item]))
+    dcmwrite(tmp_path / "enhanced.dcm", dataset)
+    series = only_series([tmp_path / "enhanced.dcm"])
+    np.testing.assert_array_equal(read_volume(series, InProcessPool()).voxels, voxels[1::2])
+    assert [(finding.kind, finding.text[:19]) for finding in series.findings] == [
+        ("other-acquisition", "3 images left out: ")
+    ]
+
+
 # Pictures
 
 
@@ -348,12 +371,59 @@ def test_padding_is_black_and_no_part_of_the_range():
 
 def test_voi_is_each_slices_own_window():
     voxels = np.array([[[-10, 0, 5]], [[0, 50, 100]]], np.int16)
-    displays = (SliceDisplay((0.5, 11.0)), SliceDisplay((50.0, 101.0)))
+    displays = (SliceDisplay(Window(0.5, 11.0, "LINEAR")), SliceDisplay(Window(50.0, 101.0, "LINEAR")))
     first, second = made_volume(voxels, displays=displays).pictures("voi")
     # LINEAR: ((v - (c - 0.5)) / (w - 1) + 0.5) * 255
     assert first.pixels[0, :, 0].tolist() == [0, 128, 255]
     assert second.pixels[0, :, 0].tolist() == [1, 129, 255]
     assert first.policy == "voi"
+
+
+VOIS = {
+    "LINEAR": {},
+    "LINEAR_EXACT": {"VOILUTFunction": "LINEAR_EXACT"},
+    "SIGMOID": {"VOILUTFunction": "SIGMOID"},
+    "second window, the first without width": {"WindowCenter": [0, 30], "WindowWidth": [0, 200]},
+    "table": {"VOILUTSequence": lut(-300, [n * n // 160 for n in range(800)], 12)},
+    "table before window": {"VOILUTSequence": lut(100, [200, 50], 8), "WindowCenter": 1, "WindowWidth": 2},
+}
+
+
+@pytest.mark.parametrize("name", VOIS)
+@pytest.mark.parametrize("photometric", ["MONOCHROME2", "MONOCHROME1"])
+def test_voi_of_a_volume_is_voi_of_its_files(tmp_path, name, photometric):
+    voxels = made_hu((4, 6, 5)) + 900  # inside most of the windows
+    write_series(tmp_path, voxels, AXIAL, PhotometricInterpretation=photometric, **VOIS[name])
+    with DecoderPool(1) as pool:
+        series = only_series(sorted(tmp_path.iterdir()), pool)
+        expected = [next(iter(pool.pictures([item.source], "voi")))[0].pixels for item in series.slices]
+        volume = read_volume(series, pool)
+    assert len(np.unique(expected)) >= (2 if name == "table before window" else 20)
+    for shown in (volume.pictures("voi"), volume.reoriented(volume.axis_codes).pictures("voi")):
+        for picture, pixels in zip(shown, expected, strict=True):
+            assert picture.policy == "voi"
+            np.testing.assert_array_equal(picture.pixels, pixels)
+
+
+def test_frames_of_an_enhanced_file_have_their_own_windows(tmp_path):
+    from pydicom import Dataset, Sequence
+
+    voxels = made_hu((3, 6, 5)) + 900
+    dataset = dcmread(io.BytesIO(enhanced_file(voxels, [0, 2, 4])))
+    for frame, center in zip(dataset.PerFrameFunctionalGroupsSequence, (40, 90, None), strict=True):
+        window = Dataset()
+        if center is not None:
+            window.WindowCenter, window.WindowWidth, window.VOILUTFunction = center, 300, "SIGMOID"
+            frame.FrameVOILUTSequence = Sequence([window])
+    del dataset.WindowCenter, dataset.WindowWidth
+    dcmwrite(tmp_path / "enhanced.dcm", dataset)
+    with DecoderPool(1) as pool:
+        series = only_series([tmp_path / "enhanced.dcm"], pool)
+        (expected,) = pool.pictures([series.slices[0].source], "voi")
+        shown = list(series_pictures(series, pool, "voi"))
+    assert [display.voi.center for display in series.displays] == [40, 90, 40]  # a frame without one: the first's
+    for picture, single in zip(shown, expected, strict=True):
+        np.testing.assert_array_equal(picture.pixels, single.pixels)
 
 
 def test_voi_without_a_window_is_the_volumes_range():
@@ -496,9 +566,9 @@ def test_other_axis_codes_are_refused(codes):
 
 
 def test_a_window_of_all_slices_outlives_reorientation_and_others_do_not():
-    same = made_volume(displays=(SliceDisplay((40.0, 400.0)),) * 30).reoriented("PIL")
-    assert same.displays == (SliceDisplay((40.0, 400.0)),) * len(same.voxels)
-    different = tuple(SliceDisplay((float(n), 400.0)) for n in range(30))
+    same = made_volume(displays=(SliceDisplay(WINDOW),) * 30).reoriented("PIL")
+    assert same.displays == (SliceDisplay(WINDOW),) * len(same.voxels)
+    different = tuple(SliceDisplay(WINDOW._replace(center=float(n))) for n in range(30))
     assert made_volume(displays=different).reoriented("PIL").displays == ()
 
 
