@@ -23,6 +23,8 @@ from medsiglip.command import (
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
 Item = TypeVar("Item")
+Policy = Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")]
+Resize = Annotated[str, typer.Option(help="A resize policy instead of the model's own.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
 
 
@@ -33,38 +35,43 @@ def classify(
     task: Annotated[str, typer.Option(help="A named label set instead of --labels.")] = "",
     independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
     out: Annotated[Path | None, typer.Option(help="CSV file; stdout without it.")] = None,
+    policy: Policy = "voi",
+    resize: Resize = "",
     model: Model = "nano",
     device: Device = "auto",
     dtype: Dtype = "auto",
     batch_size: Batch = 32,
     quiet: Quiet = False,
 ) -> None:
-    """Zero-shot labels for every frame: file,frame,label,probability,score (score is the cosine)."""
+    """Zero-shot labels for every frame: file,frame,label,probability,score,policy (score is the cosine)."""
     from medsiglip.embed import readable_pictures
     from medsiglip.encoder import MedSigLIP
+    from medsiglip.imaging.dicom.policies import check_policy
     from medsiglip.zero_shot import ZeroShotClassifier
 
     if bool(labels) == bool(task):
         raise ValueError('give either --labels "a;b" or --task NAME')
     if task and independent:
         raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
+    check_policy(policy)
     problems = Problems()
     paths = files_of(files, problems)
-    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
+    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
     if task:
         classifier = ZeroShotClassifier.for_task(encoder, task)
     else:
         classifier = ZeroShotClassifier(encoder, labels.split(";"), independent=independent)
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = csv.writer(file, lineterminator="\n").writerow
-        write(["file", "frame", "label", "probability", "score"])
-        readable = readable_pictures(paths, problems.add, square=encoder.preprocessing.square)
+        write(["file", "frame", "label", "probability", "score", "policy"])
+        readable = readable_pictures(paths, problems.add, square=encoder.preprocessing.square, policy=policy)
         for pictures, vectors in encoder.stream_images(readable, batch_size):
             result = classifier.classify_vectors(vectors)
             for i, picture in enumerate(pictures):
+                used = f"{picture.policy}+{encoder.preprocessing.policy}"
                 for j, label in enumerate(result.labels):
                     row = [f"{result.probabilities[i, j]:.6f}", f"{result.scores[i, j]:.6f}"]
-                    write([picture.file, str(picture.frame), label, *row])
+                    write([picture.file, str(picture.frame), label, *row, used])
             advance(len(pictures))
     problems.exit()
 
@@ -73,6 +80,8 @@ def classify(
 def embed(
     files: Files,
     out: Annotated[Path, typer.Option(help="Parquet file; an interrupted run goes on.")],
+    policy: Policy = "voi",
+    resize: Resize = "",
     model: Model = "nano",
     device: Device = "auto",
     dtype: Dtype = "auto",
@@ -82,12 +91,16 @@ def embed(
     """One unit vector a frame: file, frame, sha256, embedding, model, policy."""
     from medsiglip.embed import embed_files
     from medsiglip.encoder import MedSigLIP
+    from medsiglip.imaging.dicom.policies import check_policy
 
+    check_policy(policy)
     problems = Problems()
     paths = files_of(files, problems)
-    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
+    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
     with progress(None, "pictures", quiet) as advance:
-        embed_files(encoder, paths, out, on_problem=problems.add, batch_size=batch_size, on_progress=advance)
+        embed_files(
+            encoder, paths, out, on_problem=problems.add, batch_size=batch_size, policy=policy, on_progress=advance
+        )
     problems.exit()
 
 
@@ -95,8 +108,8 @@ def embed(
 def look(
     files: Files,
     out: Annotated[Path, typer.Option(help="PNG file.")],
-    policy: Annotated[str, typer.Option(help="Pixels: voi, full-range, percentile, ct-report, ...")] = "voi",
-    resize: Annotated[str, typer.Option(help="A resize policy instead of the model's own.")] = "",
+    policy: Policy = "voi",
+    resize: Resize = "",
     size_px: Annotated[
         int | None, typer.Option(min=1, max=2048, help="Side of the square instead of the model's own.")
     ] = None,

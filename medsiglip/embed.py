@@ -10,6 +10,8 @@ import numpy as np
 
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Picture, Source, Square, shared_pool
+from medsiglip.imaging.dicom.policies import check_policy
+from medsiglip.imaging.picture import VOI
 from medsiglip.imaging.source import as_source, read_source
 
 if TYPE_CHECKING:
@@ -25,12 +27,13 @@ def readable_pictures(
     on_problem: Callable[[FileProblem], None],
     pool: DecoderPool | None = None,
     square: Square | None = None,
+    policy: str = VOI,
 ) -> Iterator[Picture]:
     """Every frame of every file, in order; a file that cannot be read is reported and the rest goes on.
 
     Files are decoded (and made square, if asked) in worker processes, a few ahead of the reader.
     """
-    for result in (pool or shared_pool()).pictures(map(as_source, files), square=square):
+    for result in (pool or shared_pool()).pictures(map(as_source, files), policy, square=square):
         if isinstance(result, ImageError):
             on_problem(FileProblem(result.file, result.reason))
         else:
@@ -44,6 +47,7 @@ def embed_files(
     *,
     on_problem: Callable[[FileProblem], None],
     batch_size: int = 32,
+    policy: str = VOI,
     on_progress: Callable[[int], None] = lambda rows: None,
 ) -> int:
     """Write one row a frame: file, frame, sha256, embedding, model, policy.
@@ -57,36 +61,45 @@ def embed_files(
         out: the Parquet file.
         on_problem: told of each file that cannot be read.
         batch_size: pictures a forward pass.
+        policy: how deep values become eight bits, see `open_images`; it is written into the file beside what each
+            picture came to use.
         on_progress: told how many rows have been added.
 
     Returns:
         The number of rows added.
 
     Raises:
-        ValueError: OUT is no embeddings file, or holds embeddings of another model or resize policy.
+        ValueError: an unknown policy; OUT is no embeddings file, or holds embeddings of another model or policy.
     """
+    check_policy(policy)
     parts = out.with_name(out.name + ".parts")
     identity = f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.fingerprint}"
     kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
-    done = _finished_files(kept, identity, encoder.preprocessing.policy, out)
+    schema = embedding_schema(encoder.embedding_width, policy)
+    done = _finished_files(kept, identity, f"{policy}+{encoder.preprocessing.policy}", out)
     parts.mkdir(parents=True, exist_ok=True)
     sources = dict.fromkeys(map(as_source, files))
     fresh = (source for source in sources if source.name not in done or done[source.name] != _sha256(source))
     rows, added, written_at = [], 0, time.monotonic()
-    readable = readable_pictures(fresh, on_problem, square=encoder.preprocessing.square)
+    readable = readable_pictures(fresh, on_problem, square=encoder.preprocessing.square, policy=policy)
     for pictures, vectors in encoder.stream_images(readable, batch_size):
         rows += [_row(picture, vector, encoder, identity) for picture, vector in zip(pictures, vectors, strict=True)]
         added += len(pictures)
         on_progress(len(pictures))
         if len(rows) >= ROWS_PER_PART or time.monotonic() - written_at > SECONDS_PER_PART:
-            rows, written_at = _write_whole_files(rows, parts, encoder.embedding_width), time.monotonic()
-    _write_part(rows, parts, encoder.embedding_width)
-    _merge(out, parts, encoder.embedding_width)
+            rows, written_at = _write_whole_files(rows, parts, schema), time.monotonic()
+    _write_part(rows, parts, schema)
+    _merge(out, parts, schema)
     return added
 
 
-def embedding_schema(width: int) -> "pa.Schema":
-    """The columns of an embeddings file; `embedding` is a fixed-size float32 list."""
+def embedding_schema(width: int, policy: str = VOI) -> "pa.Schema":
+    """The columns of an embeddings file; `embedding` is a fixed-size float32 list.
+
+    Args:
+        width: D.
+        policy: the pixel policy that was asked for, kept as the file's metadata "pixel_policy".
+    """
     import pyarrow as pa
 
     text = pa.string()
@@ -99,7 +112,8 @@ def embedding_schema(width: int) -> "pa.Schema":
             ("embedding", embedding),
             ("model", text),
             ("policy", text),
-        ]
+        ],
+        metadata={"pixel_policy": policy},
     )
 
 
@@ -115,20 +129,22 @@ def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str
 
 
 def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path) -> dict[str, str]:
-    """File name to sha256 of the rows already written."""
+    """File name to sha256 of the rows already written; `policy` is of pixels and resize, as asked for."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     done: dict[str, str] = {}
     for path in paths:
         try:
+            asked = (pq.read_schema(path).metadata or {}).get(b"pixel_policy", VOI.encode()).decode()
             table = pq.read_table(path, columns=["file", "sha256", "model", "policy"])
         except (pa.ArrowException, OSError) as error:
             raise ValueError(f"{path}: there already and not an embeddings file; give another --out") from error
         for row in table.to_pylist():
-            if row["model"].rpartition("@")[2] != identity.rpartition("@")[2] or row["policy"].split("+")[1] != policy:
+            found = f"{asked}+{row['policy'].split('+')[1]}"
+            if row["model"].rpartition("@")[2] != identity.rpartition("@")[2] or found != policy:
                 raise ValueError(
-                    f"{out}: holds embeddings of {row['model']} ({row['policy']}), not of {identity} ({policy}); "
+                    f"{out}: holds embeddings of {row['model']} ({found}), not of {identity} ({policy}); "
                     "give another --out"
                 )
             done[row["file"]] = row["sha256"]
@@ -143,15 +159,15 @@ def _sha256(source: Source) -> str:
         return ""
 
 
-def _write_whole_files(rows: list[dict[str, Any]], parts: Path, width: int) -> list[dict[str, Any]]:
+def _write_whole_files(rows: list[dict[str, Any]], parts: Path, schema: "pa.Schema") -> list[dict[str, Any]]:
     """Write all rows but the last file's, which may have frames to come; give those back."""
     last = rows[-1]["file"]
     cut = next((i for i in range(len(rows) - 1, -1, -1) if rows[i]["file"] != last), -1) + 1
-    _write_part(rows[:cut], parts, width)
+    _write_part(rows[:cut], parts, schema)
     return rows[cut:]
 
 
-def _write_part(rows: Sequence[dict[str, Any]], parts: Path, width: int) -> None:
+def _write_part(rows: Sequence[dict[str, Any]], parts: Path, schema: "pa.Schema") -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -159,20 +175,20 @@ def _write_part(rows: Sequence[dict[str, Any]], parts: Path, width: int) -> None
         return
     path = parts / f"{len(list(parts.glob('*.parquet'))):06d}.parquet"
     partial = path.with_suffix(".partial")
-    pq.write_table(pa.Table.from_pylist(list(rows), schema=embedding_schema(width)), partial)
+    pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), partial)
     partial.replace(path)
 
 
-def _merge(out: Path, parts: Path, width: int) -> None:
+def _merge(out: Path, parts: Path, schema: "pa.Schema") -> None:
     """Join the old file and the parts, one at a time; a later row of the same file replaces an earlier one."""
     import pyarrow.parquet as pq
 
     sources = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
     newest = {file: i for i, path in enumerate(sources) for file in _column(path, "file")}
     partial = out.with_name(out.name + ".partial")
-    with pq.ParquetWriter(partial, embedding_schema(width)) as writer:
+    with pq.ParquetWriter(partial, schema) as writer:
         for i, path in enumerate(sources):
-            table = pq.read_table(path, schema=embedding_schema(width))
+            table = pq.read_table(path, schema=schema)
             writer.write_table(table.filter([newest[file] == i for file in table["file"].to_pylist()]))
     partial.replace(out)
     for path in parts.iterdir():

@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pydicom.data
 import pytest
 
+from medsiglip import MedSigLIP
 from medsiglip.cli import app, main
+from medsiglip.imaging import read_pictures
 from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
@@ -72,7 +74,8 @@ def rows_of(text):
 def test_classify_writes_its_columns_to_stdout(medsiglip, films, encoder, arrays):
     status, out, err = medsiglip("classify", *films, "--labels", "nodule; mild edema ;fracture")
     assert (status, err) == (0, [])
-    assert out.splitlines()[0] == "file,frame,label,probability,score"
+    assert out.splitlines()[0] == "file,frame,label,probability,score,policy"
+    assert {row["policy"] for row in rows_of(out)} == {"stored+huggingface"}
     rows = rows_of(out)
     assert [row["label"] for row in rows[:3]] == ["nodule", "mild edema", "fracture"]
     assert [row["file"] for row in rows[::3]] == [str(film) for film in films]
@@ -124,6 +127,48 @@ def test_embed_of_another_model_is_one_line(medsiglip, films, tmp_path, edited):
     assert len(err) == 1
     assert err[0].startswith(f"error: {out}: holds embeddings of ")
     assert err[0].endswith("; give another --out")
+
+
+# The policies of classify and embed
+
+
+CT = Path(pydicom.data.get_testdata_file("CT_small.dcm", download=False))
+
+
+@pytest.mark.parametrize("policy", ["voi", "full-range", "percentile", "ct-report"])
+@pytest.mark.parametrize("resize", ["huggingface", "report"])
+def test_pixels_and_squares_are_those_of_the_policies(medsiglip, tiny_folder, encoder, tmp_path, policy, resize):
+    own = MedSigLIP.from_pretrained(tiny_folder, device="cpu", policy=resize)
+    pictures = read_pictures(CT, policy)
+    expected = own.encode_images(pictures)
+    options = ["--policy", policy, "--resize", resize]
+    _, out, _ = medsiglip("classify", CT, "--labels", "nodule;fracture", *options)
+    cosines = expected @ encoder.encode_texts(["nodule", "fracture"]).T
+    np.testing.assert_allclose([float(row["score"]) for row in rows_of(out)], cosines[0], atol=2e-6)
+    assert {row["policy"] for row in rows_of(out)} == {f"{pictures[0].policy}+{resize}"}
+    medsiglip("embed", CT, "--out", tmp_path / "ct.parquet", *options)
+    table = pq.read_table(tmp_path / "ct.parquet")
+    np.testing.assert_allclose(np.stack(table["embedding"].to_numpy()), expected, atol=1e-6)
+    assert table["policy"].to_pylist() == [f"{pictures[0].policy}+{resize}"]
+    assert table.schema.metadata[b"pixel_policy"] == policy.encode()
+
+
+@pytest.mark.parametrize("command", ["classify", "embed"])
+@pytest.mark.parametrize(("option", "known"), [("--policy", "full-range"), ("--resize", "report")])
+def test_an_unknown_policy_is_one_line_and_writes_nothing(medsiglip, tmp_path, command, option, known):
+    more = ["--labels", "a;b"] if command == "classify" else []
+    status, out, err = medsiglip(command, CT, *more, "--out", tmp_path / "out", option, "prettier")
+    assert (status, out, len(err)) == (1, "", 1)
+    assert err[0].startswith("error: ") and "'prettier'" in err[0] and known in err[0]
+    assert list(tmp_path.glob("out*")) == []
+
+
+def test_embed_with_another_pixel_policy_is_refused(medsiglip, tmp_path):
+    out = tmp_path / "ct.parquet"
+    medsiglip("embed", CT, "--out", out, "--policy", "percentile")
+    assert medsiglip("embed", CT, "--out", out, "--policy", "percentile") == (0, "", [])
+    status, _, err = medsiglip("embed", CT, "--out", out)
+    assert status == 1 and "(percentile+huggingface), not of" in err[0] and "(voi+huggingface)" in err[0]
 
 
 # Bad input: one line each with file, reason and what to do; the others are processed; exit status 1

@@ -286,7 +286,7 @@ def test_another_model_is_refused_and_the_file_is_kept(encoder, edited, archive,
 
 def test_another_policy_is_refused(tiny_folder, archive, whole):
     other = MedSigLIP.from_pretrained(tiny_folder, device="cpu", policy="report")
-    with pytest.raises(ValueError, match=r"\(stored\+huggingface\), not of .* \(report\); give another --out"):
+    with pytest.raises(ValueError, match=r"\(voi\+huggingface\), not of .* \(voi\+report\); give another --out"):
         embed(other, archive, whole)
 
 

@@ -61,8 +61,8 @@ BODY_PARTS = frozenset([
     "ANUS", "FETUS", "FOREFOOT", "GROIN", "HINDFOOT", "LENS", "OROPHARYNX", "PARANASALSINUS", "PERITONEUM",
     "SACRUM", "SINUS", "SKIN"
 ])
-"""Defined terms of Body Part Examined (0018,0015), PS3.16 Annex L, Table L-1 (humans), with its own misspellings and the
-older ARM, JAW and LEG."""
+"""Body Part Examined (0018,0015): the terms of PS3.16 Table L-1, its own misspellings and the older ARM, JAW and
+LEG included."""
 
 VIEW_POSITIONS = frozenset([
     "AP", "PA", "LL", "RL", "RLD", "LLD", "RLO", "LLO",
