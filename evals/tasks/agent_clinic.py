@@ -238,7 +238,7 @@ ROWS = (
         sides=SIDES,
         main_metric="diagnosis_match_norm",
         breakdown="part",
-        max_new_tokens=200,
+        max_new_tokens=128,
         dialogue=Dialogue(hold, episode, ("patient", "measurement", "moderator")),
     ),
 )

@@ -7,6 +7,7 @@ compare.
 
 import json
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
 from functools import lru_cache
@@ -31,12 +32,13 @@ CARD = "synthea-fhir-r4"
 NAME = "ehr-tools"
 
 MAX_CALLS = 40
-MAX_ATTEMPTS = 3
+MAX_ATTEMPTS = 2
 PIECE_CHARACTERS = 12_000
 
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
-ItemSide = Literal["held-out", "train", "all"]
+ItemSide = Literal["sample", "held-out", "train", "all"]
 SIDES: tuple[ItemSide, ...] = get_args(ItemSide)
+SAMPLE_PER_KIND = 5
 
 SYSTEM = "You look things up in a patient's health record (FHIR). Use nothing but what the record says."
 
@@ -96,13 +98,14 @@ def assignment_of(question: RecordQuestion) -> Assignment:
     )
 
 
-def items(data_dir: str | Path, side: str = "held-out", seed: int = 0) -> list[Item]:
+def items(data_dir: str | Path, side: str = "sample", seed: int = 0) -> list[Item]:
     """Make an item a question, in a seeded order; its prompt is the `Assignment` and the record's hash, as JSON.
 
     Args:
         data_dir: A folder with the folder `synthea-fhir-r4`, or that folder.
-        side: Patients: `held-out`, `train`, or `all`; both of the set's own tables are read for each.
-        seed: Of the order.
+        side: Patients: `held-out`, `train`, or `all`; both of the set's own tables are read for each. `sample` is five
+            questions of each kind about held-out patients, for a question takes a model ten replies or so.
+        seed: Of the order, and of the sample.
 
     Raises:
         ValueError: The set is missing or broken, or the side is unknown.
@@ -114,10 +117,10 @@ def items(data_dir: str | Path, side: str = "held-out", seed: int = 0) -> list[I
         _item(folder, split, question)
         for split in SPLITS
         for question in read_synthea_questions(folder, split)
-        if side in ("all", side_of(question.group))
+        if side == "all" or side_of(question.group) == ("held-out" if side == "sample" else side)
     ]
     random.Random(seed).shuffle(found)
-    return found
+    return _of_each_kind(found, SAMPLE_PER_KIND) if side == "sample" else found
 
 
 def grade(item: Item, output: Output) -> dict[str, float]:
@@ -156,6 +159,16 @@ def episode(item: Item, output: Output) -> Episode | None:
     after = {"outcome": held.outcome}
     ended = held.outcome not in ("out_of_calls", "out_of_context", "broken")
     return episode_of(item, output, replies, after, grade(item, output)["answer_correct"], ended, NAME)
+
+
+def _of_each_kind(found: list[Item], most: int) -> list[Item]:
+    taken: Counter[str] = Counter()
+    kept = []
+    for item in found:
+        taken[item.meta["category"]] += 1
+        if taken[item.meta["category"]] <= most:
+            kept.append(item)
+    return kept
 
 
 def _item(folder: Path, split: Literal["train", "val"], question: RecordQuestion) -> Item:
@@ -211,7 +224,7 @@ ROWS = (
         sides=SIDES,
         main_metric="answer_correct",
         breakdown="category",
-        max_new_tokens=1000,
+        max_new_tokens=256,
         dialogue=Dialogue(hold, episode),
     ),
 )

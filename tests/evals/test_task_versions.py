@@ -72,7 +72,7 @@ WORDING_SHA256 = {
     "zero-shot-chexpert-findings 1": "45bb3e0c5111fd7b",
     "zero-shot-mimic-cxr-findings 1": "45bb3e0c5111fd7b",
     "zero-shot-kit-cxr-findings 1": "5134775fe1bdb5f7",
-    "ehr-tools 1": "9fcd9f1d9ac9a02c",
+    "ehr-tools 1": "bc23b822cf11e03a",
     "safety 1": "80269b89809259c2",
     "mmmu 1": "1ef4535f839440e4",
     "mmlu-pro 1": "70991cf256e355da",
