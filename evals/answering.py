@@ -15,6 +15,7 @@ from evals.outputs import Output
 from medsiglip.zero_shot import Embedder, ZeroShotClassifier
 
 PICTURES_PER_BATCH = 32
+LIKE_BEGINNING_CHARACTERS = 200
 MAX_FAULTS_IN_A_ROW = 50
 """So many items without an answer, one after another, and a server is taken to be down."""
 
@@ -40,7 +41,7 @@ class Answer(Protocol):
 
 
 class Answerer(Protocol):
-    """What answers prompts with pictures; medgemma.MedGemma does."""
+    """What answers prompts with pictures, greedily; any wrapper of a model can."""
 
     @property
     def fingerprint(self) -> str:
@@ -59,21 +60,27 @@ def refuse_items(items: Sequence[Item], fingerprint: str) -> Iterator[Output]:
 
 
 def side_by_side(items: Sequence[Item]) -> list[Item]:
-    """Put the items with the same pictures beside each other: a batch then shares what comes before the question.
+    """Put items with the same pictures beside each other, and among those the prompts that begin alike.
 
-    Pictures keep the order in which they first come, so that a run that is stopped has seen a fair sample.
+    What comes before the question is then computed once. Pictures keep the order in which they first come, so that a
+    run that is stopped has seen a fair sample of them.
     """
-    of_pictures: dict[tuple[str, ...], list[Item]] = defaultdict(list)
+    alike: dict[tuple[str, ...], dict[str, list[Item]]] = defaultdict(lambda: defaultdict(list))
     for item in items:
-        of_pictures[item.files].append(item)
-    return [item for together in of_pictures.values() for item in together]
+        alike[item.files][item.prompt[:LIKE_BEGINNING_CHARACTERS]].append(item)
+    return [item for of_pictures in alike.values() for together in of_pictures.values() for item in together]
 
 
 def answer_items(items: Sequence[Item], model: Answerer, generation: Generation) -> Iterator[Output]:
     """Generate an answer for every item, in order.
 
     When a picture in a batch is bad, the item in turn is asked alone, so that the right one is named.
+
+    Raises:
+        ValueError: The settings want more than greedy answers without a system turn.
     """
+    if not generation.is_greedy or generation.system_turn:
+        raise ValueError("this model answers greedily and takes no system turn; run it without draws and thinking")
     clock = _Clock()
     start = 0
     while start < len(items):

@@ -20,11 +20,13 @@ from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.endpoint import Endpoint
 from evals.generation import Generation
 from evals.items import Item, write_items
+from evals.local import answer_on_engine, score_on_engine
 from evals.options import Condition, RunOptions
 from evals.outputs import Output, OutputFile, latest
 from evals.probing import RememberedPictures, probe_items
 from evals.record import RunRecord, read_record, run_record, write_record
 from evals.tasks.task import ItemOptions, Task
+from medgemma import MedGemma
 
 
 class TaskRun(NamedTuple):
@@ -94,7 +96,8 @@ def run_task(
         options: Which items, and how.
         data_dir: Holds one folder a card name, or is that folder.
         out_dir: The run goes to `condition_folder(out_dir, ...)`.
-        model: An Answerer or an Endpoint for a text task, an Embedder for a label task, Players for a dialogue task.
+        model: A MedGemma, an Endpoint or an Answerer for a text task, a MedGemma for choices, an Embedder for a label
+            task, Players for a dialogue task.
         model_name: As the user gave it.
         command: For the record.
         advance: Told how many items are done.
@@ -200,6 +203,12 @@ def _outputs(
         return _labels(task, items, RememberedPictures(model))
     if isinstance(model, Endpoint):
         return answer_on_server(items, model, generation, concurrency)
+    if isinstance(model, MedGemma):
+        return (
+            score_on_engine(items, model) if task.answers == "choices" else answer_on_engine(items, model, generation)
+        )
+    if task.answers == "choices":
+        raise ValueError(f"task {task.name}: reads likelihoods, which only a MedGemma on this machine gives")
     return answer_items(items, model, generation)
 
 

@@ -37,7 +37,7 @@ def serving(fault: Callable[[str, int], str] = lambda prompt, before: "", parall
     """Serve in a thread until the block ends."""
     server = Server(fault, barrier=threading.Barrier(parallel) if parallel else None)
     handler = type("Bound", (_Handler,), {"server_state": server})
-    http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    http = _Quiet(("127.0.0.1", 0), handler)
     http.daemon_threads = True
     thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
@@ -62,6 +62,13 @@ def pictures_of(body: Mapping[str, Any]) -> list[PIL.Image.Image]:
     urls = [part["image_url"]["url"] for part in body["messages"][-1]["content"] if part["type"] == "image_url"]
     assert all(url.startswith("data:image/png;base64,") for url in urls)
     return [PIL.Image.open(io.BytesIO(base64.b64decode(url.split(",")[1]))) for url in urls]
+
+
+class _Quiet(ThreadingHTTPServer):
+    """Says nothing of clients that went away."""
+
+    def handle_error(self, *_: object) -> None:
+        pass
 
 
 class _Handler(BaseHTTPRequestHandler):

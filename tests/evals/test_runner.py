@@ -217,6 +217,8 @@ def test_questions_about_one_picture_are_put_together(tmp_path: Path) -> None:
     pictures = ["a", "b", "a", "c", "b", "a"]
     items = [replace(item, files=(p,), group=p) for item, p in zip(questions(6), pictures, strict=True)]
     assert [item.item_id for item in side_by_side(items)] == ["q0", "q2", "q5", "q1", "q4", "q3"]
+    heads = [replace(item, files=(), prompt=head + "x" * 200) for item, head in zip(items, "ababca", strict=True)]
+    assert [item.item_id for item in side_by_side(heads)] == ["q0", "q2", "q5", "q1", "q3", "q4"]
 
 
 def drawn(*texts: str) -> Output:
