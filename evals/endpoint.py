@@ -16,20 +16,23 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
 
 from evals.generation import Generation
 from medgemma.answers import split_thinking
 
+if TYPE_CHECKING:
+    from medsiglip.imaging import Picture
+
 KEY_VARIABLE = "MEDGEMMA_ENDPOINT_KEY"
 """Environment variable with the server's key; there is no option for it, so that it is in no shell history."""
 RETRIED_STATUS = frozenset({408, 409, 425, 429, *range(500, 600)})
 MAX_REPLY_BYTES = 16 << 20
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
-KEPT_PICTURES = 16
-"""Files whose PNGs are kept; questions about one picture follow one another."""
+KEPT_STUDIES = 16
+"""Sets of files whose PNGs are kept; questions about one picture follow one another."""
 
 
 class EndpointRefused(ValueError):
@@ -96,7 +99,7 @@ class Endpoint:
             timeout=httpx2.Timeout(timeout_s, connect=min(10.0, timeout_s)),
             limits=httpx2.Limits(max_connections=None),
         )
-        self._data_urls = lru_cache(maxsize=KEPT_PICTURES)(png_data_urls)
+        self._shown = lru_cache(maxsize=KEPT_STUDIES)(shown)
         try:
             self.model = model or self._only_model()
         except EndpointRefused:
@@ -130,9 +133,8 @@ class Endpoint:
             EndpointRefused: It refuses every item.
             ImageError: A picture cannot be read.
         """
-        pictures = [url for file in files for url in self._data_urls(file)]
-        content = [{"type": "image_url", "image_url": {"url": url}} for url in pictures]
-        messages: list[Mapping[str, Any]] = [{"role": "user", "content": [*content, {"type": "text", "text": prompt}]}]
+        content = [*self._shown(tuple(files)), {"type": "text", "text": prompt}]
+        messages: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
         if generation.system_turn:
             messages.insert(0, {"role": "system", "content": generation.system_turn})
         return self.chat(messages, generation, sample)
@@ -233,24 +235,33 @@ def base_url(url: str) -> str:
     return str(parts.copy_with(path=path or "/v1", fragment=None))
 
 
-def png_data_urls(file: str) -> list[str]:
-    """Return one data URL a frame: PNG of the pixels as decoded for a model (windows applied), at full size.
+def shown(files: Sequence[str]) -> list[Mapping[str, Any]]:
+    """Return the parts of a message that show files, as a model on this machine is shown them: volumes slice by slice.
+
+    Each picture is a PNG data URL of the pixels as decoded (windows applied), at full size.
 
     Raises:
-        ImageError: The file cannot be read.
+        ImageError: A file cannot be read.
     """
+    from medgemma.content import open_study, study_parts
+
+    return [
+        {"type": "text", "text": part}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": _png_data_url(part)}}
+        for part in study_parts(open_study(files))
+    ]
+
+
+def _png_data_url(picture: "Picture") -> str:
     from PIL import Image
 
-    from medsiglip.imaging import read_pictures
     from medsiglip.imaging.picture import is_grey_plane
 
-    urls = []
-    for picture in read_pictures(file):
-        pixels = picture.pixels[..., 0] if is_grey_plane(picture.pixels) else picture.pixels
-        buffer = io.BytesIO()
-        Image.fromarray(pixels).save(buffer, "PNG")
-        urls.append("data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode())
-    return urls
+    pixels = picture.pixels[..., 0] if is_grey_plane(picture.pixels) else picture.pixels
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
 def _reply(raw: bytes) -> Reply | _Fault:

@@ -20,7 +20,7 @@ from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.endpoint import Endpoint
 from evals.generation import Generation
 from evals.items import Item, write_items
-from evals.local import answer_on_engine, score_on_engine
+from evals.local import answer_on_engine
 from evals.options import Condition, RunOptions
 from evals.outputs import Output, OutputFile, latest
 from evals.probing import RememberedPictures, probe_items
@@ -204,11 +204,7 @@ def _outputs(
     if isinstance(model, Endpoint):
         return answer_on_server(items, model, generation, concurrency)
     if isinstance(model, MedGemma):
-        return (
-            score_on_engine(items, model) if task.answers == "choices" else answer_on_engine(items, model, generation)
-        )
-    if task.answers == "choices":
-        raise ValueError(f"task {task.name}: reads likelihoods, which only a MedGemma on this machine gives")
+        return answer_on_engine(items, model, generation)
     return answer_items(items, model, generation)
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from evals.endpoint import KEY_VARIABLE, Endpoint, EndpointFault, EndpointRefused, base_url, png_data_urls
+from evals.endpoint import KEY_VARIABLE, Endpoint, EndpointFault, EndpointRefused, base_url, shown
 from evals.generation import Generation
 from medsiglip.imaging import ImageError
 from tests.evals.faulty_server import pictures_of, serving, text_of
@@ -34,17 +34,19 @@ def test_a_question_with_its_pictures_arrives_whole(picture: str) -> None:
         assert (np.asarray(seen) == np.asarray(PIL.Image.open(picture))).all()
 
 
-def test_a_dicom_file_goes_as_the_model_sees_it() -> None:
-    """16 bits reach the server through the file's own window, as eight-bit grey."""
+@pytest.mark.parametrize("name", ["MR_small.dcm", "CT_small.dcm", "examples_overlay.dcm"])
+def test_a_dicom_file_goes_as_a_local_model_sees_it(name: str) -> None:
+    """16 bits reach the server as the same eight-bit pixels that a model here would be given."""
     from pydicom.data import get_testdata_file
 
-    from medsiglip.imaging import read_pictures
+    from medgemma.content import open_study, study_parts
 
-    film = str(get_testdata_file("CT_small.dcm"))
+    file = str(get_testdata_file(name))
     with serving() as server, Endpoint(server.url) as endpoint:
-        endpoint.answer([film], "q", PLAIN)
-    (seen,) = pictures_of(server.asked[0])
-    assert seen.mode == "L" and (np.asarray(seen.convert("RGB")) == read_pictures(film)[0].pixels).all()
+        endpoint.answer([file], "q", PLAIN)
+    local = [part.pixels for part in study_parts(open_study([file])) if not isinstance(part, str)]
+    sent = [np.asarray(picture.convert("RGB")) for picture in pictures_of(server.asked[0])]
+    assert len(sent) == len(local) and all((a == b).all() for a, b in zip(sent, local, strict=True))
 
 
 def test_thinking_and_draws_are_asked_for(picture: str) -> None:
@@ -151,7 +153,7 @@ def test_a_bad_picture_is_named_and_nothing_is_sent(tmp_path: Path) -> None:
 
 def test_one_picture_is_read_once_for_its_questions(picture: str, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[str] = []
-    monkeypatch.setattr("evals.endpoint.png_data_urls", lambda file: read.append(file) or png_data_urls(file))
+    monkeypatch.setattr("evals.endpoint.shown", lambda files: read.extend(files) or shown(files))
     with serving() as server, Endpoint(server.url) as endpoint:
         for question in ("a", "b", "c"):
             endpoint.answer([picture], question, PLAIN)

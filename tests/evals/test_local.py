@@ -1,4 +1,4 @@
-"""Items on the engine: the same answers as asking one at a time, and likelihoods as plain transformers gives them."""
+"""Items on the engine: the same answers as asking one at a time, and what fails fails alone."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,7 +10,7 @@ import pytest
 
 from evals.generation import Generation
 from evals.items import Item
-from evals.local import answer_on_engine, continuation, score_on_engine
+from evals.local import answer_on_engine
 from evals.outputs import Output
 from medgemma import MedGemma
 from tests.nano import needs_nano
@@ -91,46 +91,3 @@ def test_leaving_early_leaves_nothing_running(model: MedGemma, items: list[Item]
 def test_a_model_without_thinking_tokens_is_not_asked_to_think(model: MedGemma, items: list[Item]) -> None:
     with pytest.raises(ValueError, match="nano has no thinking tokens and cannot think"):
         next(answer_on_engine(items, model, Generation(thinking=True, thinking_tokens=5)))
-
-
-def test_likelihoods_are_those_of_a_forward_pass_each(model: MedGemma) -> None:
-    """The oracle: all tokens of prompt and choice through transformers, one choice at a time, without any cache."""
-    import torch
-
-    prompts = ["The heart pumps", "Question: which organ breathes? A. lung B. foot\nAnswer: ", "The heart is"]
-    choices = ((" blood", " air and water"), (" A", " B"), (" red", " a muscle"))
-    asked = [
-        Item(f"i{n}", (), prompt, "A", "closed", f"i{n}", {}, choices=texts)
-        for n, (prompt, texts) in enumerate(zip(prompts, choices, strict=True))
-    ]
-    found = by_id(score_on_engine(asked, model))
-    for item in asked:
-        for choice, score in zip(item.choices, found[item.item_id].log_likelihoods, strict=True):
-            before, tail = continuation(model.tokenizer, item.prompt, choice)
-            head = [model.tokenizer.bos_token_id, *model.tokenizer(before, add_special_tokens=False).input_ids]
-            with torch.inference_mode():
-                logits = model.model(input_ids=torch.tensor([head + tail])).logits[0, len(head) - 1 : -1].double()
-            expected = logits.log_softmax(-1)[torch.arange(len(tail)), tail].sum()
-            assert score == pytest.approx(float(expected), abs=1e-3)
-
-
-def test_a_choice_that_cannot_be_scored_fails_alone(model: MedGemma) -> None:
-    good = Item("good", (), "The heart pumps", "A", "closed", "g", {}, choices=(" blood", " air"))
-    bad = [replace(good, item_id="long", prompt="lung " * 3000), replace(good, item_id="empty", choices=("", " air"))]
-    found = by_id(score_on_engine([bad[0], good, bad[1]], model))
-    assert len(found["good"].log_likelihoods) == 2 and not found["good"].error
-    assert found["long"].error and found["empty"].error
-
-
-@pytest.mark.parametrize(
-    ("prompt", "before", "choice"), [("Answer:", "Answer:", " yes"), ("Answer: ", "Answer:", "yes"), ("a\n", "a", "b")]
-)
-def test_white_space_where_prompt_and_choice_meet_goes_to_the_choice(
-    model: MedGemma, prompt: str, before: str, choice: str
-) -> None:
-    kept, tokens = continuation(model.tokenizer, prompt, choice)
-    assert kept == before and model.tokenizer.decode(tokens).strip() == choice.strip()
-    assert (
-        model.tokenizer(before + prompt[len(before) :] + choice, add_special_tokens=False).input_ids[-len(tokens) :]
-        == tokens
-    )
