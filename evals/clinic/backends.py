@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from evals.clinic.dialogue import Backend, ContextFull, Message
+from evals.clinic.dialogue import Backend, ContextFull, Message, Meter
 from evals.endpoint import Endpoint, EndpointFault
 from evals.generation import THINKING_INSTRUCTION, Generation
 
@@ -15,12 +15,13 @@ TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,20}(length|token
 """How servers (vLLM, SGLang, llama.cpp, OpenAI) say that a conversation does not fit."""
 
 
-def local(model: "MedGemma", generation: Generation) -> Backend:
+def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
     """Return a backend that continues conversations with a model.
 
     Args:
         model: A MedGemma.
         generation: How; its `system` is left out, the conversation has its own.
+        meter: Counts the tokens of every reply, thinking included.
 
     Raises:
         ValueError: It draws; local models are greedy.
@@ -43,7 +44,7 @@ def local(model: "MedGemma", generation: Generation) -> Backend:
     return answer
 
 
-def remote(server: Endpoint, generation: Generation) -> Backend:
+def remote(server: Endpoint, generation: Generation, meter: Meter) -> Backend:
     """Return a backend that continues conversations on a server; an answer that is empty is an empty reply."""
 
     def answer(messages: Sequence[Message]) -> str:
@@ -55,6 +56,7 @@ def remote(server: Endpoint, generation: Generation) -> Backend:
             if "the answer is empty" in str(fault):
                 return ""
             raise
+        meter.add(reply.tokens)
         return f"<think>{reply.thinking}</think>{reply.text}" if reply.thinking else reply.text
 
     return answer

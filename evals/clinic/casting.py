@@ -1,12 +1,13 @@
 """Who plays which role, from what the user wrote."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from typing import TYPE_CHECKING
 
 from evals.clinic import rules
 from evals.clinic.backends import local, remote
-from evals.clinic.dialogue import Backend, Players
+from evals.clinic.dialogue import Backend, Meter, Players
 from evals.endpoint import Endpoint
 from evals.generation import Generation
 
@@ -76,7 +77,7 @@ def open_server(address: str) -> tuple[Backend, str]:
     """
     url, _, name = address.partition("#")
     server = Endpoint(url, name or None)
-    return remote(server, Generation(max_new_tokens=ROLE_TOKENS)), server.fingerprint
+    return remote(server, Generation(max_new_tokens=ROLE_TOKENS), Meter()), server.fingerprint
 
 
 def local_players(model: "MedGemma", roles: Mapping[str, str], generation: Generation) -> Players:
@@ -85,7 +86,8 @@ def local_players(model: "MedGemma", roles: Mapping[str, str], generation: Gener
     Raises:
         ValueError: As `open_server`, or `generation` draws.
     """
-    return cast(local(model, generation), model.fingerprint, roles, open_server)
+    meter = Meter()
+    return replace(cast(local(model, generation, meter), model.fingerprint, roles, open_server), meter=meter)
 
 
 def server_players(server: Endpoint, roles: Mapping[str, str], generation: Generation) -> Players:
@@ -94,4 +96,5 @@ def server_players(server: Endpoint, roles: Mapping[str, str], generation: Gener
     Raises:
         ValueError: As `open_server`.
     """
-    return cast(remote(server, generation), server.fingerprint, roles, open_server)
+    meter = Meter()
+    return replace(cast(remote(server, generation, meter), server.fingerprint, roles, open_server), meter=meter)

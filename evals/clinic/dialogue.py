@@ -1,5 +1,6 @@
 """Talking to whatever answers: messages in, text out. What a side thought never reaches another side."""
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
@@ -35,6 +36,23 @@ class BackendFailed(Exception):
         """What was said until then, as the text of an output."""
 
 
+class Meter:
+    """Counts the tokens that a model generates, for each thread by itself: a conversation is held in one thread."""
+
+    def __init__(self) -> None:
+        self._of_thread = threading.local()
+
+    def add(self, tokens: int) -> None:
+        """Count the tokens of a reply."""
+        self._of_thread.tokens = getattr(self._of_thread, "tokens", 0) + tokens
+
+    def take(self) -> int:
+        """Return the tokens counted in this thread since the last call."""
+        counted = int(getattr(self._of_thread, "tokens", 0))
+        self._of_thread.tokens = 0
+        return counted
+
+
 @dataclass(frozen=True)
 class Players:
     """Who answers in the conversations of a run."""
@@ -47,6 +65,8 @@ class Players:
     """Role to what plays it; a role that is not there is not played."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Role to the name of what plays it: rules and their version, a fingerprint."""
+    meter: Meter = field(default_factory=Meter)
+    """Counts what `model` generates, other roles that it plays included."""
 
     def fingerprint_for(self, roles: Sequence[str]) -> str:
         """Return what answers differ by: the model, and who plays the other roles of a task."""

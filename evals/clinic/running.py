@@ -61,10 +61,12 @@ def _played(items: Sequence[Item], dialogue: Dialogue, players: Players, workers
 
 def _play(item: Item, dialogue: Dialogue, players: Players, model: str) -> Output:
     started = time.perf_counter()
+    players.meter.take()
 
     def output(text: str, error: str = "") -> Output:
         seconds = round(time.perf_counter() - started, 4)
-        return Output(item.item_id, item_sha256(item), model, text=text, error=error, seconds=seconds)
+        counted = players.meter.take()
+        return Output(item.item_id, item_sha256(item), model, text=text, error=error, seconds=seconds, tokens=counted)
 
     if item.fault:
         return output("", item.fault)

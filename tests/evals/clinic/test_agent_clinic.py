@@ -11,9 +11,9 @@ import pytest
 
 from data_cards.readers.agents import ClinicScenario, read_agentclinic
 from evals.clinic.backends import remote
-from evals.clinic.casting import cast, local_players, roles_of
+from evals.clinic.casting import cast, local_players, roles_of, server_players
 from evals.clinic.consultation import Consultation, Outcome, Turn, text_of
-from evals.clinic.dialogue import Backend, ContextFull, Message, Players, without_thinking
+from evals.clinic.dialogue import Backend, ContextFull, Message, Meter, Players, without_thinking
 from evals.clinic.running import MAX_BROKEN_IN_A_ROW
 from evals.endpoint import Endpoint, EndpointFault, EndpointRefused
 from evals.generation import Generation
@@ -214,7 +214,7 @@ def test_a_server_that_fails_in_the_middle_breaks_that_case_only(tmp_path: Path)
 
     items = [item(n) for n in range(3)]
     with serving(fault) as server, Endpoint(server.url, retries=2, sleep=lambda s: None) as endpoint:
-        patient = remote(endpoint, Generation(max_new_tokens=8))
+        patient = remote(endpoint, Generation(max_new_tokens=8), Meter())
         failed = []
         for case, one in ((one.item_id, one) for one in items):
             failed += run(TASK, [one], players(doctor, patient=patient), tmp_path / case)
@@ -228,7 +228,7 @@ def test_a_server_that_fails_in_the_middle_breaks_that_case_only(tmp_path: Path)
 def test_thinking_is_asked_for_in_the_conversations_own_system_turn() -> None:
     how = Generation(max_new_tokens=8, thinking=True, thinking_tokens=100)
     with serving(lambda *_: "say <unused94>thought\nhm<unused95>Yes") as server, Endpoint(server.url) as endpoint:
-        reply = remote(endpoint, how)(CONVERSATION)
+        reply = remote(endpoint, how, Meter())(CONVERSATION)
     (body,) = server.asked
     assert body["messages"][0]["content"] == "SYSTEM INSTRUCTION: think silently if needed. Be one."
     assert body["messages"][1:] == CONVERSATION[1:] and body["max_tokens"] == 108
@@ -237,7 +237,7 @@ def test_thinking_is_asked_for_in_the_conversations_own_system_turn() -> None:
 
 def test_a_wrong_key_stops_the_run_and_not_one_case(tmp_path: Path) -> None:
     with serving(lambda *_: "status 401") as server, Endpoint(server.url) as endpoint:
-        doctor = remote(endpoint, Generation(8))
+        doctor = remote(endpoint, Generation(8), Meter())
         with pytest.raises(EndpointRefused, match="set MEDGEMMA_ENDPOINT_KEY"):
             run(TASK, [item(1), item(2)], players(doctor), tmp_path / "run")
     assert len(server.asked) == 1 and read_outputs(tmp_path / "run" / "outputs.jsonl") == []
@@ -248,10 +248,10 @@ def test_a_server_says_that_a_conversation_is_too_long(monkeypatch: pytest.Monke
     with serving() as server, Endpoint(server.url) as endpoint:
         monkeypatch.setattr(Endpoint, "chat", mock.Mock(side_effect=EndpointFault(reason, 1)))
         with pytest.raises(ContextFull, match="maximum context length"):
-            remote(endpoint, Generation(8))(CONVERSATION)
+            remote(endpoint, Generation(8), Meter())(CONVERSATION)
         monkeypatch.setattr(Endpoint, "chat", mock.Mock(side_effect=EndpointFault("HTTP 400: bad role", 1)))
         with pytest.raises(EndpointFault, match="bad role"):
-            remote(endpoint, Generation(8))(CONVERSATION)
+            remote(endpoint, Generation(8), Meter())(CONVERSATION)
 
 
 def test_a_local_model_does_not_draw() -> None:
@@ -263,7 +263,7 @@ def test_a_local_model_does_not_draw() -> None:
 
 def test_an_empty_answer_of_a_server_is_an_empty_reply() -> None:
     with serving(lambda *_: "empty") as server, Endpoint(server.url, retries=0) as endpoint:
-        assert remote(endpoint, Generation(8))(CONVERSATION) == ""
+        assert remote(endpoint, Generation(8), Meter())(CONVERSATION) == ""
 
 
 def test_a_backend_that_is_down_stops_the_run(tmp_path: Path) -> None:
@@ -273,6 +273,14 @@ def test_a_backend_that_is_down_stops_the_run(tmp_path: Path) -> None:
         run(TASK, items, down, tmp_path / "run")
     assert len(read_outputs(tmp_path / "run" / "outputs.jsonl")) == MAX_BROKEN_IN_A_ROW
     assert run(TASK, items, players(always("DIAGNOSIS READY: x")), tmp_path / "run") == []
+
+
+def test_tokens_are_counted_by_conversation(tmp_path: Path) -> None:
+    with serving(lambda *_: "say DIAGNOSIS READY: x") as server, Endpoint(server.url) as endpoint:
+        who = server_players(endpoint, roles_of(["moderator=model"]), Generation(8))
+        run(TASK, [item(1), item(2)], who, tmp_path / "run", workers=2)
+    # the server says 3 tokens an answer: the diagnosis, and the verdict on it
+    assert [output.tokens for output in read_outputs(tmp_path / "run" / "outputs.jsonl")] == [6, 6]
 
 
 def test_casting() -> None:
