@@ -5,11 +5,12 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
 TIMM := .venv-timm
+LM_EVAL := .venv-lm-eval
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench system test-interop test-timm clean
+.PHONY: install demo test check bench system test-interop test-timm test-lm-eval clean
 
 install: $(STAMP)
 
@@ -52,10 +53,18 @@ test-timm: $(STAMP)
 	  touch $(TIMM)/.installed; }
 	$(TIMM)/bin/pytest tests/timm
 
+# lm-evaluation-harness as the oracle of the likelihood rows: the same prompts, options and likelihoods, item by item.
+test-lm-eval: $(STAMP)
+	test -e $(LM_EVAL)/.installed || { $(PYTHON) -m venv $(LM_EVAL) && \
+	  $(LM_EVAL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 && \
+	  $(LM_EVAL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt "lm_eval[hf]==0.4.13" && \
+	  touch $(LM_EVAL)/.installed; }
+	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TIMM) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TIMM) $(LM_EVAL) build dist *.egg-info
