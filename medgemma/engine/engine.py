@@ -223,6 +223,7 @@ class Engine:
         self._waiting[ticket] = request
         return ticket
 
+    @torch.inference_mode()
     def cancel(self, ticket: int) -> None:
         """End a request's samples where they are; the next `step` reports them. Unknown tickets are ignored."""
         waiting = self._waiting.pop(ticket, None)

@@ -3,6 +3,7 @@
 Letters: R rows, V vocabulary.
 """
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -22,8 +23,8 @@ class Chosen:
 
 def generator_of(sampling: Sampling, sample: int) -> torch.Generator:
     """The stream of one sample: made of seed and sample alone, so neither the batch nor the device changes it."""
-    mixed = (sampling.seed * 0x9E3779B97F4A7C15 + sample * 0xBF58476D1CE4E5B9 + 1) % 2**63
-    return torch.Generator().manual_seed(mixed)
+    digest = hashlib.sha256(f"{sampling.seed} {sample}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:4], "big"))  # it takes 32 bits and drops the rest
 
 
 def choose(
