@@ -85,7 +85,7 @@ def demand_on_side(items: Iterable[Item], side: str, where: Path | str) -> None:
 
 
 def demand_disjoint_groups(train: Iterable[Item], held_out: Iterable[Item]) -> None:
-    """Refuse a patient (group) on both sides of a split.
+    """Refuse a patient (group) on both sides of a split: learnt from or shown as an example, and asked about.
 
     Raises:
         ValueError: Names how many groups, not which: a group may be a patient's number.
@@ -94,8 +94,8 @@ def demand_disjoint_groups(train: Iterable[Item], held_out: Iterable[Item]) -> N
     both = [item.item_id for item in held_out if item.group in trained]
     if both:
         raise ValueError(
-            f"{named(both)} of a patient (group) that is also on the training side; expected every patient on one "
-            "side; split by patient"
+            f"{named(both)} of a patient (group) that is also on the side that is learnt from or shown as examples; "
+            "expected every patient on one side; split by patient"
         )
 
 

@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,10 +38,20 @@ def list_command() -> None:
         typer.echo(f"{task.name:<{width}}  {task.summary} [{', '.join(task.cards)}]")
 
 
+@app.command()
+def show(name: Annotated[str, typer.Argument(metavar="TASK", help="A name from `medgemma-eval list`.")]) -> None:
+    """Print a task's protocol: data, sides, wording, parsing, metrics, and the figures published for it."""
+    from evals.show import lines_of
+    from evals.tasks.catalogue import task_named
+
+    for line in lines_of(task_named(name)):
+        typer.echo(line)
+
+
 @app.command("run")
 def run_command(
     tasks: Annotated[
-        list[str], typer.Argument(metavar="TASK...", help=f"Names, or {ALL_KIT} for all whose data is there.")
+        list[str], typer.Argument(metavar="TASK...", help=f"Names, see `list`; {ALL_KIT}: all whose data is there.")
     ],
     data: Annotated[Path, typer.Option(help="Holds one folder a card name, or is that folder.")],
     out: Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")],
@@ -51,7 +61,7 @@ def run_command(
     concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at a time.")] = 8,
     retries: Annotated[int, typer.Option(min=0, help="Further attempts after a request that failed.")] = 5,
     timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the server has for one answer.")] = 300.0,
-    side: Annotated[str, typer.Option(help="Part of the data; the task's first if empty; see `list`.")] = "",
+    side: Annotated[str, typer.Option(help="Part of the data; the task's first if empty; see `show TASK`.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Of the order and draw of items, and of drawn answers.")] = 0,
     fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples; the task's number if left out.")] = None,
@@ -94,7 +104,7 @@ def run_command(
     )
     if endpoint and cache:
         raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
-    chosen = list(_chosen(tasks, data, answers_text_only=bool(endpoint)))
+    chosen = _chosen(tasks, data, answers_text_only=bool(endpoint))
     with ExitStack() as open_things:
         answering = _Answering(model, roles, device, dtype)
         if endpoint:
@@ -196,22 +206,26 @@ class _Answering:
         return local_players(model, self._roles, options.generation(task))
 
 
-def _chosen(names: Sequence[str], data: Path, answers_text_only: bool) -> Iterator["Task"]:
-    """Yield the tasks of the names, each once; say which ones `all-kit` leaves out."""
+def _chosen(names: Sequence[str], data: Path, answers_text_only: bool) -> list["Task"]:
+    """Return the tasks of the names, each once; say which ones `all-kit` leaves out."""
     from evals.tasks.catalogue import TASKS, task_named
 
-    named = [task_named(name) for name in dict.fromkeys(names) if name != ALL_KIT]
-    for task in named:
-        if answers_text_only and task.answers in READ_WEIGHTS:
-            raise ValueError(f"task {task.name} reads the weights; --endpoint is for tasks that are answered in text")
-    yield from named if ALL_KIT not in names else ()
-    for task in TASKS.values() if ALL_KIT in names else ():
-        if answers_text_only and task.answers in READ_WEIGHTS:
-            say(f"not run: {task.name}: it reads the weights, and a server does not show them")
-        elif absent := [card for card in task.cards if not _is_there(card, data)]:
-            say(f"not run: {task.name}: no {', '.join(absent)} in {data}")
-        else:
-            yield task
+    if ALL_KIT not in names:
+        chosen = [task_named(name) for name in dict.fromkeys(names)]
+        for task in chosen:
+            if answers_text_only and task.answers in READ_WEIGHTS:
+                raise ValueError(
+                    f"task {task.name} reads the weights; --endpoint is for tasks that are answered in text"
+                )
+        return chosen
+    fitting = [task for task in TASKS.values() if not (answers_text_only and task.answers in READ_WEIGHTS)]
+    absent = {task.name: [card for card in task.cards if not _is_there(card, data)] for task in fitting}
+    missing = ", ".join(f"{name} ({', '.join(cards)})" for name, cards in absent.items() if cards)
+    if missing:
+        say(f"not run, their data is not in {data}: {missing}")
+    if len(fitting) < len(TASKS):
+        say(f"not run, they read the weights and a server does not show them: {len(TASKS) - len(fitting)} tasks")
+    return [task for task in fitting if not absent[task.name]]
 
 
 def _is_there(card: str, data: Path) -> bool:

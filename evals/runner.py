@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from evals.answering import answer_items, answer_on_server, classify_items, refuse_items, side_by_side
 from evals.cache import AnswerCache
-from evals.checks import check_items
+from evals.checks import check_items, demand_disjoint_groups
 from evals.choosing import choose_items
 from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.endpoint import Endpoint
@@ -115,6 +115,7 @@ def run_task(
         _outputs, task, model, options.generation(task), concurrency, partial(_train, task, data_dir, options)
     )
     check_items(items, asdict(record), folder)
+    _demand_fewshot_apart(task, items, data_dir, options)
     with OutputFile(folder / "outputs.jsonl") as file:
         pending = pending_items(items, file, record)
         write_items(folder / "items.jsonl", items)
@@ -176,6 +177,12 @@ def answer_pending(
 def condition_folder(out_dir: Path, task: str, condition: Condition) -> Path:
     """Return the folder of a run: DIR/<task>, or DIR/<task>/shuffled."""
     return out_dir / task / "shuffled" if condition == "shuffled" else out_dir / task
+
+
+def _demand_fewshot_apart(task: Task, items: Sequence[Item], data_dir: str | Path, options: RunOptions) -> None:
+    """Refuse worked examples of a patient (group) that is asked about too."""
+    if options.fewshot(task):
+        demand_disjoint_groups(task.items(data_dir, ItemOptions(task.fewshot_from, options.seed)), items)
 
 
 def _train(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:

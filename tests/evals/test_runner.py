@@ -48,7 +48,7 @@ class FakeAnswerer:
     ) -> Iterator[FakeAnswer]:
         requests = list(requests)
         for start in range(0, len(requests), self.batch):
-            names = [Path(files[0]).name for files, _ in requests[start : start + self.batch]]
+            names = [Path(files[0]).name if files else "none" for files, _ in requests[start : start + self.batch]]
             if any("bad" in name for name in names):
                 raise ValueError("bad.png: truncated;\n fetch it again")
             for name in names:
