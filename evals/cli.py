@@ -214,9 +214,7 @@ def _chosen(names: Sequence[str], data: Path, answers_text_only: bool) -> list["
         chosen = [task_named(name) for name in dict.fromkeys(names)]
         for task in chosen:
             if answers_text_only and task.answers in READ_WEIGHTS:
-                raise ValueError(
-                    f"task {task.name} reads the weights; --endpoint is for tasks that are answered in text"
-                )
+                raise ValueError(f"task {task.name} reads the weights; --endpoint is for tasks answered in text")
         return chosen
     fitting = [task for task in TASKS.values() if not (answers_text_only and task.answers in READ_WEIGHTS)]
     absent = {task.name: [card for card in task.cards if not _is_there(card, data)] for task in fitting}
