@@ -1,7 +1,7 @@
 """Chest findings by caption: present against absent, one AUROC a finding and their mean.
 
 Source: MedGemma technical report (arXiv:2507.05201), section 6 and table A4: 13 findings, the captions for present and
-    absent, softmax over the two; its N of 518 are the frontal films of CheXpert's test set.
+    absent, softmax over the two; its 518 films are not named (perhaps the frontal ones of CheXpert's test set).
 """
 
 import random

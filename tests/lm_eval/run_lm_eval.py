@@ -3,8 +3,8 @@
 Usage: run_lm_eval.py PLAN.json OUT.json.
 PLAN: model (folder), batch_size, jobs: name, yaml (path inside lm_eval/tasks), files (split to JSONL of rows as the
 Hub's data set has them), num_fewshot.
-OUT: versions, and for each job acc, acc_norm, seconds, and its samples: row, prompt, choices, log_likelihoods, acc,
-acc_norm.
+OUT: versions, and for each job acc, acc_norm, seconds, model_seconds (of `loglikelihood` alone), and its samples: row,
+prompt, choices, log_likelihoods, acc, acc_norm.
 """
 
 import json
@@ -31,12 +31,30 @@ def main(plan_path: Path, out_path: Path) -> None:
     if threads := os.environ.get("OMP_NUM_THREADS"):
         torch.set_num_threads(int(threads))
     model = HFLM(pretrained=plan["model"], device="cpu", dtype="float32", batch_size=plan["batch_size"])
-    found = {job["name"]: run_job(job, model) for job in plan["jobs"]}
+    timed = Timed(model.loglikelihood)
+    model.loglikelihood = timed
+    found = {job["name"]: run_job(job, model, timed) for job in plan["jobs"]}
     versions = {name: version(name) for name in ("lm_eval", "torch", "transformers")}
     out_path.write_text(json.dumps({"versions": versions, "jobs": found}), encoding="utf-8")
 
 
-def run_job(job: dict[str, Any], model: HFLM) -> dict[str, Any]:
+class Timed:
+    """A call that adds up its seconds: what tokenising and computing take, without data sets and figures."""
+
+    def __init__(self, call: Any) -> None:
+        self._call = call
+        self.seconds = 0.0
+
+    def __call__(self, *given: Any, **named: Any) -> Any:
+        """Call and time."""
+        started = time.perf_counter()
+        try:
+            return self._call(*given, **named)
+        finally:
+            self.seconds += time.perf_counter() - started
+
+
+def run_job(job: dict[str, Any], model: HFLM, timed: Timed) -> dict[str, Any]:
     """Run one task of lm-evaluation-harness, its data set replaced by local files."""
     with tempfile.TemporaryDirectory() as folder:
         name = f"local_{job['name']}"
@@ -52,7 +70,7 @@ def run_job(job: dict[str, Any], model: HFLM) -> dict[str, Any]:
         }
         (Path(folder) / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
         manager = TaskManager(include_path=folder, include_defaults=False)
-        started = time.perf_counter()
+        started, before = time.perf_counter(), timed.seconds
         result = lm_eval.simple_evaluate(
             model, tasks=[name], num_fewshot=job["num_fewshot"], task_manager=manager, bootstrap_iters=0
         )
@@ -62,6 +80,7 @@ def run_job(job: dict[str, Any], model: HFLM) -> dict[str, Any]:
         "acc": figures["acc,none"],
         "acc_norm": figures.get("acc_norm,none"),
         "seconds": seconds,
+        "model_seconds": timed.seconds - before,
         "samples": [sample_of(sample) for sample in result["samples"][name]],
     }
 
