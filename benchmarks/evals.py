@@ -3,9 +3,9 @@
     LM_EVAL_PYTHON=.venv-lm-eval/bin/python python -m benchmarks.evals --data ../shared/data --repeats 3
 
 `make test-lm-eval` builds the environment that LM_EVAL_PYTHON names. Both sides get the same items and weights, take
-turns, start with empty caches in every round, and must agree item by item. lm-evaluation-harness runs in a process of its
-own; of it only the seconds of `HFLM.loglikelihood` count (tokenising and computing), not loading, data sets or figures.
-Of its batch sizes the best counts.
+turns, start with empty caches in every round, and must agree item by item. lm-evaluation-harness runs in a process of
+its own; of it only the seconds of `HFLM.loglikelihood` count (tokenising and computing), not loading, data sets or
+figures. Of its batch sizes the best counts.
 """
 
 import argparse
