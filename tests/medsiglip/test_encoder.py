@@ -1,4 +1,9 @@
 import dataclasses
+import math
+import os
+import platform
+import subprocess
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -275,3 +280,29 @@ def test_one_ahead_gives_the_same_items_and_the_error_in_its_place():
             got.append(item)
     assert got == [[1], [2, 3]]
     assert list(one_ahead(iter([[4], [5]]))) == [[4], [5]]
+
+
+PAGE_FAULTS = """
+import resource
+import torch
+from medsiglip import MedSigLIP
+
+torch.set_num_threads(1)
+network = MedSigLIP.from_pretrained("nano", device="cpu").model
+pixels = torch.zeros(32, 3, 112, 112)
+with torch.inference_mode():
+    for turn in range(4):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        network.get_image_features(pixel_values=pixels)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc is told to keep memory")
+@pytest.mark.parametrize(("kept", "low", "high"), [(True, 0, 1000), (False, 4000, math.inf)])
+def test_batches_use_the_memory_of_batches_before(repository, kept, low, high):
+    environment = {**os.environ, **({} if kept else {"MALLOC_TRIM_THRESHOLD_": str(2**17)})}
+    done = subprocess.run(
+        [sys.executable, "-c", PAGE_FAULTS], capture_output=True, text=True, check=True, cwd=repository, env=environment
+    )
+    assert low <= int(done.stdout) < high
