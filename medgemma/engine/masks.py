@@ -40,11 +40,13 @@ def prefill_masks(step: PrefillStep, chunk: Chunk) -> dict[str, torch.Tensor]:
     }
 
 
-def decode_masks(positions: torch.Tensor, width: int, window: int) -> dict[str, torch.Tensor]:
-    """Masks (R, 1, 1, slots) bool by layer type, for one token at `positions` (R,) in each row."""
-    slots = torch.arange(width, device=positions.device)
+def decode_masks(positions: torch.Tensor, slots: torch.Tensor, window: int) -> dict[str, torch.Tensor]:
+    """Masks (R, 1, 1, slots) bool by layer type, for one token at `positions` (R,) in each row.
+
+    A local layer holds nothing but its window, so what is held is seen.
+    """
     seen = (slots <= positions[:, None])[:, None, None]
-    return {"full_attention": seen, "sliding_attention": seen[..., : min(width, window)]}
+    return {"full_attention": seen, "sliding_attention": seen[..., : min(len(slots), window)]}
 
 
 def ring_positions(lengths: torch.Tensor, slots: torch.Tensor, window: int) -> torch.Tensor:

@@ -14,9 +14,8 @@ import torch
 from medgemma.engine.cache import DecodeStep, KeyValueCache, PrefillStep
 from medgemma.engine.masks import Chunk, decode_masks, prefill_masks
 
-WIDTH_STEP = 256
-"""Compiled steps look at a multiple of so many slots, so that few shapes are compiled."""
-MAX_COMPILED_SHAPES = 64
+WIDTH_STEP = 64
+"""Compiled steps look at a multiple of so many slots: a CUDA graph is recorded for each width."""
 
 
 class Network:
@@ -37,7 +36,7 @@ class Network:
         self.device: torch.device = self.text.embed_tokens.weight.device
         self._compiled: Callable[..., torch.Tensor] | None = None
         if compile_mode is not None:
-            self._compiled = torch.compile(self._decode, mode=compile_mode, dynamic=False)
+            self._compiled = torch.compile(self._decode, mode=compile_mode)
 
     def new_cache(self, rows: int = 0) -> KeyValueCache:
         """An empty cache with room for so many rows."""
@@ -81,13 +80,11 @@ class Network:
         cache.reserve(rows, max(cache.lengths) + 1)
         tokens, positions = list(token_ids), list(cache.lengths)
         if self._compiled is None:
-            logits = self._decode(cache, *self._inputs(tokens, positions), max(positions) + 1, _alike(positions))
+            slots = torch.arange(max(positions) + 1, device=self.device)
+            logits = self._decode(cache, *self._inputs(tokens, positions), slots, _alike(positions))
         else:
-            padded = 1 << (rows - 1).bit_length()
-            width = -(-(max(positions) + 1) // WIDTH_STEP) * WIDTH_STEP
-            cache.reserve(padded, width)
-            padding = [0] * (padded - rows)  # rows nobody owns: what they write is never read
-            logits = self._run_compiled(cache, *self._inputs([*tokens, *padding], [*positions, *padding]), width)[:rows]
+            cache.reserve(max(rows, 2), -(-(max(positions) + 1) // WIDTH_STEP) * WIDTH_STEP)
+            logits = self._run_compiled(cache, *self._inputs(tokens, positions))
         cache.lengths = [length + 1 for length in cache.lengths]
         return logits
 
@@ -95,23 +92,27 @@ class Network:
         both = torch.tensor([tokens, positions]).to(self.device)
         return both[0], both[1]
 
-    def _run_compiled(
-        self, cache: KeyValueCache, tokens: torch.Tensor, positions: torch.Tensor, width: int
-    ) -> torch.Tensor:
+    def _run_compiled(self, cache: KeyValueCache, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
+        """Sizes that grow are marked, so that one row and several rows are compiled once each."""
         assert self._compiled is not None
+        slots = torch.arange(-(-int(max(cache.lengths) + 1) // WIDTH_STEP) * WIDTH_STEP, device=self.device)
+        torch._dynamo.mark_dynamic(slots, 0)
+        for tensor in (tokens, positions) if len(tokens) > 1 else ():
+            torch._dynamo.mark_dynamic(tensor, 0)
         for buffer in [*cache.keys, *cache.values]:
             if buffer is not None:
                 torch._dynamo.mark_static_address(buffer)  # without it CUDA graphs would copy the cache every step
-        with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_SHAPES):
-            return self._compiled(cache, tokens, positions, width, False).clone()
+                torch._dynamo.mark_dynamic(buffer, 0)
+                torch._dynamo.mark_dynamic(buffer, 2)
+        return self._compiled(cache, tokens, positions, slots, False).clone()
 
     def _decode(
-        self, cache: KeyValueCache, tokens: torch.Tensor, positions: torch.Tensor, width: int, unmasked: bool
+        self, cache: KeyValueCache, tokens: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, unmasked: bool
     ) -> torch.Tensor:
-        step = DecodeStep(cache, len(tokens), positions, width)
+        step = DecodeStep(cache, len(tokens), positions, len(slots))
         masks: dict[str, torch.Tensor | None] = {"full_attention": None, "sliding_attention": None}
         if not unmasked:
-            masks.update(decode_masks(positions, width, cache.window))
+            masks.update(decode_masks(positions, slots, cache.window))
         with _linear_for_one(len(tokens), tokens.device):
             hidden = self.text(
                 input_ids=tokens[:, None],
@@ -138,9 +139,7 @@ class _MatrixTimesVector(torch.overrides.TorchFunctionMode):
 
 
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    row = x.reshape(-1).float()
-    # as_strided makes inductor write the row down once, instead of computing it again for each output.
-    row = torch.as_strided(row, row.shape, row.stride())
+    row = _written(x.reshape(-1).float())
     product = (weight * row).sum(-1).to(x.dtype).reshape(*x.shape[:-1], -1)
     return product if bias is None else product + bias
 
@@ -156,11 +155,17 @@ def _attention(
 ) -> torch.Tensor:
     """Of one query: (1, heads, 1, D) over (1, heads, L, D); softmax in float32."""
     assert query.shape[2] == 1 and not is_causal and not dropout_p and scale is not None
-    scores = (key * query.float()).sum(-1) * scale
+    scores = (key * _written(query.float())).sum(-1) * scale
     if attn_mask is not None:
         scores = scores.masked_fill(~attn_mask[:, :, 0], -torch.inf)
-    weights = scores.softmax(-1)
+    weights = _written(scores.softmax(-1))
     return (value * weights[..., None]).sum(2, keepdim=True).to(query.dtype)
+
+
+def _written(x: torch.Tensor) -> torch.Tensor:
+    """The same numbers, which inductor now writes down once instead of computing them again for each use."""
+    x = x.contiguous()
+    return torch.as_strided(x, x.shape, x.stride())
 
 
 def _linear_for_one(rows: int, device: torch.device) -> AbstractContextManager[Any]:
