@@ -2,9 +2,11 @@
 
 import re
 from collections.abc import Sequence
+from threading import Lock
 from typing import TYPE_CHECKING
 
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter
+from evals.clinic.shared_engine import SharedEngine
 from evals.endpoint import Endpoint, EndpointFault
 from evals.generation import THINKING_INSTRUCTION, Generation
 
@@ -16,7 +18,7 @@ TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,20}(length|token
 
 
 def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
-    """Return a backend that continues conversations with a model.
+    """Return a backend that continues conversations with a model; threads that call it at the same time share a batch.
 
     Args:
         model: A MedGemma.
@@ -24,22 +26,32 @@ def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
         meter: Counts the tokens of every reply, thinking included.
 
     Raises:
-        ValueError: It draws; local models are greedy.
+        ValueError: It is to think and cannot.
     """
     from medgemma.chat import render
+    from medgemma.engine import Sampling
 
-    if not generation.is_greedy:
-        raise ValueError(f"got temperature {generation.temperature:g}; a local model answers greedily in conversations")
+    asking = model.asking
+    if generation.thinking and asking.markers is None:
+        raise ValueError(f"{model.name} has no thinking tokens and cannot think; run it without --thinking-tokens")
+    shared, tokenizing = SharedEngine(model.engine), Lock()
+    sampling = Sampling(generation.max_tokens, generation.temperature, seed=generation.seed)
+    thinking = generation.thinking_tokens if generation.thinking else None
 
     def answer(messages: Sequence[Message]) -> str:
-        told = _with_thinking(messages, generation)
-        length = len(render(model.tokenizer, model.image_tokens, told).input_ids)
-        if length + generation.max_tokens > model.max_tokens:
-            raise ContextFull(
-                f"{length:,} tokens, {generation.max_tokens:,} to come; {model.name} has {model.max_tokens:,}"
-            )
-        reply = model.reply(told, max_new_tokens=generation.max_tokens)
-        return f"<think>{reply.thinking}</think>{reply.text}" if reply.thinking else reply.text
+        with tokenizing:  # tokenizers are not made for several threads
+            prompt = render(model.tokenizer, model.image_tokens, messages)
+            if not asking.prompts.count(prompt, generation.max_tokens).fits:
+                new = generation.max_tokens
+                raise ContextFull(
+                    f"{len(prompt.input_ids):,} and {new:,} new tokens; {model.name} has {model.max_tokens:,}"
+                )
+            asked = asking.asked(messages, [], sampling, thinking=thinking)
+        completion = shared.complete(asked.request)
+        with tokenizing:
+            reply = asking.reply(asked, completion)
+        meter.add(reply.tokens)
+        return _with_trace(reply.text, reply.thinking)
 
     return answer
 
@@ -57,9 +69,13 @@ def remote(server: Endpoint, generation: Generation, meter: Meter) -> Backend:
                 return ""
             raise
         meter.add(reply.tokens)
-        return f"<think>{reply.thinking}</think>{reply.text}" if reply.thinking else reply.text
+        return _with_trace(reply.text, reply.thinking)
 
     return answer
+
+
+def _with_trace(text: str, thinking: str | None) -> str:
+    return f"<think>{thinking}</think>{text}" if thinking else text
 
 
 def _with_thinking(messages: Sequence[Message], generation: Generation) -> list[Message]:

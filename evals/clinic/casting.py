@@ -14,6 +14,9 @@ from evals.generation import Generation
 if TYPE_CHECKING:
     from medgemma import MedGemma
 
+LOCAL_CONVERSATIONS = 16
+"""Held at the same time by a local model; its engine decodes up to 32 replies together."""
+
 ROLE_TOKENS = 200
 """Longest reply of a role that a server plays, as in AgentClinic's code."""
 
@@ -84,10 +87,11 @@ def local_players(model: "MedGemma", roles: Mapping[str, str], generation: Gener
     """Return the players of a run whose measured model is a local one.
 
     Raises:
-        ValueError: As `open_server`, or `generation` draws.
+        ValueError: As `open_server`, or the model is to think and cannot.
     """
     meter = Meter()
-    return replace(cast(local(model, generation, meter), model.fingerprint, roles, open_server), meter=meter)
+    players = cast(local(model, generation, meter), model.fingerprint, roles, open_server)
+    return replace(players, meter=meter, at_once=LOCAL_CONVERSATIONS)
 
 
 def server_players(server: Endpoint, roles: Mapping[str, str], generation: Generation) -> Players:

@@ -65,6 +65,8 @@ class Players:
     """Role to what plays it; a role that is not there is not played."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Role to the name of what plays it: rules and their version, a fingerprint."""
+    at_once: int = 1
+    """Conversations to be held at the same time at least: a local model answers several in one batch."""
     meter: Meter = field(default_factory=Meter)
     """Counts what `model` generates, other roles that it plays included."""
 

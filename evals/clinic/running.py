@@ -1,11 +1,13 @@
 """Playing the items of a dialogue task: one output a line, and the model's side as episodes beside them."""
 
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from dataclasses import replace
 from pathlib import Path
 
-from evals.clinic.dialogue import BackendFailed, Dialogue, Players
+from evals.clinic.dialogue import BackendFailed, Dialogue, Message, Players
 from evals.items import Item, item_sha256, read_items
 from evals.outputs import Output, latest, read_outputs
 from experience import write_episodes
@@ -21,7 +23,7 @@ def play_items(items: Sequence[Item], dialogue: Dialogue, players: Players, work
         items: Played in order; with several workers, outputs come as they are done.
         dialogue: How.
         players: Who answers; with several workers they are called from threads.
-        workers: Conversations held at once; 1 for local models.
+        workers: Conversations held at once; `players.at_once` if that is more.
 
     Returns:
         One output an item. Of an item whose conversation broke it holds the reason and what was said.
@@ -46,16 +48,29 @@ def write_dialogue_episodes(folder: Path, dialogue: Dialogue) -> int:
     return write_episodes(folder / "episodes.jsonl", (episode for episode in found if episode is not None))
 
 
+class _Stopped(BaseException):
+    """The run ends: no backend's fault."""
+
+
 def _played(items: Sequence[Item], dialogue: Dialogue, players: Players, workers: int) -> Iterator[Output]:
     model = players.fingerprint_for(dialogue.roles)
-    if workers == 1:
+    if max(workers, players.at_once) == 1:
         yield from (_play(item, dialogue, players, model) for item in items)
         return
-    pool = ThreadPoolExecutor(workers)
+    stop = threading.Event()
+
+    def until_stopped(messages: Sequence[Message]) -> str:
+        if stop.is_set():
+            raise _Stopped
+        return players.model(messages)
+
+    pool = ThreadPoolExecutor(max(workers, players.at_once), thread_name_prefix="conversation")
+    stoppable = replace(players, model=until_stopped)
     try:
-        started: list[Future[Output]] = [pool.submit(_play, item, dialogue, players, model) for item in items]
+        started: list[Future[Output]] = [pool.submit(_play, item, dialogue, stoppable, model) for item in items]
         yield from (done.result() for done in as_completed(started))
     finally:
+        stop.set()  # a conversation that goes on ends with its next reply
         pool.shutdown(wait=True, cancel_futures=True)
 
 

@@ -4,7 +4,9 @@ import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 from unittest import mock
 
 import pytest
@@ -14,7 +16,7 @@ from evals.clinic.backends import remote
 from evals.clinic.casting import cast, local_players, roles_of, server_players
 from evals.clinic.consultation import Consultation, Outcome, Turn, text_of
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter, Players, without_thinking
-from evals.clinic.running import MAX_BROKEN_IN_A_ROW
+from evals.clinic.running import MAX_BROKEN_IN_A_ROW, play_items
 from evals.endpoint import Endpoint, EndpointFault, EndpointRefused
 from evals.generation import Generation
 from evals.items import Item
@@ -254,9 +256,10 @@ def test_a_server_says_that_a_conversation_is_too_long(monkeypatch: pytest.Monke
             remote(endpoint, Generation(8), Meter())(CONVERSATION)
 
 
-def test_a_local_model_does_not_draw() -> None:
-    with pytest.raises(ValueError, match=r"got temperature 0.7; a local model answers greedily"):
-        local_players(mock.Mock(), roles_of([]), Generation(8, temperature=0.7))
+def test_what_a_local_model_cannot_do_is_said_first() -> None:
+    cannot_think = SimpleNamespace(name="nano", asking=SimpleNamespace(markers=None))
+    with pytest.raises(ValueError, match="nano has no thinking tokens and cannot think"):
+        local_players(cannot_think, roles_of([]), Generation(8, thinking=True, thinking_tokens=9))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="agent-clinic-medqa: its answers cannot be voted on"):
         RunOptions(n_samples=3, temperature=0.7).generation(TASK)
 
@@ -346,3 +349,86 @@ def test_nano_as_the_doctor_runs_out_of_context_or_turns_and_never_crashes(kit: 
     long = replace(items[1], prompt=json.dumps({**json.loads(items[1].prompt), "doctor": "a b " * 3000}))
     outcomes = [json.loads(DIALOGUE.hold(one, who))["outcome"] for one in (short, long)]
     assert outcomes == ["out_of_turns", "out_of_context"]
+
+
+@needs_nano
+@pytest.mark.kit
+def test_conversations_held_together_are_those_held_alone(kit: Path, tmp_path: Path) -> None:
+    from medgemma import MedGemma
+
+    items = agent_clinic.items(kit, "all")[:4]
+    short = [replace(one, prompt=json.dumps({**json.loads(one.prompt), "max_turns": 3})) for one in items]
+    together = local_players(MedGemma.from_pretrained("nano", device="cpu"), roles_of([]), Generation(6))
+    assert together.at_once > 1
+    run(TASK, short, together, tmp_path / "together")
+    run(TASK, short, replace(together, at_once=1), tmp_path / "alone")
+    found = [
+        {o.item_id: (o.text, o.tokens) for o in read_outputs(tmp_path / n / "outputs.jsonl")}
+        for n in ("together", "alone")
+    ]
+    assert found[0] == found[1] and len(found[0]) == 4
+
+
+def test_a_stopped_run_does_not_wait_for_whole_conversations(tmp_path: Path) -> None:
+    """Ctrl-C while other threads talk: each ends with its next reply, and what was finished is kept."""
+    asked = Counter[str]()
+
+    def doctor(messages: Sequence[Message]) -> str:
+        asked["all"] += 1
+        return "DIAGNOSIS READY: x" if asked["all"] == 1 else "Any pain?"
+
+    who = replace(players(doctor), at_once=2)
+    played = play_items([item(n) for n in range(50)], DIALOGUE, who)
+    next(played)
+    played.close()
+    assert asked["all"] < 50 * 20
+
+
+def test_threads_share_one_engine() -> None:
+    """A fake engine that answers each request after two steps, fails once as a whole, and refuses one request."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from evals.clinic.shared_engine import SharedEngine
+
+    class Engine:
+        def __init__(self) -> None:
+            self.running: dict[int, list[object]] = {}
+            self.tickets = count()
+            self.most = 0
+            self.fail = False
+
+        def submit(self, request: str) -> int:
+            if request == "bad":
+                raise ValueError("refused")
+            ticket = next(self.tickets)
+            self.running[ticket] = [request, 2]
+            return ticket
+
+        def cancel(self, ticket: int) -> None:
+            self.running.pop(ticket)
+
+        def step(self) -> list[object]:
+            if self.fail:
+                self.fail = False
+                raise RuntimeError("out of memory")
+            self.most = max(self.most, len(self.running))
+            done = []
+            for ticket, entry in list(self.running.items()):
+                entry[1] -= 1  # type: ignore[operator]
+                if not entry[1]:
+                    done.append(SimpleNamespace(ticket=ticket, completion=f"to {entry[0]}"))
+                    del self.running[ticket]
+            return done
+
+    engine = Engine()
+    shared = SharedEngine(engine)  # type: ignore[arg-type]
+    assert shared.complete("a") == "to a"  # type: ignore[arg-type, comparison-overlap]
+    with pytest.raises(ValueError, match="refused"):
+        shared.complete("bad")  # type: ignore[arg-type]
+    engine.fail = True
+    with pytest.raises(RuntimeError, match="out of memory"):
+        shared.complete("b")  # type: ignore[arg-type]
+    with ThreadPoolExecutor(8) as pool:
+        names = [str(n) for n in range(200)]
+        assert list(pool.map(shared.complete, names)) == [f"to {name}" for name in names]  # type: ignore[arg-type]
+    assert not engine.running and engine.most > 1
