@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
-from data_cards.split import side
+from data_cards.split import Side, side
 from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
 from evals.tasks.zero_shot import TASKS, label_of
 
@@ -21,7 +21,7 @@ SIDE_PX = 24
 
 @dataclass(frozen=True)
 class BaselinePrediction:
-    """The baseline's answer to one picture of the held-out side."""
+    """The baseline's answer to one picture of the predicted side."""
 
     item_id: str
     """As in the zero-shot task of the same name, so that the two can be paired."""
@@ -31,15 +31,16 @@ class BaselinePrediction:
     probabilities: dict[str, float]
 
 
-def raw_pixel_baseline(data_dir: str | Path, task: str) -> list[BaselinePrediction]:
-    """Train on the train side of a zero-shot task's set and predict its held-out side.
+def raw_pixel_baseline(data_dir: str | Path, task: str, on: Side = "held-out") -> list[BaselinePrediction]:
+    """Train on the train side of a zero-shot task's set and predict another side.
 
     Args:
         data_dir: A folder with the set's folder, or that folder.
         task: A name of zero_shot.TASKS.
+        on: The side that is predicted.
 
     Returns:
-        One prediction a picture; of LC25000 one copy of each held-out tile (all copies are trained on).
+        One prediction a picture; of LC25000 one copy of each tile (all copies are trained on).
 
     Raises:
         ValueError: The task is unknown, the set is missing or broken, or a picture cannot be read.
@@ -50,7 +51,7 @@ def raw_pixel_baseline(data_dir: str | Path, task: str) -> list[BaselinePredicti
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    train, held_out = _divide(data_dir, task)
+    train, held_out = _divide(data_dir, task, on)
     model = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     pixels, new_pixels = small_pixels(p.path for p in train), small_pixels(p.path for p in held_out)
     channels = 3 if has_colour(pixels) else 1
@@ -108,13 +109,13 @@ def _rows(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float32]:
     return pixels[..., :channels].reshape(len(pixels), -1)
 
 
-def _divide(data_dir: str | Path, task: str) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
+def _divide(data_dir: str | Path, task: str, on: Side) -> tuple[list[LabelledPicture], list[LabelledPicture]]:
     if task not in TASKS:
         raise ValueError(f"got task {task!r}; expected one of {', '.join(TASKS)}")
     pictures = read_labelled_pictures(data_dir, TASKS[task].card)
     labelled = [picture for picture in pictures if label_of(task, picture) is not None]
     train = [picture for picture in labelled if side(picture.group) == "train"]
-    held_out = [picture for picture in labelled if side(picture.group) == "held-out"]
+    held_out = [picture for picture in labelled if side(picture.group) == on]
     return train, [picture for picture in held_out if picture.labels.get("copy", "1") == "1"]
 
 

@@ -15,7 +15,7 @@ from torch import nn
 from evals.tasks.zero_shot import Caption
 from finetune.augment import augment
 from finetune.losses.contrastive import fact_relations, sigmoid_loss
-from finetune.training import Schedule, step_generator, train
+from finetune.training import Precision, Schedule, autocast, step_generator, train
 from medsiglip.encoder import tokenize
 
 Facts = Mapping[str, str]
@@ -41,8 +41,8 @@ class ContrastiveData:
     facts: tuple[Facts, ...]
     """Of each of the P pictures."""
     sources: tuple[PictureSource, ...]
-    captions_of: Callable[[Facts], Sequence[Caption]]
-    """Every caption that is true of a picture with these facts."""
+    draw_caption: Callable[[Facts, random.Random], Caption]
+    """Draws a caption that is true of a picture with these facts."""
     captions_per_step: int
 
 
@@ -54,34 +54,49 @@ def train_contrastive(
     folder: Path,
     *,
     augmentation: float,
+    precision: Precision,
     seed: int,
     quiet: bool,
+    patches: torch.Tensor | None = None,
 ) -> None:
     """Train a SiglipModel with the sigmoid loss; resumes from `folder`.
 
     Each step draws pictures from every source and a few captions of theirs; a caption is a positive of every
     picture it is true of, a negative where one of its facts is false, and left out where that is not known.
+
+    With `patches` (P, V, N, width), the tower's output for V views of every picture, the vision tower stays as it is
+    and only its pooling head and the text tower learn (locked-image tuning, arXiv:2111.07991).
     """
     size_px = model.config.vision_config.image_size
+    model.requires_grad_(True)
+    if patches is not None:
+        model.vision_model.requires_grad_(False)
+        model.vision_model.head.requires_grad_(True)
+
+    def seen(numbers: list[int], free: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
+        if patches is None:
+            values = augment(data.pixels[numbers], size_px, free, rng, augmentation)
+            pooled: torch.Tensor = model.get_image_features(pixel_values=values).pooler_output
+        else:
+            views = torch.randint(patches.shape[1], (len(numbers),), generator=rng)
+            pooled = model.vision_model.head(patches[numbers, views].float())
+        return pooled
 
     def loss_of_step(step: int) -> torch.Tensor:
         rng = step_generator(seed, folder.name, step)
         numbers, free = _draw_pictures(data.sources, rng)
         captions = _draw_captions([data.facts[i] for i in numbers], data, random.Random(f"{seed}:{folder.name}:{step}"))
-        values = augment(data.pixels[numbers], size_px, free, rng, augmentation)
         relations = fact_relations([data.facts[i] for i in numbers], [c.facts for c in captions])
-        return contrastive_loss(model, values, tokenize(tokenizer, [c.text for c in captions]), relations)
+        ids = tokenize(tokenizer, [c.text for c in captions])
+        with autocast(data.pixels.device.type, precision):
+            images, texts = seen(numbers, free, rng), model.get_text_features(input_ids=ids).pooler_output
+        return vector_loss(model, images, texts, relations)
 
     train(model, loss_of_step, schedule, folder, quiet=quiet)
 
 
-def contrastive_loss(
-    model: Any, pixel_values: torch.Tensor, input_ids: torch.Tensor, relations: torch.Tensor
-) -> torch.Tensor:
-    """The sigmoid loss of a SiglipModel over N pictures and M texts; towers run in bfloat16, the loss in float32."""
-    with torch.autocast(pixel_values.device.type, dtype=torch.bfloat16):
-        images = model.get_image_features(pixel_values=pixel_values).pooler_output
-        texts = model.get_text_features(input_ids=input_ids).pooler_output
+def vector_loss(model: Any, images: torch.Tensor, texts: torch.Tensor, relations: torch.Tensor) -> torch.Tensor:
+    """The sigmoid loss of a SiglipModel, in float32, over its vectors of N pictures and M texts."""
     images, texts = nn.functional.normalize(images.float()), nn.functional.normalize(texts.float())
     return sigmoid_loss(images, texts, model.logit_scale.exp(), model.logit_bias, relations)
 
@@ -98,7 +113,7 @@ def _draw_pictures(sources: Sequence[PictureSource], rng: torch.Generator) -> tu
 def _draw_captions(facts: Sequence[Facts], data: ContrastiveData, rng: random.Random) -> list[Caption]:
     drawn: dict[str, Caption] = {}
     for picture_facts in rng.sample(list(facts), len(facts)):
-        caption = rng.choice(data.captions_of(picture_facts))
+        caption = data.draw_caption(picture_facts, rng)
         drawn[caption.text] = caption
         if len(drawn) == data.captions_per_step:
             break

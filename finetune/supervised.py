@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 
-from finetune.augment import augment, plain
 from finetune.collate import Batch, Example, collate
 from finetune.losses.completion import completion_loss
-from finetune.training import Schedule, step_generator, train
-from medgemma.vision import merge, patch_features, project_patches
+from finetune.training import Precision, Schedule, autocast, step_generator, train
+from medgemma.vision import merge, project_patches
 
 
 def train_decoder(
@@ -26,6 +25,7 @@ def train_decoder(
     *,
     pad_id: int,
     max_tokens: int,
+    precision: Precision,
     seed: int,
     quiet: bool,
 ) -> None:
@@ -39,6 +39,7 @@ def train_decoder(
         folder: of the stage; its name also seeds the draws.
         pad_id: the tokenizer's.
         max_tokens: of a conversation; completions are cut here.
+        precision: of the decoder; the loss is float32.
         seed: of the run.
         quiet: no progress bar.
     """
@@ -55,14 +56,14 @@ def train_decoder(
         views = torch.randint(
             patches.shape[1], (len(batch.pictures),), generator=step_generator(seed, folder.name, step)
         )
-        return batch_loss(model, batch, patches[list(batch.pictures), views].float())
+        return batch_loss(model, batch, patches[list(batch.pictures), views].float(), precision)
 
     train(model, loss_of_step, schedule, folder, quiet=quiet)
 
 
-def batch_loss(model: Any, batch: Batch, patches: torch.Tensor) -> torch.Tensor:
+def batch_loss(model: Any, batch: Batch, patches: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:
     """Completion loss of one batch; `patches` (P, N, width) are its pictures' features in the order of the slots."""
-    with torch.autocast(patches.device.type, dtype=torch.bfloat16):
+    with autocast(patches.device.type, precision):
         if len(patches):
             images = project_patches(model, patches)
             embeddings = merge(model, batch.input_ids, batch.token_type_ids, images)
@@ -75,27 +76,3 @@ def batch_loss(model: Any, batch: Batch, patches: torch.Tensor) -> torch.Tensor:
             use_cache=False,
         ).last_hidden_state
     return completion_loss(hidden, batch.labels, model.lm_head.weight)
-
-
-def tower_views(
-    model: Any,
-    pixels: torch.Tensor,
-    free_orientation: torch.Tensor,
-    views: int,
-    *,
-    seed: int,
-    batch_size: int = 64,
-) -> torch.Tensor:
-    """Run the frozen tower over views of every picture: (P, V, N, width) bfloat16.
-
-    View 0 is the whole picture as it is, the others are augmented.
-    """
-    size_px = model.config.vision_config.image_size
-    out = []
-    for start in range(0, len(pixels), batch_size):
-        batch, free = pixels[start : start + batch_size], free_orientation[start : start + batch_size]
-        rng = step_generator(seed, "views", start)
-        seen = [plain(batch, size_px), *(augment(batch, size_px, free, rng) for _ in range(views - 1))]
-        with torch.inference_mode(), torch.autocast(pixels.device.type, dtype=torch.bfloat16):
-            out.append(torch.stack([patch_features(model, view).bfloat16() for view in seen], 1))
-    return torch.cat(out).clone()

@@ -6,11 +6,14 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import nn
 
 from medsiglip.command import progress
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,11 @@ def train(
                 save_state(folder, named, optimizer, step + 1)
                 saved_at = time.monotonic()
     modules.eval()
+
+
+def autocast(device_type: str, precision: Precision) -> torch.autocast:
+    """The context in which a forward pass runs in `precision`; weights stay float32."""
+    return torch.autocast(device_type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
 
 
 def step_generator(seed: int, stage: str, step: int) -> torch.Generator:

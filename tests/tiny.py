@@ -6,9 +6,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from finetune.recipes.nano import (
-    DecoderSection,
-    EncoderSection,
+from finetune.recipes.nano_config import DecoderSection, EncoderSection
+from finetune.recipes.nano_models import (
     decoder_config,
     image_token_ids,
     new_encoder,

@@ -6,6 +6,7 @@ from evals.tasks import (
     choice_likelihood,
     ehr_tools,
     multiple_choice,
+    outside_questions,
     owners_rows,
     picture_classes,
     picture_questions,
@@ -22,6 +23,7 @@ from evals.tasks.task import Task
 _FAMILIES = (
     vqa_rad,
     picture_questions,
+    outside_questions,
     zero_shot,
     multiple_choice,
     choice_likelihood,

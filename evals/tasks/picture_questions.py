@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from data_cards.readers.pictures import NIH14_FINDINGS, LabelledPicture, read_labelled_pictures
-from data_cards.split import Side
+from data_cards.split import SIDES, Side
 from data_cards.split import side as side_of
 from evals.items import Item
+from evals.tasks.phrasings import Wordings
 from evals.tasks.task import ItemOptions, Task
 from evals.tasks.vqa_rad import grade_output, parse_answer, prompt
 from evals.tasks.wording import (
@@ -25,13 +26,15 @@ from evals.tasks.wording import (
     OPEN_QUESTIONS,
     OVERLAPPING,
     VALUES,
-    Wordings,
 )
 
 Fact = TypeVar("Fact")
 
 CARDS = ("modality-mednist", "histo-lc25000-lung", "cxr-nih14")
 """The sets asked about."""
+
+HELD_OUT_SIDES = ("held-out", "final", "train")
+"""What --side may be, the default first."""
 
 MEDNIST_FACTS: dict[str, dict[str, str]] = {
     "AbdomenCT": {"modality": "CT", "body_part": "abdomen"},
@@ -172,13 +175,12 @@ def checked_side(side: str) -> Side:
     """Return the side.
 
     Raises:
-        ValueError: It is neither held-out nor train.
+        ValueError: It is none of data_cards.split.SIDES.
     """
-    if side == "held-out":
-        return "held-out"
-    if side == "train":
-        return "train"
-    raise ValueError(f"got side {side!r}; expected held-out or train")
+    for known in SIDES:
+        if side == known:
+            return known
+    raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
 
 
 def sample(data_dir: str | Path, card: str, limit: int | None, seed: int, side: Side) -> list[LabelledPicture]:
@@ -310,7 +312,9 @@ def _row(name: str, summary: str, wordings: Wordings) -> Task:
         wording=_wording,
         main_metric="closed_accuracy",
         parse=lambda item, text: parse_answer(text),
+        sides=HELD_OUT_SIDES,
         breakdown="attribute",
+        version=2,
     )
 
 

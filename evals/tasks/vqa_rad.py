@@ -26,7 +26,7 @@ CARD = "vqa-rad"
 INSTRUCTION = "Answer with one word or a short phrase."
 """Follows every question; the recipes that train on short answers use it too."""
 
-ItemSide = Literal["held-out", "train", "official-test", "all"]
+ItemSide = Literal["held-out", "final", "train", "official-test", "all"]
 SIDES: tuple[ItemSide, ...] = get_args(ItemSide)
 
 
@@ -67,7 +67,7 @@ def items(data_dir: str | Path, side: ItemSide = "held-out", seed: int = 0) -> l
 
     Args:
         data_dir: A folder with the folder `vqa-rad`, or that folder.
-        side: `held-out` or `train` of the development cases, the published `official-test` questions, or
+        side: `held-out`, `final` or `train` of the development cases, the published `official-test` questions, or
             `all`.
         seed: Of the order.
 
@@ -139,5 +139,6 @@ ROWS = (
         main_metric="closed_accuracy",
         parse=lambda item, text: parse_answer(text),
         breakdown="organ",
+        version=2,
     ),
 )

@@ -1,26 +1,11 @@
-"""The wording of questions and captions about labelled pictures, as plain data.
+"""The wording of questions about labelled pictures, as plain data.
 
 Each attribute has wordings for training and others held out: a recipe that uses `train` only can be measured
 on phrasings it never saw. `{a}` stands for the claimed value with its article, `{value}` for the value
 itself.
 """
 
-from collections.abc import Mapping
-from typing import Literal, NamedTuple
-
-Wordings = Literal["train", "held-out"]
-
-
-class Phrasings(NamedTuple):
-    """The phrasings of one question or caption."""
-
-    train: tuple[str, ...]
-    held_out: tuple[str, ...]
-
-    def of(self, wordings: Wordings) -> tuple[str, ...]:
-        """Return the training or the held-out phrasings."""
-        return self.train if wordings == "train" else self.held_out
-
+from evals.tasks.phrasings import Phrasings, phrasings
 
 VALUES: dict[str, tuple[str, ...]] = {
     "modality": ("X-ray", "CT", "MRI", "histology"),
@@ -78,278 +63,129 @@ ARTICLES: dict[str, str] = {
     "AP": "an AP view",
 }
 
+_SHOWN = "[shown|seen|pictured|imaged|depicted|visible]"
+_PICTURE = "[this|this picture|this image|this medical image|the picture|the image|this scan]"
+_TELL = "[Name|Give|State|Tell me|What is|Identify]"
+
 OPEN_QUESTIONS: dict[str, Phrasings] = {
-    "modality": Phrasings(
-        train=(
-            "Which imaging modality is this?",
-            "What kind of image is this?",
-            "What type of imaging was used?",
-            "Name the imaging modality.",
+    "modality": phrasings(
+        "[Which|What] [imaging modality|modality|imaging technique|imaging method] is [this|shown|used here]?",
+        "What type of scan is [this|shown]?",
+        "[Which|What] [imaging modality|modality|imaging technique|technique|imaging method] [was|has been] used?",
+        f"[What kind of|What type of|What sort of] [image|picture|imaging|scan|study] is {_PICTURE}?",
+        f"How was {_PICTURE} [made|taken|obtained|acquired]?",
+        f"[By which|With which|By what|With what] [modality|imaging modality|imaging method|method] was {_PICTURE} "
+        "[made|taken|obtained|acquired]?",
+        "[What|Which] [modality|imaging modality] [is seen|is pictured|do you see|can we see] [|here]?",
+        "What type of imaging was used?",
+        f"{_TELL} the [imaging modality|modality|imaging technique|type of imaging].",
+        "[Imaging modality|Modality|Imaging technique]?",
+        held_out=(
+            "By which imaging technique was this picture made?",
+            "What modality do we see?",
+            "Which technique was this image acquired with?",
+            "Can you tell me the imaging modality?",
         ),
-        held_out=("By which imaging technique was this picture made?", "What modality do we see?"),
     ),
-    "body_part": Phrasings(
-        train=(
-            "Which body part is shown?",
-            "What part of the body is this?",
-            "Which part of the body was imaged?",
-            "Name the body part.",
-            "What organ or region is shown?",
+    "body_part": phrasings(
+        f"[Which|What] [body part|part of the body|region of the body|body region] is {_SHOWN}[| here]?",
+        "[Which|What] anatomical region is [shown|seen]?",
+        f"[Which|What] [body part|part of the body|region of the body|anatomical region] is {_PICTURE} of?",
+        f"[Which|What] [body part|part of the body|organ or region|anatomy] does {_PICTURE} show?",
+        "[Which|What] [part of the body|body part|region] [was imaged|is this|do you see|can be seen|can we see]?",
+        "[Of|From] which [part of the body|region of the body|body region|organ] is [the|this] [scan|image|study]?",
+        "What [organ or region|anatomy|organ] is [shown|seen|pictured]?",
+        f"{_TELL} the [body part|part of the body|region of the body|anatomical region][| shown].",
+        "[Body part|Body region|Anatomical region]?",
+        held_out=(
+            "Which region of the body do we see?",
+            "From which body part is this picture?",
+            "What anatomical region was scanned?",
+            "Can you tell me the body part?",
         ),
-        held_out=("Which region of the body do we see?", "From which body part is this picture?"),
     ),
-    "tissue": Phrasings(
-        train=(
-            "What does this lung tissue show?",
-            "Which tissue class is this?",
-            "What is the histological diagnosis?",
-            "Name the type of lung tissue.",
+    "tissue": phrasings(
+        "What does this [lung tissue|slide|section|lung section|lung biopsy|biopsy] show?",
+        "[Which|What] [tissue class|class of tissue|type of lung tissue|tissue type] is [this|shown]?",
+        "What is the [histological|histologic|pathological|tissue|microscopic] [diagnosis|class|type]?",
+        "[How would you|How do you|Please] [classify|label|diagnose] this [lung tissue|slide|biopsy|tissue|section]?",
+        f"{_TELL} the [type of lung tissue|tissue class|histological diagnosis|histology].",
+        "What is [seen|shown] in this [lung biopsy|lung specimen|slide|lung tissue]?",
+        held_out=(
+            "How would you classify this lung specimen?",
+            "What diagnosis does the slide suggest?",
         ),
-        held_out=("How would you classify this lung specimen?",),
     ),
-    "view": Phrasings(
-        train=(
-            "Which view is this?",
-            "What projection is this chest X-ray?",
-            "Is this film PA or AP?",
-            "Name the projection.",
-        ),
-        held_out=("In which projection was the film taken?",),
+    "view": phrasings(
+        "[Which|What] [view|projection] is [this|shown|this film|this chest X-ray|this radiograph]?",
+        "[Which|What] [view|projection] [was used|do you see|does the film show|does this chest X-ray show]?",
+        "Is [this film|this|the film|this chest X-ray|this radiograph] [PA or AP|AP or PA]?",
+        "[In|With] [which|what] [view|projection] was [this|the] [chest X-ray|radiograph|X-ray] [taken|made|acquired]?",
+        "Was this [film|chest X-ray|X-ray] [taken|made] [PA or AP|AP or PA]?",
+        f"{_TELL} the [projection|view][| of this film].",
+        held_out=("In which projection was the film taken?", "Which of PA and AP is this view?"),
     ),
 }
 
 CLOSED_QUESTIONS: dict[str, Phrasings] = {
-    "modality": Phrasings(
-        train=("Is this {a}?", "Is the picture {a}?", "Is the image shown {a}?", "Was this made as {a}?"),
-        held_out=("Would you call this {a}?", "Are we looking at {a}?"),
+    "modality": phrasings(
+        f"Is {_PICTURE} {{a}}?",
+        "[Is the image shown|Was this made as|Was this taken as|Is what we see|Do you see|Does it look like] {a}?",
+        f"[Would you say|Do you think|Can you confirm|Is it true|Is it correct] that {_PICTURE} is {{a}}?",
+        "Is the [modality|imaging modality|imaging technique] {value}?",
+        "Am I looking at {a}?",
+        "Could this be {a}?",
+        held_out=("Would you call this {a}?", "Are we looking at {a}?", "Is {a} what you see here?"),
     ),
-    "body_part": Phrasings(
-        train=(
-            "Is this {a}?",
-            "Does the picture show {a}?",
-            "Is {a} shown?",
-            "Is this a picture of {a}?",
-        ),
-        held_out=("Do we see {a} here?", "Was {a} imaged?"),
+    "body_part": phrasings(
+        "Is [this|it|this picture of|the picture of|this an image of|this a picture of|this a view of] {a}?",
+        f"Does {_PICTURE} [show|depict] {{a}}?",
+        f"Is {{a}} {_SHOWN}[| here]?",
+        "[Do you see|Can you see|Can we see|Is what we see|Is what is shown] {a}[| here]?",
+        "Is the [body part|part of the body|region of the body|anatomical region] {a}?",
+        "[Was|Were] [the image|the picture|this scan|this image] taken of {a}?",
+        "Is {a} [what was imaged|what is shown|in the picture|in the image]?",
+        held_out=("Do we see {a} here?", "Was {a} imaged?", "Is {a} the region that was scanned?"),
     ),
-    "tissue": Phrasings(
-        train=(
-            "Is this {value}?",
-            "Does the slide show {value}?",
-            "Is the diagnosis {value}?",
-            "Do you see {value}?",
-        ),
-        held_out=("Would you classify this as {value}?",),
+    "tissue": phrasings(
+        "Is [this|it|the diagnosis|this tissue|the tissue class|this slide|this section|the tissue] {value}?",
+        "[Does the slide show|Does this slide show|Do you see|Can you see|Is this a slide of] {value}?",
+        "[Would you|Do you] [diagnose|label this as|report] {value}?",
+        "Is {value} [shown|seen|present|the diagnosis]?",
+        "Does the [histology|tissue|section|lung tissue] [suggest|look like] {value}?",
+        "Would you classify the [slide|tissue|section] as {value}?",
+        held_out=("Would you classify this as {value}?", "Is {value} your diagnosis?"),
     ),
-    "view": Phrasings(
-        train=(
-            "Is this {a}?",
-            "Is the film {a}?",
-            "Was the chest X-ray taken in {a}?",
-            "Is the projection {a}?",
-        ),
-        held_out=("Would you call this film {a}?",),
+    "view": phrasings(
+        "Is [this|the film|the projection|this film|this chest X-ray|the radiograph|the view] {a}?",
+        "Was [the chest X-ray|the film|this film|this radiograph] taken [in|as|with] {a}?",
+        "[Does this film show|Do you see|Is this chest film|Would you say this is|Is the chest X-ray taken as] {a}?",
+        "Is the [view|projection] {value}?",
+        held_out=("Would you call this film {a}?", "Is {a} the projection used?"),
     ),
-    "finding": Phrasings(
-        train=(
-            "Is there {value}?",
-            "Is {value} present?",
-            "Does this film show {value}?",
-            "Can {value} be seen?",
-            "Is there any sign of {value}?",
+    "finding": phrasings(
+        "Is there [|any ][|evidence of |a sign of |signs of |any sign of |suspicion of ]{value}?",
+        "Is {value} [present|seen|visible|shown|there]?",
+        "Does [this film|the film|this chest X-ray|the radiograph] show {value}?",
+        "[Do you see|Can you see] {value}?",
+        "[Can|Could] {value} be seen[| here| on this film]?",
+        "Does [this film|the film|the picture|this X-ray] suggest {value}?",
+        "[Do you report|Would you diagnose|Does the patient have|Is this a case of|Do you suspect] {value}?",
+        "Are there [signs|findings] of {value}?",
+        held_out=(
+            "Would you report {value} here?",
+            "Does the chest X-ray suggest {value}?",
+            "Do you find any evidence for {value}?",
         ),
-        held_out=("Would you report {value} here?", "Does the chest X-ray suggest {value}?"),
     ),
-    NO_FINDING: Phrasings(
-        train=(
-            "Is this chest X-ray normal?",
-            "Is the film free of findings?",
-            "Is this a normal chest film?",
-            "Is nothing abnormal seen?",
-        ),
-        held_out=("Would you report this chest X-ray as normal?",),
+    NO_FINDING: phrasings(
+        "Is [this chest X-ray|this chest film|the film|this film|the chest X-ray|this radiograph|this] normal?",
+        "Is [the film|this film|this chest X-ray|the radiograph] [free of findings|without findings|clear]?",
+        "Is this a normal [chest film|chest X-ray|film|study|radiograph]?",
+        "Is nothing abnormal [seen|visible|shown]?",
+        "Are the lungs [normal|clear|without findings]?",
+        "[Would you call|Do you read] [this|the film|this film] [normal|as normal]?",
+        "Does [this film|the chest X-ray|this chest X-ray] look normal?",
+        held_out=("Would you report this chest X-ray as normal?", "Is this film free of any abnormality?"),
     ),
 }
-
-
-class CaptionWording(NamedTuple):
-    """Captions that all state the same facts."""
-
-    facts: Mapping[str, str]
-    phrasings: Phrasings
-
-
-def _finding_captions(fact: str, name: str) -> CaptionWording:
-    bare = name.removeprefix("a ")
-    return CaptionWording(
-        {"modality": "X-ray", "body_part": "chest", fact: "present"},
-        Phrasings(
-            train=(f"chest X-ray with {name}", f"{bare}", f"a chest film showing {bare}", f"there is {name}"),
-            held_out=(f"suggestive of {bare}", f"radiograph of the chest, findings of {bare}"),
-        ),
-    )
-
-
-def _single_fact_captions(fact: str, value: str, train: tuple[str, ...], held_out: str) -> CaptionWording:
-    return CaptionWording({fact: value}, Phrasings(train=train, held_out=(held_out,)))
-
-
-CAPTIONS: tuple[CaptionWording, ...] = (
-    _single_fact_captions("modality", "X-ray", ("an X-ray", "a plain radiograph", "X-ray"), "a plain film"),
-    _single_fact_captions("modality", "CT", ("a CT scan", "a CT slice", "computed tomography"), "a CT image"),
-    _single_fact_captions(
-        "modality", "MRI", ("an MRI scan", "an MRI slice", "magnetic resonance imaging"), "an MR image"
-    ),
-    _single_fact_captions(
-        "modality",
-        "histology",
-        ("a histology slide", "H&E stained tissue", "a microscopy image"),
-        "a photomicrograph",
-    ),
-    _single_fact_captions("body_part", "head", ("the head", "a picture of the head", "brain"), "an image of the skull"),
-    _single_fact_captions(
-        "body_part", "chest", ("the chest", "a picture of the chest", "thorax"), "an image of the thorax"
-    ),
-    _single_fact_captions(
-        "body_part", "abdomen", ("the abdomen", "a picture of the abdomen", "belly"), "an abdominal image"
-    ),
-    _single_fact_captions(
-        "body_part", "breast", ("the breast", "a picture of the breast", "breast"), "an image of a breast"
-    ),
-    _single_fact_captions("body_part", "hand", ("the hand", "a picture of a hand", "hand"), "an image of a hand"),
-    CaptionWording(
-        {"modality": "CT", "body_part": "abdomen"},
-        Phrasings(
-            train=(
-                "abdominal CT",
-                "a CT scan of the abdomen",
-                "axial CT slice through the abdomen",
-                "CT of the abdomen",
-            ),
-            held_out=("computed tomography, abdominal slice", "CT image: abdomen"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "MRI", "body_part": "breast"},
-        Phrasings(
-            train=(
-                "breast MRI",
-                "an MRI scan of the breast",
-                "magnetic resonance image of the breast",
-                "MRI of the breast",
-            ),
-            held_out=("magnetic resonance mammography", "MR image: breast"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "X-ray", "body_part": "chest"},
-        Phrasings(
-            train=("chest X-ray", "an X-ray of the chest", "a frontal chest film", "chest radiograph"),
-            held_out=("radiograph of the chest, frontal", "X-ray image: chest"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "CT", "body_part": "chest"},
-        Phrasings(
-            train=(
-                "chest CT",
-                "a CT scan of the chest",
-                "axial CT slice through the chest",
-                "CT of the thorax",
-            ),
-            held_out=("computed tomography, thoracic slice", "CT image: chest"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "X-ray", "body_part": "hand"},
-        Phrasings(
-            train=("hand X-ray", "an X-ray of the hand", "a film of the hand bones", "hand radiograph"),
-            held_out=("radiograph of a hand", "X-ray image: hand"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "CT", "body_part": "head"},
-        Phrasings(
-            train=("head CT", "a CT scan of the head", "axial CT slice through the head", "CT of the brain"),
-            held_out=("computed tomography, cranial slice", "CT image: head"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "histology", "body_part": "lung"},
-        Phrasings(
-            train=(
-                "lung histology",
-                "H&E stained lung tissue",
-                "a microscopy image of lung tissue",
-                "lung biopsy, H&E",
-            ),
-            held_out=("photomicrograph of a lung specimen",),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "histology", "body_part": "lung", "tissue": "benign lung tissue"},
-        Phrasings(
-            train=(
-                "benign lung tissue",
-                "histology of benign lung tissue",
-                "H&E of normal lung with open alveoli",
-                "lung tissue without tumour",
-                "a slide of benign lung",
-            ),
-            held_out=("lung parenchyma, no malignancy", "H&E image: benign lung tissue"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "histology", "body_part": "lung", "tissue": "lung adenocarcinoma"},
-        Phrasings(
-            train=(
-                "lung adenocarcinoma",
-                "histology of lung adenocarcinoma",
-                "H&E of a gland forming lung cancer",
-                "adenocarcinoma of the lung",
-                "a slide of lung adenocarcinoma",
-            ),
-            held_out=("lung cancer, adenocarcinoma type", "H&E image: lung adenocarcinoma"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "histology", "body_part": "lung", "tissue": "lung squamous cell carcinoma"},
-        Phrasings(
-            train=(
-                "lung squamous cell carcinoma",
-                "histology of lung squamous cell carcinoma",
-                "H&E of a squamous lung cancer",
-                "squamous cell carcinoma of the lung",
-                "a slide of lung squamous cell carcinoma",
-            ),
-            held_out=("lung cancer, squamous cell type", "H&E image: lung squamous cell carcinoma"),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "X-ray", "body_part": "chest", "view": "PA"},
-        Phrasings(
-            train=("PA chest X-ray", "posteroanterior chest film", "chest X-ray, PA view"),
-            held_out=("PA film",),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "X-ray", "body_part": "chest", "view": "AP"},
-        Phrasings(
-            train=("AP chest X-ray", "anteroposterior chest film", "chest X-ray, AP view"),
-            held_out=("AP film",),
-        ),
-    ),
-    CaptionWording(
-        {"modality": "X-ray", "body_part": "chest", NO_FINDING: "present"},
-        Phrasings(
-            train=(
-                "normal chest X-ray",
-                "chest X-ray with no finding",
-                "clear lungs on a chest film",
-                "no abnormality",
-            ),
-            held_out=("the lungs are clear", "radiograph of the chest, normal study"),
-        ),
-    ),
-    *(_finding_captions(fact, name) for fact, name in FINDINGS.items()),
-)

@@ -1,16 +1,20 @@
 """Zero-shot classification of labelled pictures; the captions that contrastive training uses too."""
 
+import random
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from data_cards.readers.pictures import LabelledPicture
 from data_cards.split import Side
 from evals.items import Item
 from evals.outputs import Output
-from evals.tasks.picture_questions import MEDNIST_FACTS, TISSUES, checked_side, facts, sample
+from evals.tasks.caption_wording import CAPTIONS, CaptionWording, all_findings
+from evals.tasks.phrasings import Wordings
+from evals.tasks.picture_questions import HELD_OUT_SIDES, MEDNIST_FACTS, TISSUES, checked_side, facts, sample
 from evals.tasks.task import ItemOptions, Task
-from evals.tasks.wording import CAPTIONS, FINDINGS, NO_FINDING, Wordings
+from evals.tasks.wording import FINDINGS, NO_FINDING
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,9 @@ class ZeroShotTask:
     class_facts: Mapping[str, Mapping[str, str]]
     """Label to the facts its captions state. A picture belongs to the class whose facts it has."""
 
+
+TRAINED_WORDINGS = "-trained-wordings"
+"""After a task's name: the same items, its classes in the wordings that recipes train on."""
 
 _CHEST = {"modality": "X-ray", "body_part": "chest"}
 _LUNG = {"modality": "histology", "body_part": "lung"}
@@ -85,20 +92,22 @@ TASKS: dict[str, ZeroShotTask] = {
 def captions(facts: Mapping[str, str], wordings: Wordings = "train") -> list[Caption]:
     """Return all captions that are true of a picture with these facts.
 
-    Beside the single statements of wording.CAPTIONS a chest film with two findings or more gets one caption
-    that names them all.
+    Beside the single statements of caption_wording.CAPTIONS a chest film with two findings or more gets captions
+    that name them all.
 
     Args:
         facts: As `picture_questions.facts` returns them.
         wordings: `train`, or `held-out` for phrasings that no recipe may use.
     """
-    stated = [
-        Caption(text, wording.facts)
-        for wording in CAPTIONS
-        if wording.facts.items() <= facts.items()
-        for text in wording.phrasings.of(wordings)
+    return [
+        Caption(text, statement.facts) for statement in _statements(facts) for text in statement.phrasings.of(wordings)
     ]
-    return stated + _all_findings(facts, wordings)
+
+
+def draw_caption(facts: Mapping[str, str], rng: random.Random) -> Caption:
+    """Draw a training caption that is true of a picture: first what is said, then how, for some has more wordings."""
+    statement = rng.choice(_statements(facts))
+    return Caption(rng.choice(statement.phrasings.train), statement.facts)
 
 
 def class_prompts(task: str, wordings: Wordings = "held-out") -> dict[str, list[str]]:
@@ -164,13 +173,15 @@ def _task(name: str) -> ZeroShotTask:
     return TASKS[name]
 
 
-def _all_findings(facts: Mapping[str, str], wordings: Wordings) -> list[Caption]:
-    present = {name: "present" for name in FINDINGS if facts.get(name) == "present"}
-    if len(present) < 2:
-        return []
-    listed = " and ".join(FINDINGS[name].removeprefix("a ") for name in present)
-    text = f"chest X-ray with {listed}" if wordings == "train" else f"radiograph of the chest showing {listed}"
-    return [Caption(text, {**_CHEST, **present})]
+def _statements(facts: Mapping[str, str]) -> list[CaptionWording]:
+    stated = [wording for wording in CAPTIONS if wording.facts.items() <= facts.items()]
+    present = tuple(name for name in FINDINGS if facts.get(name) == "present")
+    if len(present) > 1:
+        stated.append(CaptionWording({**_CHEST, **dict.fromkeys(present, "present")}, _all_findings(present)))
+    return stated
+
+
+_all_findings = lru_cache(maxsize=1024)(all_findings)
 
 
 def grade_label(item: Item, output: Output) -> dict[str, float]:
@@ -178,21 +189,26 @@ def grade_label(item: Item, output: Output) -> dict[str, float]:
     return {"accuracy": float(output.text == item.reference)}
 
 
-def _row(definition: ZeroShotTask) -> Task:
+def _row(definition: ZeroShotTask, wordings: Wordings) -> Task:
     def task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-        return items(data_dir, definition.name, seed=options.seed, side=checked_side(options.side))
+        side = checked_side(options.side)
+        return items(data_dir, definition.name, seed=options.seed, side=side, wordings=wordings)
 
+    trained = wordings == "train"
     return Task(
-        definition.name,
+        definition.name + TRAINED_WORDINGS * trained,
         (definition.card,),
-        definition.summary,
+        definition.summary + ", in the wordings recipes train on" * trained,
         "label",
         "label",
         items=task_items,
         grade=grade_label,
-        wording=lambda: class_prompts(definition.name),
-        label_sets={"": class_prompts(definition.name)},
+        wording=lambda: class_prompts(definition.name, wordings),
+        sides=HELD_OUT_SIDES,
+        label_sets={"": class_prompts(definition.name, wordings)},
+        version=1 if trained else 2,
     )
 
 
-ROWS = tuple(_row(definition) for definition in TASKS.values())
+_WORDINGS: tuple[Wordings, ...] = ("held-out", "train")
+ROWS = tuple(_row(definition, wordings) for definition in TASKS.values() for wordings in _WORDINGS)

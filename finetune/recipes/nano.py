@@ -8,146 +8,142 @@ Source: MedGemma technical report (arXiv:2507.05201) §2.2 for the order of the 
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from evals.tasks.outside_questions import UNKNOWN, draw_outside_question
 from evals.tasks.picture_questions import questions_about
 from evals.tasks.vqa_rad import prompt as question_prompt
-from evals.tasks.zero_shot import captions
+from evals.tasks.zero_shot import draw_caption
 from finetune.collate import Example
-from finetune.configuration import Section, keep_config
+from finetune.configuration import keep_config
 from finetune.contrastive import ContrastiveData, PictureSource, train_contrastive
-from finetune.recipes.nano_data import Corpus, read_corpus
+from finetune.recipes.nano_config import Config, ContrastiveSection, InstructSection, PretrainSection
+from finetune.recipes.nano_data import Corpus, read_corpus, write_data_report
 from finetune.recipes.nano_measure import measure
-from finetune.supervised import tower_views, train_decoder
-from finetune.tokenizers import name_special_tokens, train_gemma_tokenizer, train_siglip_tokenizer
+from finetune.recipes.nano_models import (
+    GEMMA_TOKENIZER_FILES,
+    SIGLIP_TOKENIZER_FILES,
+    Pair,
+    decoder_config,
+    decoder_to_go_on_with,
+    encoder_to_go_on_with,
+    image_token_ids,
+    keep_tokenizer,
+    new_encoder,
+    save_decoder,
+    save_encoder,
+    starting_pair,
+)
+from finetune.supervised import train_decoder
+from finetune.tokenizers import train_gemma_tokenizer, train_siglip_tokenizer
 from finetune.training import Schedule
-from medgemma.chat import ImageTokens, Prompt, render, tokenize, user_message
-from medgemma.checkpoint import save_in_hub_layout
+from finetune.views import kept_tower_views, tower_views
+from medgemma.chat import ImageTokens, render, tokenize, user_message
 from medgemma.plug import plug
 from medsiglip.command import say
+from medsiglip.weights import fingerprint
 
-
-class EncoderSection(Section):
-    """Sizes of the SiglipModel."""
-
-    image_size_px: int
-    width: int
-    layers: int
-    mlp: int
-    heads: int
-    text_layers: int
-    text_mlp: int
-    vocabulary: int
-    initial_logit_scale: float
-    initial_logit_bias: float
-
-
-class ContrastiveSection(Section):
-    """One phase of contrastive tuning; counts are pictures and captions a step."""
-
-    steps: int
-    learning_rate: float
-    augmentation: float
-    """Strength, 0 (none) to 1."""
-    histology_per_step: int
-    modality_per_step: int
-    chest_per_step: int
-    question_pictures_per_step: int
-    captions_per_step: int
-
-
-class DecoderSection(Section):
-    """Sizes of the Gemma 3 decoder."""
-
-    width: int
-    layers: int
-    mlp: int
-    heads: int
-    key_value_heads: int
-    head_width: int
-    sliding_window: int
-    vocabulary: int
-    image_tokens: int
-    views: int
-
-
-class PretrainSection(Section):
-    """Decoder pre-training on captions and text."""
-
-    steps: int
-    learning_rate: float
-    texts_per_step: int
-    captions_per_step: int
-    max_tokens: int
-
-
-class InstructSection(Section):
-    """Instruction tuning on questions about pictures."""
-
-    steps: int
-    learning_rate: float
-    question_set_per_step: int
-    template_per_step: int
-    texts_per_step: int
-    max_tokens: int
-    text_max_tokens: int
-
-
-class Config(Section):
-    """The whole recipe."""
-
-    seed: int
-    quick: bool
-    measure: bool
-    """Run the evaluations at the end and write the cards."""
-    encoder: EncoderSection
-    contrastive: tuple[ContrastiveSection, ...]
-    """Phases, one after the other."""
-    decoder: DecoderSection
-    pretrain: PretrainSection
-    instruct: InstructSection
-
-    def steps(self, stage: ContrastiveSection | PretrainSection | InstructSection) -> int:
-        """A stage's steps; `quick` takes a fifth of them."""
-        return max(1, stage.steps // 5) if self.quick else stage.steps
+OTHER_INSTRUCTIONS = (
+    "Answer briefly.",
+    "Give a short answer.",
+    "Answer in a few words.",
+    "Reply with a word or a short phrase.",
+    "Be brief.",
+    "Keep the answer short.",
+)
+"""Beside the instruction of the evaluations."""
 
 
 def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     """Train, export and measure the pair; `out/medsiglip` and `out/medgemma` load in plain transformers."""
+    start = starting_pair(config.start)
     keep_config(config, out)
-    torch.manual_seed(config.seed)
-    encoder_folder, decoder_folder, stages = out / "medsiglip", out / "medgemma", out / "stages"
+    encoder_folder, decoder_folder = out / "medsiglip", out / "medgemma"
     corpus = read_corpus(data, config.encoder.image_size_px)
+    if config.labels == "shuffled":
+        corpus = corpus.with_shuffled_labels(config.seed)
+    write_data_report(corpus, out / "data.json")
     say(corpus.report())
-    encoder_tokenizer = train_siglip_tokenizer(corpus.all_texts(), config.encoder.vocabulary, encoder_folder)
-    tokenizer = train_gemma_tokenizer(corpus.all_texts(), config.decoder.vocabulary, decoder_folder)
+    encoder = train_encoder(config, corpus, start, encoder_folder, out / "stages", quiet)
+    train_text(config, corpus, encoder, start, decoder_folder, out / "stages", quiet)
+    if config.measure:
+        trained = how_trained(config, start)
+        measure(encoder_folder, decoder_folder, data, out / "evals", trained=trained, seed=config.seed, quiet=quiet)
 
-    encoder = new_encoder(config.encoder)
+
+def how_trained(config: Config, start: Pair | None) -> str:
+    """A sentence for the cards: from what, in how many steps, with which seed."""
+    contrastive = sum(config.steps(phase) for phase in config.contrastive)
+    frozen = sum(config.steps(phase) for phase in config.contrastive if phase.frozen_tower)
+    origin = "From nothing"
+    if start:
+        origin = f"Gone on from encoder `{fingerprint(start.encoder)}` and decoder `{fingerprint(start.decoder)}`"
+    return (
+        f"{origin}, seed {config.seed}, in {config.precision}: {contrastive} contrastive steps ({frozen} with a frozen "
+        f"tower), {config.steps(config.pretrain)} of pre-training, {config.steps(config.instruct)} of instruction."
+    )
+
+
+def train_encoder(config: Config, corpus: Corpus, start: Pair | None, folder: Path, stages: Path, quiet: bool) -> Any:
+    """The contrastive phases; the encoder and its tokenizer are written to `folder`."""
+    from transformers import SiglipTokenizer
+
+    torch.manual_seed(config.seed)
+    if start:
+        keep_tokenizer(start.encoder, SIGLIP_TOKENIZER_FILES, folder)
+        tokenizer = SiglipTokenizer.from_pretrained(folder)
+        encoder = encoder_to_go_on_with(start.encoder, config.encoder)
+    else:
+        tokenizer = train_siglip_tokenizer(corpus.all_texts(), config.encoder.vocabulary, folder)
+        encoder = new_encoder(config.encoder)
     for number, phase in enumerate(config.contrastive, start=1):
         train_contrastive(
             encoder,
-            encoder_tokenizer,
+            tokenizer,
             contrastive_data(corpus, phase),
             Schedule(phase.learning_rate, config.steps(phase)),
             stages / f"contrastive-{number}",
             augmentation=phase.augmentation,
+            precision=config.precision,
             seed=config.seed,
             quiet=quiet,
+            patches=seen_views(config, corpus, encoder, stages) if phase.frozen_tower else None,
         )
-    save_encoder(encoder, config.encoder, encoder_folder)
+    save_encoder(encoder, config.encoder, folder)
+    return encoder
+
+
+def train_text(
+    config: Config, corpus: Corpus, encoder: Any, start: Pair | None, folder: Path, stages: Path, quiet: bool
+) -> None:
+    """The decoder's stages over the encoder's frozen tower; the decoder is written to `folder`."""
+    from transformers import GemmaTokenizer
 
     torch.manual_seed(config.seed)
+    if start:
+        keep_tokenizer(start.decoder, GEMMA_TOKENIZER_FILES, folder)
+        tokenizer = GemmaTokenizer.from_pretrained(folder)
+    else:
+        tokenizer = train_gemma_tokenizer(corpus.all_texts(), config.decoder.vocabulary, folder)
     model = plug(
         encoder.vision_model,
         decoder_config(config.decoder, tokenizer),
         mm_tokens_per_image=config.decoder.image_tokens,
         token_ids=image_token_ids(tokenizer),
     )
-    patches = tower_views(model, corpus.pixels, corpus.free_orientation, config.decoder.views, seed=config.seed)
+    if start:
+        model = decoder_to_go_on_with(start.decoder, model)
+    patches = seen_views(config, corpus, encoder, stages)
+    if config.pictures == "none":
+        grey = tower_views(
+            encoder.vision_model, torch.full_like(corpus.pixels[:1], 128), torch.tensor([False]), 1, seed=0
+        )
+        patches = grey.expand(patches.shape)
     shape = ImageTokens.of(model.config, tokenizer)
     for stage, section, draw in (
         ("pretrain", config.pretrain, pretraining_draw(corpus, tokenizer, shape, config.pretrain)),
@@ -161,44 +157,24 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
             stages / stage,
             pad_id=tokenizer.pad_token_id,
             max_tokens=section.max_tokens,
+            precision=config.precision,
             seed=config.seed,
             quiet=quiet,
         )
-    save_decoder(model, tokenizer, config.encoder, decoder_folder)
-    if config.measure:
-        measure(encoder_folder, decoder_folder, data, out / "evals", seed=config.seed, quiet=quiet)
+    save_decoder(model, tokenizer, config.encoder, folder)
 
 
-def new_encoder(section: EncoderSection) -> Any:
-    """A SiglipModel with random weights."""
-    from transformers import SiglipConfig, SiglipModel
-
-    shared = {"hidden_size": section.width, "num_attention_heads": section.heads}
-    config = SiglipConfig(
-        vision_config={
-            **shared,
-            "intermediate_size": section.mlp,
-            "num_hidden_layers": section.layers,
-            "image_size": section.image_size_px,
-            "patch_size": 14,
-        },
-        text_config={
-            **shared,
-            "intermediate_size": section.text_mlp,
-            "num_hidden_layers": section.text_layers,
-            "vocab_size": section.vocabulary,
-            "projection_size": section.width,
-            # transformers' defaults are CLIP's ids
-            "pad_token_id": 1,
-            "eos_token_id": 1,
-            "bos_token_id": 1,
-        },
+def seen_views(config: Config, corpus: Corpus, encoder: Any, stages: Path) -> torch.Tensor:
+    """(P, V, N, width): what the finished tower sees of every picture; kept with the stages."""
+    return kept_tower_views(
+        stages / "views.safetensors",
+        encoder.vision_model,
+        corpus.pixels,
+        corpus.free_orientation,
+        config.decoder.views,
+        seed=config.seed,
+        precision=config.precision,
     )
-    model = SiglipModel(config)
-    with torch.no_grad():
-        model.logit_scale.fill_(section.initial_logit_scale).log_()
-        model.logit_bias.fill_(section.initial_logit_bias)
-    return model
 
 
 def contrastive_data(corpus: Corpus, section: ContrastiveSection) -> ContrastiveData:
@@ -213,39 +189,7 @@ def contrastive_data(corpus: Corpus, section: ContrastiveSection) -> Contrastive
         PictureSource(corpus.numbers_of(card), count, free_orientation=card == "histo-lc25000-lung")
         for card, count in per_step.items()
     )
-    return ContrastiveData(corpus.pixels, corpus.facts, sources, captions, section.captions_per_step)
-
-
-def decoder_config(section: DecoderSection, tokenizer: Any) -> Any:
-    """Gemma3TextConfig of the decoder."""
-    from transformers import Gemma3TextConfig
-
-    return Gemma3TextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=section.width,
-        intermediate_size=section.mlp,
-        num_hidden_layers=section.layers,
-        num_attention_heads=section.heads,
-        num_key_value_heads=section.key_value_heads,
-        head_dim=section.head_width,
-        query_pre_attn_scalar=section.head_width,
-        sliding_window=section.sliding_window,
-        max_position_embeddings=2048,
-        layer_types=["full_attention" if (i + 1) % 6 == 0 else "sliding_attention" for i in range(section.layers)],
-        pad_token_id=tokenizer.pad_token_id,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        tie_word_embeddings=True,
-    )
-
-
-def image_token_ids(tokenizer: Any) -> dict[str, int]:
-    """The ids that Gemma3Config wants, looked up in the tokenizer."""
-    return {
-        "boi_token_index": tokenizer.convert_tokens_to_ids(tokenizer.boi_token),
-        "eoi_token_index": tokenizer.convert_tokens_to_ids(tokenizer.eoi_token),
-        "image_token_index": tokenizer.convert_tokens_to_ids(tokenizer.image_token),
-    }
+    return ContrastiveData(corpus.pixels, corpus.facts, sources, draw_caption, section.captions_per_step)
 
 
 Draw = Callable[[int, random.Random], Sequence[Example]]
@@ -262,7 +206,7 @@ def pretraining_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
         ]
         for _ in range(section.captions_per_step):
             number = corpus.draw_picture(rng)
-            caption = rng.choice(captions(corpus.facts[number])).text
+            caption = draw_caption(corpus.facts[number], rng).text
             ids = tuple(tokenizer(caption, add_special_tokens=False).input_ids)
             chosen.append(Example(image, (*ids, tokenizer.eos_token_id), (number,)))
         return chosen
@@ -271,26 +215,32 @@ def pretraining_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
 
 
 def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section: InstructSection) -> Draw:
-    """VQA-RAD, template questions over the labelled sets, and a little text."""
+    """VQA-RAD, template questions over the labelled sets, questions without an answer, and a little text."""
     texts = [tuple(ids) for ids in tokenizer(list(corpus.texts), add_special_tokens=False).input_ids]
     end = tuple(tokenizer(f"{tokenizer.eot_token}\n", add_special_tokens=False).input_ids)
-    prompts: dict[str, Prompt] = {}
 
     def answered(question: str, answer: str, number: int, rng: random.Random) -> Example:
-        text = question_prompt(question) if rng.random() < 0.7 else question.strip()
-        if text not in prompts:
-            prompts[text] = render(tokenizer, shape, [user_message(text, 1)])
-        ids = tuple(tokenizer(answer.strip().lower(), add_special_tokens=False).input_ids)
-        return Example(prompts[text].input_ids, (*ids, *end), (number,))
+        prompt = render(tokenizer, shape, [user_message(asked_in_some_way(question, rng), 1)])
+        ids = tuple(tokenizer(answer, add_special_tokens=False).input_ids)
+        return Example(prompt.input_ids, (*ids, *end), (number,))
 
     def draw(step: int, rng: random.Random) -> list[Example]:
         asked = rng.choices(corpus.questions, k=section.question_set_per_step)
-        chosen = [answered(q.question, q.answer, corpus.number_of[q.path], rng) for q in asked]
+        chosen = [
+            answered(with_a_word_lost(q.question, rng), short_answer(q.answer), corpus.number_of[q.path], rng)
+            for q in asked
+        ]
         while len(chosen) < section.question_set_per_step + section.template_per_step:
             number = corpus.draw_picture(rng)
             possible = questions_about(corpus.facts[number], rng.random().hex())
             for about in rng.sample(possible, min(3, len(possible))):
-                chosen.append(answered(about.question, about.answer, number, rng))
+                chosen.append(answered(about.question, about.answer.lower(), number, rng))
+        for _ in range(section.outside_per_step):
+            number = corpus.draw_picture(rng)
+            question = draw_outside_question(corpus.facts[number], rng)
+            if rng.random() < 0.4:
+                question = rng.choice(corpus.text_questions)
+            chosen.append(answered(question, UNKNOWN, number, rng))
         chosen += [
             _text_example(rng.choice(texts), section.text_max_tokens, tokenizer, rng)
             for _ in range(section.texts_per_step)
@@ -300,32 +250,32 @@ def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
     return draw
 
 
-def save_encoder(encoder: Any, section: EncoderSection, folder: Path) -> None:
-    """Write the SiglipModel in bfloat16 with the processor files plain transformers wants."""
-    from transformers import SiglipImageProcessorPil
-
-    encoder.to(torch.bfloat16).save_pretrained(folder)
-    encoder.to(torch.float32)
-    side_px = {"height": section.image_size_px, "width": section.image_size_px}
-    SiglipImageProcessorPil(size=side_px, resample=2).save_pretrained(folder)
+def short_answer(answer: str) -> str:
+    """A free answer in lower case and in one spelling, without the article before it."""
+    said = re.sub(r"^(the|an|a) ", "", answer.strip().lower().rstrip("."))
+    return re.sub(r"\bx[- ]?ray", "x-ray", said)
 
 
-def save_decoder(model: Any, tokenizer: Any, section: EncoderSection, folder: Path) -> None:
-    """Write the Gemma3ForConditionalGeneration in the Hub's layout with its processor."""
-    from transformers import Gemma3ImageProcessorPil, Gemma3Processor
+def with_a_word_lost(question: str, rng: random.Random) -> str:
+    """A third of the longer questions lose a word, so that no single word decides the answer."""
+    words = question.split()
+    if len(words) < 6 or rng.random() < 2 / 3:
+        return question
+    words.pop(rng.randrange(len(words)))
+    return " ".join(words)
 
-    side_px = {"height": section.image_size_px, "width": section.image_size_px}
-    model.generation_config.eos_token_id = [
-        tokenizer.eos_token_id,
-        tokenizer.convert_tokens_to_ids(tokenizer.eot_token),
-    ]
-    model.generation_config.pad_token_id = tokenizer.pad_token_id
-    model.generation_config.bos_token_id = tokenizer.bos_token_id
-    save_in_hub_layout(model, folder, torch.bfloat16)
-    images = Gemma3ImageProcessorPil(size=side_px, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3)
-    images.save_pretrained(folder)
-    Gemma3Processor(images, tokenizer, image_seq_length=model.config.mm_tokens_per_image).save_pretrained(folder)
-    name_special_tokens(folder)  # the processor has written the tokenizer again
+
+def asked_in_some_way(question: str, rng: random.Random) -> str:
+    """A question as people type it: mostly with the instruction of the evaluations, some with another or none."""
+    said = question.strip()
+    if rng.random() < 0.1:
+        said = said.lower()
+    if rng.random() < 0.1:
+        said = said.rstrip("?.")
+    way = rng.random()
+    if way < 0.6:
+        return question_prompt(said)
+    return said if way < 0.8 else f"{said}\n{rng.choice(OTHER_INSTRUCTIONS)}"
 
 
 def _text_example(ids: tuple[int, ...], max_tokens: int, tokenizer: Any, rng: random.Random) -> Example:

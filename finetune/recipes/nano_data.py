@@ -3,10 +3,12 @@
 Letters: P pictures.
 """
 
+import json
 import random
+import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -18,12 +20,20 @@ from data_cards.readers.tables import find_set
 from data_cards.readers.text import read_medquad, read_mts_dialog, read_pubmedqa
 from data_cards.readers.vqa_rad import VisualQuestion, read_vqa_rad
 from data_cards.split import side
+from evals.tasks.caption_wording import CAPTIONS
 from evals.tasks.picture_questions import facts
-from evals.tasks.wording import CAPTIONS, CLOSED_QUESTIONS, OPEN_QUESTIONS
+from evals.tasks.wording import CLOSED_QUESTIONS, OPEN_QUESTIONS
 from medsiglip.imaging import read_pictures, resize
 
 LABELLED_CARDS = ("histo-lc25000-lung", "modality-mednist", "cxr-nih14")
+TEXT_CARDS = ("medquad", "pubmedqa", "mts-dialog")
 ORGAN_FACTS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
+MODALITY_WORDS = {
+    "CT": r"\bct\b|computed tomography",
+    "MRI": r"\bmri?\b|\bflair\b|\bdwi\b|\bt[12]\b|diffusion weighted",
+    "X-ray": r"\bx-?\s?ray\b|\bplain film\b|\bradiograph\b|\bpa\b|posteroanterior",
+}
+"""Words of VQA-RAD's questions and answers that name a modality."""
 MARGIN_PX = 16
 """Pictures are kept this much larger than the tower's side, for the random crop."""
 
@@ -40,6 +50,8 @@ class Corpus:
     paths: tuple[Path, ...]
     questions: tuple[VisualQuestion, ...]
     texts: tuple[str, ...]
+    text_questions: tuple[str, ...]
+    """Questions about health that no picture answers."""
 
     @cached_property
     def number_of(self) -> dict[Path, int]:
@@ -62,9 +74,19 @@ class Corpus:
         return self._numbers[card]
 
     def draw_picture(self, rng: random.Random) -> int:
-        """A row of a labelled set: chest films most often, for they have most to be asked."""
-        card = rng.choices(LABELLED_CARDS, weights=(3, 2, 4))[0]
+        """A row of any set: chest films most often, for they have most to be asked."""
+        card = rng.choices((*LABELLED_CARDS, "vqa-rad"), weights=(3, 2, 4, 2))[0]
         return rng.choice(self._numbers[card])
+
+    def with_shuffled_labels(self, seed: int) -> "Corpus":
+        """The control: within every set, facts and questions go to other pictures at random."""
+        rng = random.Random(f"shuffled labels:{seed}")
+        order = list(range(len(self.paths)))
+        for card in sorted(set(self.cards)):
+            rows = self.numbers_of(card)
+            for row, other in zip(rows, rng.sample(rows, len(rows)), strict=True):
+                order[row] = other
+        return replace(self, facts=tuple(self.facts[i] for i in order), paths=tuple(self.paths[i] for i in order))
 
     def all_texts(self) -> Iterator[str]:
         """What the tokenizers learn from: every text, question, answer and caption that training uses."""
@@ -75,6 +97,13 @@ class Corpus:
                 yield from phrasings.train
         for question in self.questions:
             yield from (question.question, question.answer, question.answer.lower())
+
+    def facts_known(self) -> dict[str, dict[str, int]]:
+        """Set to fact to the pictures that have it."""
+        known: dict[str, Counter[str]] = {}
+        for card, about in zip(self.cards, self.facts, strict=True):
+            known.setdefault(card, Counter()).update(f"{name}: {value}" for name, value in about.items())
+        return {card: dict(sorted(counts.items())) for card, counts in sorted(known.items())}
 
     def report(self) -> str:
         """Counts a set, for the log."""
@@ -95,19 +124,60 @@ def read_corpus(data: Path, size_px: int) -> Corpus:
         if side(picture.group) == "train"
     ]
     questions = [q for q in read_vqa_rad(find_set(data, "vqa-rad")) if side(q.group) == "train"]
-    asked_about = {q.path: q for q in questions}
+    asked_about: dict[Path, list[VisualQuestion]] = {}
+    for question in questions:
+        asked_about.setdefault(question.path, []).append(question)
     paths = [*(p.path for p in labelled), *asked_about]
     return Corpus(
         pixels=_pixels(paths, size_px + MARGIN_PX),
         facts=(
             *(facts(p) for p in labelled),
-            *({"body_part": ORGAN_FACTS[q.organ]} for q in asked_about.values()),
+            *(facts_said(asked) for asked in asked_about.values()),
         ),
         cards=(*(p.card for p in labelled), *("vqa-rad" for _ in asked_about)),
         paths=tuple(paths),
         questions=tuple(questions),
         texts=tuple(_texts(data)),
+        text_questions=tuple(sorted({h.question.replace(" ?", "?") for h in read_medquad(find_set(data, "medquad"))})),
     )
+
+
+def write_data_report(corpus: Corpus, path: Path) -> None:
+    """Write what training reads as JSON: sets, sources, licences, counts, facts."""
+    from data_cards.schema import load_card
+
+    sets = {
+        name: {
+            "licence": str(load_card(name).licence),
+            "source": str(load_card(name).source),
+            "pictures": corpus.cards.count(name),
+        }
+        for name in (*LABELLED_CARDS, "vqa-rad", *TEXT_CARDS)
+    }
+    report = {"side": "train", "sets": sets, "facts": corpus.facts_known(), "questions": len(corpus.questions)}
+    path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def facts_said(questions: Sequence[VisualQuestion]) -> dict[str, str]:
+    """What the questions about one picture and their answers say of it: the body part, and the modality if they agree.
+
+    As the report makes captions of SLAKE from its questions and answers (§2.1).
+    """
+    known = {"body_part": ORGAN_FACTS[questions[0].organ]}
+    said = {
+        modality
+        for question in questions
+        for modality, words in MODALITY_WORDS.items()
+        if re.search(words, _stated(question).lower())
+    }
+    return known | ({"modality": said.pop()} if len(said) == 1 else {})
+
+
+def _stated(question: VisualQuestion) -> str:
+    """The part of a question and its answer that is said of the picture as a fact."""
+    if "MODALITY" not in question.question_type:
+        return f"{question.question} {question.answer}"  # "Is this CT normal?" takes CT for granted
+    return question.question if question.answer.strip().lower() == "yes" else question.answer
 
 
 def _pixels(paths: Sequence[Path], side_px: int) -> torch.Tensor:

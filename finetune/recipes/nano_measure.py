@@ -1,18 +1,26 @@
 """What a trained nano pair measures on groups it never saw, and the cards that say so."""
 
 import json
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from data_cards.split import Side
 from evals.baselines import accuracy_of, model_minus_baseline, raw_pixel_baseline
 from evals.metrics.statistics import Estimate
-from evals.options import RunOptions
+from evals.options import Condition, RunOptions
 from evals.runner import condition_folder, run_task
 from evals.scores import DIFFERENCE, as_json, grades, read_answered, score_dir
 from evals.tasks.catalogue import TASKS
+from evals.tasks.zero_shot import TRAINED_WORDINGS
+from evals.words_alone import mean_of, model_minus_words, words_alone
+from finetune.recipes.nano_probe import PROBED, probe, view_only_auroc
 from medsiglip.command import progress
+
+if TYPE_CHECKING:
+    from medsiglip.encoder import MedSigLIP
 
 ENCODER_TASKS = (
     "zero-shot-lung-histology",
@@ -21,7 +29,10 @@ ENCODER_TASKS = (
     "zero-shot-body-part",
     "zero-shot-nih-pneumonia",
 )
-DECODER_TASKS = ("vqa-rad", "picture-questions", "picture-questions-new-wordings")
+DECODER_TASKS = ("vqa-rad", "picture-questions", "picture-questions-new-wordings", "outside-questions")
+SHUFFLED_TASKS = DECODER_TASKS[:3]
+"""Asked a second time with the pictures shuffled among the questions."""
+MEASURED_SIDES: tuple[Side, ...] = ("held-out", "final")
 SHOWN_METRICS = (
     "accuracy",
     "macro_auroc_one_vs_rest",
@@ -34,6 +45,7 @@ SHOWN_METRICS = (
     "open_exact_match_norm/modality",
     "open_exact_match_norm/body_part",
     "open_exact_match_norm/tissue",
+    "open_exact_match_norm/not of this picture",
 )
 """The metrics that go on a card, in this order; scores.json holds the others too."""
 
@@ -42,6 +54,7 @@ SHOWN_METRICS = (
 class Figure:
     """One row of a card."""
 
+    side: Side
     task: str
     metric: str
     value: float
@@ -50,75 +63,131 @@ class Figure:
     n_groups: int
 
 
-def measure(encoder_folder: Path, decoder_folder: Path, data: Path, out: Path, *, seed: int, quiet: bool) -> None:
-    """Run the evaluations of both models into OUT, and write measurements.json and README.md beside their weights.
+def measure(
+    encoder_folder: Path, decoder_folder: Path, data: Path, out: Path, *, trained: str, seed: int, quiet: bool
+) -> None:
+    """Run the evaluations of both models into OUT/SIDE, and write measurements.json and README.md by their weights.
 
-    Every text task is run twice, the second time with the pictures shuffled among the questions.
+    Args:
+        encoder_folder: the trained encoder.
+        decoder_folder: the trained decoder.
+        data: folder with one folder a card.
+        out: items, outputs and scores; a stopped measurement goes on there.
+        trained: a sentence for the cards, how the weights came about.
+        seed: of the items.
+        quiet: no progress bar.
     """
     from medgemma.model import MedGemma
     from medsiglip.encoder import MedSigLIP
 
     encoder, decoder = MedSigLIP.from_pretrained(encoder_folder), MedGemma.from_pretrained(decoder_folder)
-    runs: list[tuple[str, Any, RunOptions]] = [(name, encoder, RunOptions(seed=seed)) for name in ENCODER_TASKS]
-    for name in DECODER_TASKS:
-        runs += [
-            (name, decoder, RunOptions(seed=seed)),
-            (name, decoder, RunOptions(seed=seed, condition="shuffled")),
+    encoder_rows, decoder_rows = [], []
+    for side in MEASURED_SIDES:
+        runs: list[tuple[str, Any, Condition]] = [
+            (name + wordings, encoder, "real") for name in ENCODER_TASKS for wordings in ("", TRAINED_WORDINGS)
         ]
-    for name, model, options in runs:
-        command = f"medgemma-eval run {name}" + (" --shuffle-pictures" if options.condition == "shuffled" else "")
-        with progress(None, f"items of {name}", quiet) as advance:
-            run_task(TASKS[name], options, data, out, model, "nano", command, advance)
-    scores = score_dir(out)
-    encoder_rows = [
-        row for name in ENCODER_TASKS for row in [*_figures(name, scores[name]), *_baseline(name, data, out)]
-    ]
-    decoder_rows = [row for name in DECODER_TASKS for row in _figures(name, scores[name])]
-    _write(encoder_folder, encoder_rows, encoder.fingerprint, seed)
-    _write(decoder_folder, decoder_rows, decoder.fingerprint, seed)
+        runs += [(name, decoder, "real") for name in DECODER_TASKS]
+        runs += [(name, decoder, "shuffled") for name in SHUFFLED_TASKS]
+        for name, model, condition in runs:
+            options = RunOptions(side=side, seed=seed, condition=condition)
+            command = f"medgemma-eval run {name} --side {side}" + " --shuffle-pictures" * (condition == "shuffled")
+            with progress(None, f"items of {name}, {side}", quiet) as advance:
+                run_task(TASKS[name], options, data, out / side, model, "nano", command, advance)
+        scores = score_dir(out / side)
+        for name in ENCODER_TASKS:
+            encoder_rows += [*_figures(side, name, scores[name]), *_baseline(side, name, data, out / side)]
+            encoder_rows += _figures(side, name + TRAINED_WORDINGS, scores[name + TRAINED_WORDINGS])
+        encoder_rows.append(
+            _estimate("zero-shot-nih-pneumonia", side, "auroc of the view alone", view_only_auroc(data, side))
+        )
+        decoder_rows += [row for name in DECODER_TASKS for row in _figures(side, name, scores[name])]
+        decoder_rows += _words_alone(side, data, out / side)
+    for card in PROBED:
+        with progress(None, f"pictures of {card}", quiet):
+            encoder_rows += _probe_rows(encoder, data, card, seed)
+    _write(encoder_folder, encoder_rows, encoder.fingerprint, trained, seed)
+    _write(decoder_folder, decoder_rows, decoder.fingerprint, trained, seed)
 
 
-def _figures(task: str, metrics: dict[str, dict[str, Any]]) -> list[Figure]:
+def _figures(side: Side, task: str, metrics: dict[str, dict[str, Any]]) -> list[Figure]:
     shown = [name for name in SHOWN_METRICS if name in metrics]
-    return [_figure(task, name, metrics[name]) for name in shown if None not in metrics[name]["ci95"]]
+    return [_figure(side, task, name, metrics[name]) for name in shown if None not in metrics[name]["ci95"]]
 
 
-def _baseline(task: str, data: Path, out: Path) -> list[Figure]:
+def _baseline(side: Side, task: str, data: Path, out: Path) -> list[Figure]:
     """The raw-pixel classifier on the same split, and the paired difference."""
-    predictions = raw_pixel_baseline(data, task)
+    predictions = raw_pixel_baseline(data, task, side)
     graded = grades(TASKS[task], read_answered(TASKS[task], condition_folder(out, task, "real")))["accuracy"]
-    rows: dict[str, Estimate] = {
-        "accuracy of raw pixels": accuracy_of(predictions),
-        "accuracy, nano minus raw pixels": model_minus_baseline({g.item_id: g.value for g in graded}, predictions),
-    }
-    return [_figure(task, name, as_json(estimate)) for name, estimate in rows.items()]
+    return [
+        _estimate(task, side, "accuracy of raw pixels", accuracy_of(predictions)),
+        _estimate(
+            task,
+            side,
+            "accuracy, nano minus raw pixels",
+            model_minus_baseline({g.item_id: g.value for g in graded}, predictions),
+        ),
+    ]
 
 
-def _figure(task: str, metric: str, found: dict[str, Any]) -> Figure:
+def _words_alone(side: Side, data: Path, out: Path) -> list[Figure]:
+    """VQA-RAD without its pictures, and the paired difference."""
+    graded = words_alone(data, side)
+    answered = grades(TASKS["vqa-rad"], read_answered(TASKS["vqa-rad"], condition_folder(out, "vqa-rad", "real")))
+    rows = []
+    for metric in ("closed_accuracy", "open_token_f1_squad"):
+        nano = {one.item_id: one.value for one in answered[metric]}
+        rows += [
+            _estimate("vqa-rad", side, f"{metric} of words alone", mean_of(graded, metric)),
+            _estimate("vqa-rad", side, f"{metric}, nano minus words alone", model_minus_words(nano, graded, metric)),
+        ]
+    return rows
+
+
+def _probe_rows(encoder: "MedSigLIP", data: Path, card: str, seed: int) -> list[Figure]:
+    rows = []
+    for side, found in probe(encoder, data, card, MEASURED_SIDES, seed).items():
+        task = f"linear probe of {card}"
+        rows += [
+            _estimate(task, side, "accuracy", found.nano),
+            _estimate(task, side, "accuracy of raw pixels", found.raw_pixels),
+            _estimate(task, side, "accuracy, nano minus raw pixels", found.difference),
+        ]
+    return rows
+
+
+def _estimate(task: str, side: Side, metric: str, found: Estimate) -> Figure:
+    return _figure(side, task, metric, as_json(found))
+
+
+def _figure(side: Side, task: str, metric: str, found: dict[str, Any]) -> Figure:
     low, high = found["ci95"]
-    return Figure(task, metric, found["value"], (low, high), found["n"], found["n_groups"])
+    return Figure(side, task, metric, found["value"], (low, high), found["n"], found["n_groups"])
 
 
-def _write(folder: Path, figures: Sequence[Figure], fingerprint: str, seed: int) -> None:
-    from dataclasses import asdict
-
+def _write(folder: Path, figures: Sequence[Figure], fingerprint: str, trained: str, seed: int) -> None:
     facts = {
         "fingerprint": fingerprint,
-        "command": "medgemma-eval run TASK --data DIR --out DIR [--shuffle-pictures]",
-        "side": "held-out",
+        "command": "medgemma-eval run TASK --side SIDE --data DIR --out DIR [--shuffle-pictures]",
         "seed": seed,
         "figures": [asdict(figure) for figure in figures],
     }
     (folder / "measurements.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     template = (Path(__file__).parent / f"nano_card_{folder.name}.md").read_text(encoding="utf-8")
     card = template.replace("{{ figures }}", _table(figures)).replace("{{ fingerprint }}", fingerprint)
+    card = card.replace("{{ trained }}", "\n  ".join(textwrap.wrap(trained, 117)))
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def _table(figures: Sequence[Figure]) -> str:
-    lines = ["| task | metric | value | 95 % interval | n | groups |", "| --- | --- | --- | --- | --- | --- |"]
-    for row in figures:
+    lines = [
+        "| task | metric | side | value | 95 % interval | n | groups |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    places = {(row.task, row.metric): place for place, row in reversed(list(enumerate(figures)))}
+    for row in sorted(figures, key=lambda row: places[row.task, row.metric]):
         low, high = row.ci95
         interval = f"{low:.3f} to {high:.3f}"
-        lines.append(f"| {row.task} | {row.metric} | {row.value:.3f} | {interval} | {row.n} | {row.n_groups} |")
+        lines.append(
+            f"| {row.task} | {row.metric} | {row.side} | {row.value:.3f} | {interval} | {row.n} | {row.n_groups} |"
+        )
     return "\n".join(lines)

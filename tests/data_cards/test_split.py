@@ -2,7 +2,7 @@ from hashlib import sha256
 
 import pytest
 
-from data_cards.split import HELD_OUT_PERCENT, held_out, side
+from data_cards.split import HELD_OUT_PERCENT, SIDES, held_out, side
 
 
 def test_known_sides_never_change() -> None:
@@ -11,7 +11,7 @@ def test_known_sides_never_change() -> None:
     assert [held_out(group, 25) for group in groups] == [
         int(sha256(f"medgemma-split-1:{group}".encode()).hexdigest(), 16) % 100 < 25 for group in groups
     ]
-    known = {"nih_00150": "train", "nih_00211": "held-out", "vqarad_case164": "held-out"}
+    known = {"nih_00150": "train", "nih_00211": "held-out", "vqarad_case164": "final"}
     assert {group: side(group) for group in known} == known
 
 
@@ -21,6 +21,14 @@ def test_share_is_about_as_asked_and_larger_shares_hold_smaller_ones() -> None:
     assert 0.22 < len(quarter) / len(groups) < 0.28
     assert quarter <= {group for group in groups if held_out(group, 50)}
     assert not any(held_out(group, 0) for group in groups) and all(held_out(group, 100) for group in groups)
+
+
+def test_the_final_side_is_half_of_what_is_held_out() -> None:
+    groups = [f"g{number}" for number in range(4000)]
+    sides = {name: {group for group in groups if side(group) == name} for name in SIDES}
+    assert sides["held-out"] | sides["final"] == {group for group in groups if held_out(group, HELD_OUT_PERCENT)}
+    assert 0.45 < len(sides["final"]) / len(sides["final"] | sides["held-out"]) < 0.55
+    assert sum(map(len, sides.values())) == len(groups)
 
 
 def test_refusals() -> None:

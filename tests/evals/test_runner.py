@@ -168,7 +168,7 @@ def test_another_model_or_other_settings_need_another_folder(tmp_path: Path) -> 
         run(questions(), FakeAnswerer("m2"), tmp_path)
     with pytest.raises(ValueError, match=r"made otherwise \(max_new_tokens 32, now 64\)"):
         run(questions(), FakeAnswerer(), tmp_path, RunOptions(max_new_tokens=64))
-    with pytest.raises(ValueError, match=r"made otherwise \(version 1 of the task, now 7\)"):
+    with pytest.raises(ValueError, match=r"made otherwise \(version 2 of the task, now 7\)"):
         run(questions(), FakeAnswerer(), tmp_path, task={"version": 7})
 
 
@@ -260,7 +260,7 @@ def test_nothing_stale_comes_out_of_the_cache(tmp_path: Path) -> None:
     changes: list[dict[str, Any]] = [
         {"model": FakeAnswerer("m2")},
         {"options": RunOptions(max_new_tokens=64)},
-        {"task": {"version": 2}},
+        {"task": {"version": 7}},
         {"items": [replace(item, prompt="Is it not?") for item in items]},
     ]
     with AnswerCache(tmp_path / "cache") as cache:

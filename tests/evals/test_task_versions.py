@@ -96,6 +96,20 @@ WORDING_SHA256 = {
     "kit-iu-xray-impression 1": "4e8edf85589d9f44",
     "kit-ehrqa 1": "0f234a916a58892e",
     "kit-ehrqa-section 1": "0f234a916a58892e",
+    "vqa-rad 2": "1430cf52ab601d72",
+    "picture-questions 2": "583f8977c575e7f2",
+    "picture-questions-new-wordings 2": "583f8977c575e7f2",
+    "outside-questions 1": "f9e82bfc4bf3f52b",
+    "zero-shot-lung-histology 2": "d813efe15565021c",
+    "zero-shot-lung-histology-trained-wordings 1": "2c2f747dc36d3fd5",
+    "zero-shot-mednist 2": "cf4aef546d3d80b8",
+    "zero-shot-mednist-trained-wordings 1": "a3ead1078e152aaf",
+    "zero-shot-modality 2": "067fd3d862e08ce1",
+    "zero-shot-modality-trained-wordings 1": "418b6ac555e1398c",
+    "zero-shot-body-part 2": "bddbb6b2806b0637",
+    "zero-shot-body-part-trained-wordings 1": "147d605bb7a311ef",
+    "zero-shot-nih-pneumonia 2": "d12b0df65b635304",
+    "zero-shot-nih-pneumonia-trained-wordings 1": "8b3f1da5d7f80ceb",
 }
 
 

@@ -1,4 +1,5 @@
 import itertools
+import random
 from collections import Counter
 from pathlib import Path
 
@@ -7,8 +8,10 @@ import pytest
 from data_cards.readers.pictures import NIH14_FINDINGS, LabelledPicture, read_labelled_pictures
 from data_cards.split import side
 from evals.tasks import picture_questions, vqa_rad, zero_shot
+from evals.tasks.caption_wording import CAPTIONS
+from evals.tasks.phrasings import canonical, phrasings, written_out
 from evals.tasks.picture_questions import balanced_questions, facts, questions_about
-from evals.tasks.wording import CAPTIONS, CLOSED_QUESTIONS, FINDINGS, OPEN_QUESTIONS, OVERLAPPING
+from evals.tasks.wording import CLOSED_QUESTIONS, FINDINGS, OPEN_QUESTIONS, OVERLAPPING
 
 
 def film(name: str, *findings: str, view: str = "PA") -> LabelledPicture:
@@ -66,9 +69,9 @@ def test_grading_names_its_metrics() -> None:
 @pytest.mark.kit
 def test_vqa_rad_sides_divide_the_cases(kit: Path) -> None:
     sides = {name: vqa_rad.items(kit, name) for name in vqa_rad.SIDES}
-    held, train = ({item.group for item in sides[name]} for name in ("held-out", "train"))
-    assert not held & train
-    assert len(sides["held-out"]) + len(sides["train"]) == len(sides["all"]) == 1513
+    held, final, train = ({item.group for item in sides[name]} for name in ("held-out", "final", "train"))
+    assert held and final and not (held & train or held & final or final & train)
+    assert sum(len(sides[name]) for name in ("held-out", "final", "train")) == len(sides["all"]) == 1513
     assert len(sides["official-test"]) == 234
     assert vqa_rad.items(kit / "vqa-rad") == sides["held-out"]
     with pytest.raises(ValueError, match="got side 'test'"):
@@ -87,14 +90,42 @@ def test_facts_say_what_the_labels_say() -> None:
 
 
 def test_held_out_wordings_are_never_trained_on() -> None:
-    for phrasings in (*OPEN_QUESTIONS.values(), *CLOSED_QUESTIONS.values(), *(c.phrasings for c in CAPTIONS)):
-        assert phrasings.train and phrasings.held_out
-        assert len(set(phrasings.train)) == len(phrasings.train)
+    for ways in (*OPEN_QUESTIONS.values(), *CLOSED_QUESTIONS.values(), *(c.phrasings for c in CAPTIONS)):
+        assert ways.train and ways.held_out
+        assert len(set(ways.train)) == len(ways.train)
     for table in (OPEN_QUESTIONS, CLOSED_QUESTIONS):
-        train = {text for phrasings in table.values() for text in phrasings.train}
-        assert not train & {text for phrasings in table.values() for text in phrasings.held_out}
-    train = {text for wording in CAPTIONS for text in wording.phrasings.train}
-    assert not train & {text for wording in CAPTIONS for text in wording.phrasings.held_out}
+        train = {canonical(text) for ways in table.values() for text in ways.train}
+        assert not train & {canonical(text) for ways in table.values() for text in ways.held_out}
+    train = {canonical(text) for wording in CAPTIONS for text in wording.phrasings.train}
+    assert not train & {canonical(text) for wording in CAPTIONS for text in wording.phrasings.held_out}
+
+
+def test_no_caption_says_two_things() -> None:
+    said = Counter(canonical(text) for wording in CAPTIONS for text in {*wording.phrasings.train})
+    assert max(said.values()) == 1
+
+
+def test_patterns_are_written_out_and_hide_what_is_held_out() -> None:
+    assert written_out("a [CT|CT scan] of [|the ]head{a}") == [
+        "a CT of head{a}",
+        "a CT of the head{a}",
+        "a CT scan of head{a}",
+        "a CT scan of the head{a}",
+    ]
+    made = phrasings("[a|the] [CT|MR]", "[a|one] CT", held_out=("The CT.",))
+    assert made.train == ("a CT", "a MR", "the MR", "one CT") and made.held_out == ("The CT.",)
+    for broken in ("a [CT", "a CT]", "a [CT|[MR]]"):
+        with pytest.raises(ValueError, match=r"expected every \["):
+            written_out(broken)
+
+
+def test_a_caption_is_drawn_by_what_it_says_first() -> None:
+    """A statement with many wordings is drawn no more often than one with few."""
+    rng, known = random.Random(0), facts(film("a"))
+    drawn = Counter(tuple(sorted(zero_shot.draw_caption(known, rng).facts)) for _ in range(4000))
+    assert len(drawn) == 5 and max(drawn.values()) < 1.2 * min(drawn.values())
+    both = facts(film("a", "Pneumonia", "Effusion"))
+    assert all(zero_shot.draw_caption(both, rng).is_true_of(both) for _ in range(200))
 
 
 def test_a_blind_answerer_scores_half_on_balanced_questions() -> None:

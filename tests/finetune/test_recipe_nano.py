@@ -3,7 +3,9 @@
 import csv
 import gzip
 import json
+import random
 import sys
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,17 +16,28 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_cards.readers.pictures import NIH14_FINDINGS
+from data_cards.readers.vqa_rad import VisualQuestion
+from data_cards.schema import load_card
 from data_cards.split import side
+from evals.tasks.vqa_rad import prompt as question_prompt
+from finetune import views
 from finetune.cli import main
 from finetune.configuration import load_config
-from finetune.recipes import nano, nano_data
+from finetune.recipes import nano, nano_config, nano_data, nano_models
+from finetune.views import kept_tower_views
 from tests import tiny
 
 SIZES = {
     "encoder": {"image_size_px": 28, "width": 16, "layers": 1, "mlp": 16, "heads": 2},
     "decoder": {"width": 16, "layers": 7, "mlp": 16, "heads": 2, "key_value_heads": 1, "head_width": 8},
     "pretrain": {"steps": 2, "texts_per_step": 2, "captions_per_step": 2, "max_tokens": 64},
-    "instruct": {"steps": 2, "question_set_per_step": 2, "template_per_step": 2, "texts_per_step": 1},
+    "instruct": {
+        "steps": 2,
+        "question_set_per_step": 2,
+        "template_per_step": 2,
+        "outside_per_step": 2,
+        "texts_per_step": 1,
+    },
 }
 MORE_SIZES = {
     "encoder": {"text_layers": 1, "text_mlp": 16, "vocabulary": 200},
@@ -40,8 +53,9 @@ PHASE = {
     "chest_per_step": 3,
     "question_pictures_per_step": 1,
     "captions_per_step": 4,
+    "frozen_tower": False,
 }
-PHASES = [PHASE, {**PHASE, "steps": 2, "augmentation": 0.5}]
+PHASES = [PHASE, {**PHASE, "steps": 2, "frozen_tower": True}]
 SETTINGS = [
     f"contrastive={json.dumps(PHASES)}",
     "measure=false",
@@ -147,8 +161,8 @@ def mini_kit(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return data
 
 
-def config(*more: str) -> nano.Config:
-    return load_config(nano.Config, [Path(nano.__file__).with_suffix(".yaml")], [*SETTINGS, *more])
+def config(*more: str) -> nano_config.Config:
+    return load_config(nano_config.Config, [Path(nano.__file__).with_suffix(".yaml")], [*SETTINGS, *more])
 
 
 @pytest.fixture(scope="module")
@@ -242,7 +256,7 @@ def test_the_decoders_tower_is_the_encoders(trained: Path) -> None:
 
 
 def test_every_stage_has_moved_its_weights(trained: Path) -> None:
-    started = nano.new_encoder(config().encoder).state_dict().keys()
+    started = nano_models.new_encoder(config().encoder).state_dict().keys()
     assert {k.removeprefix("medsiglip.") for k in weights(trained) if k.startswith("medsiglip.")} == started
     stages = trained / "stages"
     pretrained, instructed = (load_file(stages / s / "state.safetensors") for s in ("pretrain", "instruct"))
@@ -259,10 +273,10 @@ def test_every_stage_has_moved_its_weights(trained: Path) -> None:
         "pretrain": 1,
         "instruct": 1,
     }
-    assert load_config(nano.Config, [trained / "config.yaml"], []) == config()
+    assert load_config(nano_config.Config, [trained / "config.yaml"], []) == config()
 
 
-@pytest.mark.parametrize("killed_in", ["tower_views", "save_decoder"])
+@pytest.mark.parametrize("killed_in", ["plug", "save_decoder"])
 def test_killed_and_resumed_is_uninterrupted(
     mini_kit: Path, trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, killed_in: str
 ) -> None:
@@ -301,3 +315,111 @@ def test_a_missing_set_is_named(mini_kit: Path, tmp_path: Path) -> None:
         (tmp_path / name).symlink_to(mini_kit / name)
     with pytest.raises(ValueError, match="found no data set 'cxr-nih14'"):
         nano.run(config(), tmp_path, tmp_path / "out", quiet=True)
+
+
+def test_a_run_goes_on_from_another(mini_kit: Path, trained: Path, tmp_path: Path) -> None:
+    """Its weights and tokenizers are taken over; with no step left to make, nothing changes but what was rounded."""
+    nothing = ["contrastive=[]", "pretrain.steps=1", "pretrain.learning_rate=0", "instruct.steps=1"]
+    gone_on = config(f"start={trained}", *nothing, "instruct.learning_rate=0")
+    nano.run(gone_on, mini_kit, tmp_path / "more", quiet=True)
+    assert equal(tmp_path / "more", trained)
+    for name in ("medsiglip/spiece.model", "medgemma/tokenizer.json"):
+        assert (tmp_path / "more" / name).read_bytes() == (trained / name).read_bytes()
+    nano.run(config(f"start={trained}"), mini_kit, tmp_path / "further", quiet=True)
+    assert not equal(tmp_path / "further", trained)
+
+
+def test_going_on_refuses_other_sizes_and_empty_folders(mini_kit: Path, trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="has the shape .* the configuration asks for"):
+        nano.run(config(f"start={trained}", "encoder.mlp=24"), mini_kit, tmp_path / "a", quiet=True)
+    with pytest.raises(ValueError, match="found no medsiglip/model.safetensors"):
+        nano.run(config(f"start={tmp_path}"), mini_kit, tmp_path / "b", quiet=True)
+
+
+def test_a_frozen_tower_stays_and_its_head_learns(trained: Path) -> None:
+    first, second = (load_file(trained / f"stages/contrastive-{n}/state.safetensors") for n in (1, 2))
+    learned = {key for key in second if key.startswith("parameter.")}
+    assert learned < {key for key in first if key.startswith("parameter.")}
+    assert not any("vision_model.encoder" in key for key in learned)
+    shipped = load_file(trained / "medsiglip/model.safetensors")
+    for key, before in first.items():
+        name = key.removeprefix("parameter.")
+        if key.startswith("parameter.vision_model.") and before.ndim > 1:
+            moved = not torch.equal(shipped[name], before.bfloat16())
+            assert moved == (".head." in name), name
+
+
+def test_views_are_kept_and_made_anew_for_another_tower(trained: Path, mini_kit: Path, tmp_path: Path) -> None:
+    encoder = nano_models.new_encoder(config().encoder)
+    corpus = nano_data.read_corpus(mini_kit, 28)
+
+    def seen() -> torch.Tensor:
+        return kept_tower_views(
+            tmp_path / "views.safetensors",
+            encoder.vision_model,
+            corpus.pixels,
+            corpus.free_orientation,
+            2,
+            seed=0,
+            precision="float32",
+        )
+
+    made = seen()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(views, "tower_views", None)  # must not be called again
+        assert torch.equal(seen(), made)
+    with torch.no_grad():
+        encoder.vision_model.post_layernorm.weight.add_(1)
+    assert not torch.equal(seen(), made)
+
+
+def test_shuffled_labels_stay_in_their_set(mini_kit: Path) -> None:
+    corpus = nano_data.read_corpus(mini_kit, 28)
+    shuffled = corpus.with_shuffled_labels(0)
+    assert shuffled.facts_known() == corpus.facts_known() and shuffled.facts != corpus.facts
+    assert torch.equal(shuffled.pixels, corpus.pixels) and shuffled.cards == corpus.cards
+    moved = [q for q in corpus.questions if shuffled.number_of[q.path] != corpus.number_of[q.path]]
+    assert moved
+
+
+def test_the_data_report_says_what_was_read(trained: Path, mini_kit: Path) -> None:
+    report = json.loads((trained / "data.json").read_text())
+    corpus = nano_data.read_corpus(mini_kit, 28)
+    assert {name: of["pictures"] for name, of in report["sets"].items() if of["pictures"]} == Counter(corpus.cards)
+    assert report["sets"]["vqa-rad"]["licence"] == "CC0 1.0"
+    assert report["facts"]["cxr-nih14"]["modality: X-ray"] == corpus.cards.count("cxr-nih14")
+
+
+def test_no_set_is_trained_on_that_may_not_ship() -> None:
+    for name in (*nano_data.LABELLED_CARDS, "vqa-rad", *nano_data.TEXT_CARDS):
+        assert load_card(name).licence_allows_training_shipped_weights, name
+
+
+def question(text: str, answer: str, question_type: str) -> VisualQuestion:
+    return VisualQuestion("q", Path("p"), text, answer, "OPEN", question_type, "CHEST", "g", "train", "CC0")
+
+
+def test_a_pictures_modality_is_read_from_its_questions() -> None:
+    def said(*questions: VisualQuestion) -> str | None:
+        return nano_data.facts_said(questions).get("modality")
+
+    assert said(question("Is this CT normal?", "no", "ABN")) == "CT"
+    assert said(question("Is this a CT scan?", "no", "MODALITY")) is None
+    assert said(question("Is this a CT scan?", "Yes", "MODALITY")) == "CT"
+    assert said(question("How was it taken?", "MR - FLAIR", "MODALITY")) == "MRI"
+    assert said(question("Where is it?", "on the chest xray", "POS"), question("?", "CT", "MODALITY")) is None
+    assert nano_data.facts_said([question("?", "left", "POS")]) == {"body_part": "chest"}
+
+
+def test_answers_are_said_in_one_way() -> None:
+    said = [nano.short_answer(text) for text in (" The Liver. ", "Xray - plain film", "chest x ray", "PA", "a")]
+    assert said == ["liver", "x-ray - plain film", "chest x-ray", "pa", "a"]
+
+
+def test_questions_keep_their_words_but_one() -> None:
+    rng, text = random.Random(0), "Is there a mass in the left lung?"
+    lost = Counter(len(nano.with_a_word_lost(text, rng).split()) for _ in range(600))
+    assert set(lost) == {7, 8} and 150 < lost[7] < 250
+    assert nano.with_a_word_lost("Is this a CT?", rng) == "Is this a CT?"
+    ways = {nano.asked_in_some_way("Is it CT?", rng) for _ in range(400)}
+    assert question_prompt("Is it CT?") in ways and "Is it CT?" in ways and "is it ct?" in ways

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import pytest
 import torch
 
-from finetune.recipes.nano import decoder_config, image_token_ids, new_encoder
+from finetune.recipes.nano_models import decoder_config, image_token_ids, new_encoder
 from medgemma.plug import plug
 from tests import tiny
 

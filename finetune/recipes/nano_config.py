@@ -1,0 +1,103 @@
+"""The configuration of the recipe nano; the values are in nano.yaml."""
+
+from typing import Literal
+
+from finetune.configuration import Section
+from finetune.training import Precision
+
+
+class EncoderSection(Section):
+    """Sizes of the SiglipModel."""
+
+    image_size_px: int
+    width: int
+    layers: int
+    mlp: int
+    heads: int
+    text_layers: int
+    text_mlp: int
+    vocabulary: int
+    initial_logit_scale: float
+    initial_logit_bias: float
+
+
+class ContrastiveSection(Section):
+    """One phase of contrastive tuning; counts are pictures and captions a step."""
+
+    steps: int
+    learning_rate: float
+    augmentation: float
+    """Strength, 0 (none) to 1."""
+    histology_per_step: int
+    modality_per_step: int
+    chest_per_step: int
+    question_pictures_per_step: int
+    captions_per_step: int
+    frozen_tower: bool
+    """Only the tower's pooling head and the text tower learn, over the views that the decoder's stages use too."""
+
+
+class DecoderSection(Section):
+    """Sizes of the Gemma 3 decoder."""
+
+    width: int
+    layers: int
+    mlp: int
+    heads: int
+    key_value_heads: int
+    head_width: int
+    sliding_window: int
+    vocabulary: int
+    image_tokens: int
+    views: int
+
+
+class PretrainSection(Section):
+    """Decoder pre-training on captions and text."""
+
+    steps: int
+    learning_rate: float
+    texts_per_step: int
+    captions_per_step: int
+    max_tokens: int
+
+
+class InstructSection(Section):
+    """Instruction tuning on questions about pictures."""
+
+    steps: int
+    learning_rate: float
+    question_set_per_step: int
+    template_per_step: int
+    outside_per_step: int
+    """Questions that the picture, or what nano knows, cannot answer."""
+    texts_per_step: int
+    max_tokens: int
+    text_max_tokens: int
+
+
+class Config(Section):
+    """The whole recipe."""
+
+    seed: int
+    quick: bool
+    measure: bool
+    """Run the evaluations at the end and write the cards."""
+    start: str
+    """Empty: from nothing, tokenizers too. Else `nano` or a former run's folder: its weights and tokenizers go on."""
+    precision: Precision
+    """Of the towers and the decoder in training; bfloat16 is many times slower on a CPU without its instructions."""
+    pictures: Literal["real", "none"]
+    """none: the decoder sees the same grey picture everywhere, the text-only control."""
+    labels: Literal["real", "shuffled"]
+    """shuffled: facts and answers go to the pictures of other groups, the control that must show chance."""
+    encoder: EncoderSection
+    contrastive: tuple[ContrastiveSection, ...]
+    """Phases, one after the other."""
+    decoder: DecoderSection
+    pretrain: PretrainSection
+    instruct: InstructSection
+
+    def steps(self, stage: ContrastiveSection | PretrainSection | InstructSection) -> int:
+        """A stage's steps; `quick` takes a fifth of them."""
+        return max(1, stage.steps // 5) if self.quick else stage.steps

@@ -1,0 +1,116 @@
+"""What a linear probe makes of nano's embeddings, beside the same probe on raw pixels; sets it never saw among them.
+
+Letters: N pictures.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
+from data_cards.split import Side, side
+from evals.baselines import small_pixels
+from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_statistic_ci, paired_difference
+from medsiglip.encoder import MedSigLIP
+from medsiglip.imaging import read_pictures
+from medsiglip.probe import LinearProbe
+
+PIXEL_COMPONENTS = 128
+"""Principal components of the 24 x 24 pixels that the pixel probe reads: a linear map of them, and far quicker."""
+
+
+def _label(picture: LabelledPicture) -> str | None:
+    return picture.labels["label"]
+
+
+def _pneumonia(picture: LabelledPicture) -> str | None:
+    if picture.labels["Pneumonia"] == "1":
+        return "pneumonia"
+    return "no finding" if picture.labels["no_finding"] == "1" else None
+
+
+def _retinopathy(picture: LabelledPicture) -> str | None:
+    return "no DR" if picture.labels["label"] == "0" else "DR"
+
+
+PROBED: Mapping[str, Callable[[LabelledPicture], str | None]] = {
+    "histo-lc25000-lung": _label,
+    "modality-mednist": _label,
+    "cxr-nih14": _pneumonia,
+    "derm-ham10000": _label,
+    "fundus-dr": _retinopathy,
+}
+"""Card to the class of a picture, None for none; dermatoscopy and fundus were in no training of nano's."""
+
+
+class Probed(NamedTuple):
+    """Accuracies on one side of one set."""
+
+    nano: Estimate
+    raw_pixels: Estimate
+    difference: Estimate
+
+
+def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed: int) -> dict[Side, Probed]:
+    """Fit both probes on the train side of a set and score them on others; of LC25000 one copy a tile.
+
+    Raises:
+        ValueError: the set is missing or broken.
+    """
+    known = [(picture, PROBED[card](picture)) for picture in read_labelled_pictures(data, card)]
+    labelled = [
+        (picture, label) for picture, label in known if label is not None and picture.labels.get("copy", "1") == "1"
+    ]
+    pictures = [picture for picture, _ in labelled]
+    labels = np.array([label for _, label in labelled])
+    groups = np.array([picture.group for picture in pictures])
+    on = np.array([side(group) for group in groups.tolist()])
+    vectors = encoder.encode_images([read_pictures(picture.path)[0] for picture in pictures])
+    right = {}
+    for name, features in (("nano", vectors), ("raw pixels", _pixel_components(pictures, on == "train"))):
+        fitted = LinearProbe.fit(features[on == "train"], labels[on == "train"], groups[on == "train"], seed=seed)
+        right[name] = np.array(fitted.predict(features)) == labels
+    found = {}
+    for one in sides:
+        rows = on == one
+        nano, pixels, clusters = right["nano"][rows], right["raw pixels"][rows], groups[rows].tolist()
+        found[one] = Probed(
+            clustered_bootstrap_ci(nano, clusters),
+            clustered_bootstrap_ci(pixels, clusters),
+            paired_difference(nano, pixels, clusters),
+        )
+    return found
+
+
+def view_only_auroc(data: Path, on: Side) -> Estimate:
+    """AUROC for pneumonia against no finding by nothing but the film's view: the confound of the set."""
+    from sklearn.metrics import roc_auc_score
+
+    known = [(picture, _pneumonia(picture)) for picture in read_labelled_pictures(data, "cxr-nih14")]
+    labelled = [(picture, label == "pneumonia") for picture, label in known if label is not None]
+    share = {
+        view: np.mean([ill for p, ill in labelled if side(p.group) == "train" and p.labels["view"] == view])
+        for view in sorted({p.labels["view"] for p, _ in labelled})
+    }
+    scored = [(share[p.labels["view"]], ill, p.group) for p, ill in labelled if side(p.group) == on]
+    scores, ill = np.array([s for s, _, _ in scored]), np.array([i for _, i, _ in scored])
+
+    def auroc(rows: NDArray[np.intp]) -> float:
+        return float(roc_auc_score(ill[rows], scores[rows])) if 0 < ill[rows].sum() < len(rows) else float("nan")
+
+    return clustered_statistic_ci(auroc, [group for _, _, group in scored])
+
+
+def _pixel_components(pictures: Sequence[LabelledPicture], train: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(N, PIXEL_COMPONENTS) float32: standardised pixels and their components, both learned on the train side."""
+    from sklearn.decomposition import PCA
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    pixels = small_pixels(picture.path for picture in pictures).reshape(len(pictures), -1)
+    components = min(PIXEL_COMPONENTS, int(train.sum()))
+    reduced = make_pipeline(StandardScaler(), PCA(components, random_state=0, whiten=True)).fit(pixels[train])
+    return np.asarray(reduced.transform(pixels), dtype=np.float32)
