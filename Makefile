@@ -10,7 +10,7 @@ PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench system test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table system test-interop test-timm test-lm-eval clean
 
 install: $(STAMP)
 
@@ -36,6 +36,15 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.imaging
+
+# nano on every task whose data is in the kit, and its table in the README. A failed item is named and does not stop it.
+KIT ?= ../shared/data
+KIT_RUNS ?= runs/kit
+KIT_OPTIONS ?= --limit 200 --max-new-tokens 64
+kit-table: $(STAMP)
+	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
+	$(BIN)/medgemma-eval report $(KIT_RUNS)
+	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into README.md
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run.
 test-interop: $(STAMP)

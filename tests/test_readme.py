@@ -77,7 +77,7 @@ def test_evaluation_commands_run_on_a_few_items(repository: Path, kit: Path, tmp
         done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
         assert done.returncode == 0, done.stderr
         said.append(done.stdout)
-    assert len(said) == 5
+    assert len(said) == 7
     assert "closed_accuracy_real_minus_shuffled" in said[1]
 
 
