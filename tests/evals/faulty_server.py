@@ -102,6 +102,12 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, b"<!doctype html><title>Sign in</title>", kind="text/html")
         elif fault == "hang":
             self.server_state.hang.wait(timeout=20)
+        elif fault == "drip":
+            self._send(200, b" ", length=1 << 20)
+            for _ in range(1000):
+                if self.server_state.hang.wait(timeout=0.02):
+                    break
+                self.wfile.write(b" ")
         elif fault == "cut":
             self._send(200, whole[:20], length=len(whole))
         elif fault == "short":

@@ -97,6 +97,16 @@ def test_no_answer_in_time_is_retried_and_named() -> None:
     assert len(server.asked) == 2
 
 
+def test_an_answer_that_drips_for_ever_ends_in_time() -> None:
+    """Each byte comes within the limit; all of them would not."""
+    with (
+        serving(lambda *_: "drip") as server,
+        Endpoint(server.url, timeout_s=0.5, retries=0) as endpoint,
+        pytest.raises(EndpointFault, match="no answer within 0.5 s .attempts: 1"),
+    ):
+        endpoint.answer([], "q", PLAIN)
+
+
 def test_what_the_server_refuses_for_good_is_not_asked_again() -> None:
     with (
         serving(lambda prompt, before: "status 400") as server,
