@@ -177,7 +177,7 @@ def _items_of(name: str, data: Path, subject: str, count: int) -> list[Item]:
 def _job(name: str, data: Path, subject: str, items: Sequence[Item], folder: Path) -> dict[str, Any]:
     source = SETS["kit-mmlu-medical"]
     known = {question.asked.item_id: question for question in source.questions(data, "val")}
-    pool = [question for question in source.questions(data, "fewshot") if question.asked.subject == subject]
+    pool = [question for question in source.examples(data, "val") if question.asked.subject == subject]
     asked = [known[item.item_id] for item in items]
     return jobs.job(subject, "mmlu", asked, folder, pool, TASKS[name].num_fewshot, subject)
 

@@ -182,7 +182,9 @@ def condition_folder(out_dir: Path, task: str, condition: Condition) -> Path:
 def _demand_fewshot_apart(task: Task, items: Sequence[Item], data_dir: str | Path, options: RunOptions) -> None:
     """Refuse worked examples of a patient (group) that is asked about too."""
     if options.fewshot(task):
-        demand_disjoint_groups(task.items(data_dir, ItemOptions(task.fewshot_from, options.seed)), items)
+        side = task.checked_side(options.side)
+        examples = ItemOptions(task.fewshot_from, options.seed, examples_for=side)
+        demand_disjoint_groups(task.items(data_dir, examples), items)
 
 
 def _train(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:

@@ -65,8 +65,11 @@ def items(source: QuestionSet, data_dir: str | Path, options: ItemOptions) -> li
     """
     style = source.style
     assert style is not None, f"{source.card} has no likelihood prompt"
-    questions = source.questions(data_dir, options.side)
-    examples = source.questions(data_dir, source.fewshot_from) if options.num_fewshot else []
+    if options.examples_for:
+        questions = source.examples(data_dir, options.examples_for)
+    else:
+        questions = source.questions(data_dir, options.side)
+    examples = source.examples(data_dir, options.side) if options.num_fewshot else []
     random.Random(options.seed).shuffle(questions)
     return [
         choice_item(

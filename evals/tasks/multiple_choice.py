@@ -80,23 +80,24 @@ def items(source: QuestionSet, data_dir: str | Path, options: ItemOptions) -> li
     Raises:
         ValueError: The set is missing or broken, or has no examples to show.
     """
-    questions = source.questions(data_dir, options.side)
-    worked = shown(source, data_dir, options.num_fewshot)
+    if options.examples_for:
+        questions = source.examples(data_dir, options.examples_for)
+    else:
+        questions = source.questions(data_dir, options.side)
+    worked = shown(source, data_dir, options)
     random.Random(options.seed).shuffle(questions)
     return [choice_item(source.card, q, "".join(worked) + _prompt(q)) for q in questions]
 
 
-def shown(source: QuestionSet, data_dir: str | Path, num_fewshot: int) -> list[str]:
+def shown(source: QuestionSet, data_dir: str | Path, options: ItemOptions) -> list[str]:
     """Return the first worked examples of the side they come from, each with its answer.
 
     Raises:
         ValueError: The set has no side to take them from.
     """
-    if num_fewshot == 0:
+    if options.num_fewshot == 0:
         return []
-    if not source.fewshot_from:
-        raise ValueError(f"{source.card}: has no part to take examples from; run it without examples")
-    examples = source.questions(data_dir, source.fewshot_from)[:num_fewshot]
+    examples = source.examples(data_dir, options.side)[: options.num_fewshot]
     return [f"{_prompt(q)}\n\n{CHOSEN.format(letter=q.asked.answer)}\n\n" for q in examples]
 
 

@@ -61,6 +61,19 @@ class QuestionSet:
         """
         return self.read(find_set(data_dir, self.card), side)
 
+    def examples(self, data_dir: str | Path, side: str) -> list[ChoiceQuestion]:
+        """Read the questions that may be shown before those of a side: none with the text of one that is asked.
+
+        MMLU's own examples hold such a copy.
+
+        Raises:
+            ValueError: The set is missing or broken, or has no part to take them from.
+        """
+        if not self.fewshot_from:
+            raise ValueError(f"{self.card}: has no part to take examples from; run it without examples")
+        asked = {question.asked.group for question in self.questions(data_dir, side)}
+        return [q for q in self.questions(data_dir, self.fewshot_from) if q.asked.group not in asked]
+
 
 def _plain(questions: Sequence[MultipleChoiceQuestion]) -> list[ChoiceQuestion]:
     return [ChoiceQuestion(question) for question in questions]

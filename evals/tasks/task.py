@@ -29,6 +29,8 @@ class ItemOptions:
     """Of the order and of all draws."""
     num_fewshot: int = 0
     """Worked examples before each question."""
+    examples_for: str = ""
+    """The items are worked examples for those of this side: a group that is asked about there is left out."""
 
 
 @dataclass(frozen=True)

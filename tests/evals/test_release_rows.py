@@ -274,3 +274,20 @@ def test_retinopathy_grades_have_a_weighted_kappa() -> None:
     assert kappa(unparsed) == pytest.approx(
         1 - (16 * 1) / ((0 + 1 + 4 + 9 + 16) * 2 + (1 + 0 + 1 + 4 + 9) + (4 + 1 + 0 + 1 + 4) + (9 + 4 + 1 + 0 + 1)) * 5
     )
+
+
+def test_an_example_with_the_text_of_a_question_is_not_shown(tmp_path: Path) -> None:
+    from evals.checks import demand_disjoint_groups
+
+    multiple_choice(tmp_path)
+    put(
+        tmp_path / "mmlu-medical-full" / "dev" / "anatomy_dev.csv", "Why anatomy test?,d,c,b,a,B\nWhy else?,a,b,c,d,D\n"
+    )
+    for name in ("mmlu-medical", "mmlu-medical-likelihood"):
+        items = items_of(tmp_path, name, num_fewshot=5)
+        (anatomy,) = [item for item in items if item.meta["subject"] == "anatomy"]
+        assert anatomy.prompt.count("Why anatomy test?") == 1
+        examples = TASKS[name].items(tmp_path, ItemOptions("dev", examples_for="test"))
+        demand_disjoint_groups(examples, items)
+        with pytest.raises(ValueError, match="learnt from or shown as examples"):
+            demand_disjoint_groups(items_of(tmp_path, name, "dev"), items)

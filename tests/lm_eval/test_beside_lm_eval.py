@@ -61,7 +61,7 @@ def job_of(kit: Path, folder: Path, name: str, subject: str, items: list[Item]) 
     known = questions_of(kit, ROWS[name], task.checked_side(""))
     examples: list[ChoiceQuestion] = []
     if source.style == "mmlu":
-        pool = questions_of(kit, ROWS[name], source.fewshot_from).values()
+        pool = source.examples(kit, task.checked_side(""))
         examples = [question for question in pool if question.asked.subject == subject]
     num_fewshot = min(task.num_fewshot, len(examples))
     asked = [known[item.item_id] for item in items]
