@@ -59,6 +59,19 @@ class Reply(NamedTuple):
     """Natural log-probability of all of them together, at temperature 1."""
 
 
+def is_on(thinking: Thinking) -> bool:
+    """Whether reasoning is asked for."""
+    return thinking is not None and thinking is not False
+
+
+def conversation(parts: Sequence[Part], text: str, options: AnswerOptions) -> tuple[list[Message], tuple[Picture, ...]]:
+    """The messages of one question about some pictures, which stand before it, and the pictures of their slots."""
+    turn = user_turn([*parts, text], options.pan_and_scan)
+    messages = [{"role": "system", "content": options.system}] if options.system else []
+    asked = [*messages, turn.message]
+    return _thinking_messages(asked) if is_on(options.thinking) else asked, turn.pictures
+
+
 @dataclass(frozen=True)
 class Asking:
     """How one checkpoint is asked."""
@@ -96,12 +109,11 @@ class Asking:
         Raises:
             ValueError: as `asked`.
         """
-        turn = user_turn([*parts, text], options.pan_and_scan)
-        system = [{"role": "system", "content": options.system}] if options.system else []
+        messages, pictures = conversation(parts, text, options)
         sampling = replace(options.sampling, max_new_tokens=max_new_tokens)
         return self.asked(
-            [*system, turn.message],
-            turn.pictures,
+            messages,
+            pictures,
             sampling,
             form=options.form,
             thinking=options.thinking,
@@ -134,7 +146,7 @@ class Asking:
             ValueError: thinking is asked of a model that has no tokens for it, more or fewer pictures than image parts,
                 an empty stop text, or as `Prompts.prompt`.
         """
-        if thinking is not None and thinking is not False:
+        if is_on(thinking):
             self._require_markers(thinking)
             messages = _thinking_messages(messages)
         if not all(stops):

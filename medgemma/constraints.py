@@ -18,8 +18,9 @@ from medgemma.thinking import Speech, ThinkingTokens
 if TYPE_CHECKING:
     import torch
 
-_JSON_WHITESPACE = r"[\x20\x0A\x0D\x09]{1,40}"
-"""Between JSON tokens at most: an indented line's worth, so that no model writes blanks up to its limit."""
+_INDENTED = {"whitespace_pattern": r"[\x20\x0A\x0D\x09]{1,40}"}
+"""Between JSON tokens an indented line's worth of blanks, so that no model writes blanks up to its limit."""
+_ONE_LINE = {"whitespace_flexible": False, "item_separator": ", ?", "key_separator": ": ?"}
 
 
 class ConstraintError(ValueError):
@@ -78,11 +79,12 @@ class Grammars:
         lark = f"start: /{regex_to_lark(pattern, 'd')}/"
         return self._grammar(LLMatcher.grammar_from_lark(lark), f"the regular expression {pattern!r}")
 
-    def json_schema(self, schema: Mapping[str, Any] | str) -> "Grammar":
+    def json_schema(self, schema: Mapping[str, Any] | str, *, compact: bool = False) -> "Grammar":
         """JSON that is valid under a schema.
 
         Args:
             schema: JSON Schema draft 2020-12 as an object or as text. Properties come in the order of the schema.
+            compact: on one line, with at most one blank behind a comma or colon; else it may be indented.
 
         Raises:
             ConstraintError: no JSON object, no valid schema, one that nothing can be valid under, or a keyword that is
@@ -97,8 +99,8 @@ class Grammars:
                 raise ConstraintError(f"the JSON schema is no JSON: {error}") from error
         if not isinstance(schema, Mapping):
             raise ConstraintError(f"the JSON schema is {json.dumps(schema)[:60]}, expected an object")
-        whitespace: Any = {"whitespace_pattern": _JSON_WHITESPACE}
-        return self._grammar(LLMatcher.grammar_from_json_schema(dict(schema), whitespace), "the JSON schema")
+        layout: Any = _ONE_LINE if compact else _INDENTED
+        return self._grammar(LLMatcher.grammar_from_json_schema(dict(schema), layout), "the JSON schema")
 
     def _grammar(self, text: str, what: str) -> "Grammar":
         from llguidance import LLMatcher

@@ -1,5 +1,6 @@
 """Whatever a model of random logits says under a constraint has its form; what cannot be met is refused beforehand."""
 
+import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ from medgemma import MedGemma
 from medgemma.answers import LAB_REPORT_SCHEMA, ThinkingTokens, json_answer, parse_lab_report
 from medgemma.constraints import ConstraintError, Grammars, StopAt, ThinkingLimit, cut_at
 from medgemma.engine.request import Constraint
+from medgemma.film_prompts import box_schema
 from medgemma.model import NANO_FOLDER
 from medgemma.thinking import speech_of
 from tests.medgemma.thinker import thinking_tokenizer
@@ -140,6 +142,15 @@ def test_json_is_valid_under_its_schema(nano: Said, seed: int) -> None:
     assert reason == "stop"
     Report.model_validate_json(text)
     assert json_answer(text).reason is None
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_compact_json_is_one_line(nano: Said, seed: int) -> None:
+    text, reason = nano.text(nano.grammars.json_schema(box_schema("rib"), compact=True), seed)
+    boxes = TypeAdapter(list[dict[str, Any]]).validate_json(text)
+    assert reason == "stop" and 1 <= len(boxes) <= 4
+    assert all(b["label"] == "rib" and len(b["box_2d"]) == 4 and max(b["box_2d"]) <= 1000 for b in boxes)
+    assert len(text) <= len(json.dumps(boxes)) and "\n" not in text
 
 
 @pytest.mark.parametrize("seed", SEEDS)
