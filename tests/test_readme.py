@@ -1,5 +1,6 @@
 """The README's commands run, its Python runs, and its file tree is true."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -35,12 +36,17 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         dataset.ImagePositionPatient[2] += 5 * number
         dataset.SOPInstanceUID += f".{number}"
         dataset.save_as(folder / "ct" / f"{2 - number}.dcm")
+    messages = [{"role": "user", "content": "Which organ?"}]
+    body = {"messages": messages, "max_tokens": 8}
+    request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (folder / "requests.jsonl").write_text(json.dumps(request) + "\n")
     return folder
 
 
 def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     script = Path(sys.executable).parent / words[0]
-    return subprocess.run([str(script), *words[1:]], cwd=folder, capture_output=True, text=True, timeout=300)
+    command = [str(script), *words[1:]]
+    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
 
 
 @needs_nano
