@@ -1,8 +1,8 @@
 """`medgemma ask`: questions about pictures and volumes."""
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -26,6 +26,7 @@ from medgemma.ask_options import (
     WindowPreset,
     form_of,
     note_unless_measured,
+    split,
     studies,
     thinking_of,
     volume_view,
@@ -102,7 +103,8 @@ def ask(
             if sum(isinstance(part, Picture) for part in study.parts) > 1:
                 note_unless_measured(gemma, "several pictures in one prompt")
             for answer in _answers(gemma, study, question, options, problems):
-                file.write(_line(answer, as_json) + "\n")
+                scores = _scores(gemma, study, answer.question, split(choices), options) if choices and as_json else {}
+                file.write(_line(answer, as_json, scores) + "\n")
                 advance(1)
     problems.exit()
 
@@ -125,10 +127,19 @@ def _name(study: Study, question: str) -> str:
     return f"{', '.join(study.files)}, question {question[:40]!r}"
 
 
-def _line(answer: "Answer", as_json: bool) -> str:
+def _scores(
+    gemma: "MedGemma", study: Study, question: str, choices: Sequence[str], options: "AnswerOptions"
+) -> dict[str, float]:
+    """The log-probability of each choice, without reasoning before it."""
+    scores = gemma.score_parts(study.parts, question, choices, replace(options, thinking=None, form=None))
+    return {choice: score.logprob for choice, score in zip(choices, scores, strict=True)}
+
+
+def _line(answer: "Answer", as_json: bool, scores: Mapping[str, float]) -> str:
     if as_json:
         fields = {"answer" if k == "text" else k: v for k, v in asdict(answer).items()}
-        return json.dumps({**fields, "seconds": round(answer.seconds, 3)}, ensure_ascii=False)
+        chosen = {"choice_logprobs": scores} if scores else {}
+        return json.dumps({**fields, "seconds": round(answer.seconds, 3), **chosen}, ensure_ascii=False)
     return f"{', '.join(answer.files)}\t{answer.question}\t{answer.text}"
 
 
@@ -153,14 +164,13 @@ def _count(
     out: Path | None,
 ) -> None:
     from medgemma.asking import conversation
-    from medgemma.chat import render
 
     with whole_file(out) as file:
         for study in about:
             for question in questions:
                 try:
                     messages, _ = conversation(study.parts, question, options)
-                    prompt = render(prompts.tokenizer, prompts.image_tokens, messages)
+                    prompt = prompts.render(messages)
                 except ValueError as error:
                     problems.add(FileProblem(_name(study, question), str(error)))
                     continue

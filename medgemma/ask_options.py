@@ -104,10 +104,15 @@ def form_of(asking: "Asking", choices: str, regex: str, json_schema: str) -> "Gr
     if bool(choices) + bool(regex) + bool(json_schema) > 1:
         raise ValueError("--choices, --regex and --json-schema exclude each other; give one of them")
     if choices:
-        return asking.grammars.choices([choice.strip() for choice in choices.split(";")])
+        return asking.grammars.choices(split(choices))
     if regex:
         return asking.grammars.regex(regex)
     return asking.grammars.json_schema(_schema_text(json_schema)) if json_schema else None
+
+
+def split(choices: str) -> list[str]:
+    """The choices of "yes; no"."""
+    return [choice.strip() for choice in choices.split(";")]
 
 
 def note_unless_measured(gemma: "MedGemma", what: str) -> None:

@@ -119,6 +119,30 @@ def render(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message
     return tokenize(tokenizer, image_tokens, text, [part.get("crops", 0) for part in images])
 
 
+def plain(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message]) -> Prompt:
+    """The form of pre-trained checkpoints: bos, then the pictures and texts of one turn, blanks between them.
+
+    Args:
+        tokenizer: the checkpoint's tokenizer.
+        image_tokens: see `ImageTokens`.
+        messages: one user turn, such as a film and "Cough. findings:".
+
+    Raises:
+        ValueError: other than one user turn, or as `render`.
+    """
+    if [message["role"] for message in messages] != ["user"]:
+        turns = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"a pre-trained checkpoint continues one user turn, got {turns or 'none'}; leave the others out"
+        )
+    parts = _parts(messages[0])
+    for part in parts:
+        _check_part(tokenizer, part, "user")
+    said = [image_tokens.begin if part["type"] == "image" else part["text"].strip() for part in parts]
+    crops = [part.get("crops", 0) for part in parts if part["type"] == "image"]
+    return tokenize(tokenizer, image_tokens, tokenizer.bos_token + " ".join(said), crops)
+
+
 def tokenize(tokenizer: Any, image_tokens: ImageTokens, text: str, crops: Sequence[int] = ()) -> Prompt:
     """Tokenise templated text whose images are single begin-of-image tokens.
 
@@ -157,13 +181,22 @@ class Prompts:
         limit = config.get_text_config().max_position_embeddings
         return cls(tokenizer, ImageTokens.of(config, tokenizer), int(limit), name)
 
+    def render(self, messages: Sequence[Message]) -> Prompt:
+        """The chat form; for a pre-trained checkpoint, which has no chat template, the plain form.
+
+        Raises:
+            ValueError: as `render` and `plain`.
+        """
+        form = render if self.tokenizer.chat_template else plain
+        return form(self.tokenizer, self.image_tokens, messages)
+
     def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Prompt:
         """Render messages and refuse what does not fit.
 
         Raises:
             ValueError: as `render`; or prompt and answer together are longer than the context: the numbers are given.
         """
-        prompt = render(self.tokenizer, self.image_tokens, messages)
+        prompt = self.render(messages)
         count = self.count(prompt, max_new_tokens)
         if not count.fits:
             raise ValueError(

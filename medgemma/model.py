@@ -25,6 +25,7 @@ from medsiglip.weights import fingerprint, resolve_model
 
 if TYPE_CHECKING:
     from medgemma.engine.engine import Engine
+    from medgemma.engine.request import ChoiceScore
 
 NANO_FOLDER = Path(__file__).parent / "nano"
 
@@ -190,6 +191,37 @@ class MedGemma:
                 replies = [self.asking.reply(one, completion) for completion in samples]
                 answers += [self._answer(one, question, r, seconds, number) for number, r in enumerate(replies)]
         return answers
+
+    def score(
+        self, images: Any, question: str, choices: Sequence[str], *, options: AnswerOptions | None = None
+    ) -> "list[ChoiceScore]":
+        """How likely the model finds each choice as the beginning of its answer; all in one pass.
+
+        Args:
+            images: as in `ask`.
+            question: one question.
+            choices: texts, none empty.
+            options: as in `ask`; sampling, form and stops play no part.
+
+        Returns:
+            One score a choice: natural log-probability of its tokens. A choice that another one begins with is never
+            less likely than that; give choices that end differently, or their full wording.
+
+        Raises:
+            ValueError: as in `ask`, or an empty choice.
+        """
+        options = options or AnswerOptions()
+        parts = study_parts(open_study(images), options.view)
+        return self.score_parts(parts, question, choices, options)
+
+    def score_parts(
+        self, parts: Sequence[Part], question: str, choices: Sequence[str], options: AnswerOptions
+    ) -> "list[ChoiceScore]":
+        """`score` of parts as `medgemma.content` makes them."""
+        ids = [self.tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
+        asked = self.asking.question(parts, question, options, max(map(len, ids), default=1) or 1)
+        [scores] = self.engine.score_choices([(asked.request, ids)])
+        return scores
 
     def stream(
         self,

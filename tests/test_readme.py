@@ -99,6 +99,16 @@ def test_the_page_on_pixels_runs(repository: Path, study_folder: Path) -> None:
     assert "Volume CT" in done.stdout and "(3, 128, 128)" in done.stdout
 
 
+@needs_nano
+@pytest.mark.slow
+def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
+    code = "\n".join(blocks(repository, "python", "docs/asking.md"))
+    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    first, second = done.stdout.splitlines()
+    assert "('ct-report',)" in first and re.fullmatch(r"[A-E] (axial|coronal) 3 (True|False)", second)
+
+
 def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z-]+)`?", (repository / "README.md").read_text(encoding="utf-8")):

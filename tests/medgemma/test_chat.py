@@ -4,11 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from tokenizers.processors import TemplateProcessing
 
 from medgemma import MedGemma
 from medgemma.chat import ImageTokens, Prompts, render, tokenize, user_message
 from medgemma.model import NANO_FOLDER
+from tests import tiny
 
 ANSWERED = [
     {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which view is this?"}]},
@@ -185,3 +187,21 @@ def test_tokens_are_counted_and_too_many_refused_without_weights(tmp_path: Path,
     prompts.prompt([user_message("View?", 3)], last)  # exactly full
     with pytest.raises(ValueError, match="holds 2,048"):
         prompts.prompt([user_message("View?", 3)], last + 1)
+
+
+def test_a_pre_trained_checkpoint_has_the_plain_form(tiny_folder: Path) -> None:
+    """As the pre-trained model's card has it, <start_of_image> findings:, by the processor itself."""
+    from transformers import AutoProcessor
+
+    prompts = Prompts.from_folder(tiny_folder, "tiny-pt")
+    prompts.tokenizer.chat_template = None
+    ids = prompts.prompt([user_message("Cough. findings: ", 1)], 8).input_ids
+    processor = AutoProcessor.from_pretrained(tiny_folder)
+    text = processor.tokenizer.bos_token + "<start_of_image> Cough. findings:"
+    image = Image.fromarray(tiny.picture_array(0))
+    assert list(ids) == processor(images=[image], text=text, add_special_tokens=False)["input_ids"][0]
+    system = {"role": "system", "content": "Be brief."}
+    with pytest.raises(ValueError, match="continues one user turn, got system, user; leave the others out"):
+        prompts.prompt([system, user_message("findings:", 1)], 8)
+    with pytest.raises(ValueError, match="control token <eos>"):
+        prompts.prompt([user_message("<eos>", 1)], 8)

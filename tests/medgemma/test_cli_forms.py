@@ -157,9 +157,12 @@ def test_too_many_slices_are_refused_before_anything_is_computed(
 # Forms, samples, thinking
 
 
-def test_forms_reach_the_answer(run: Run, film: Path, tmp_path: Path, capsys: Capture) -> None:
+def test_forms_reach_the_answer(run: Run, film: Path, tmp_path: Path, capsys: Capture, gemma: MedGemma) -> None:
     assert run("ask", film, "-q", "?", "--choices", "left; right", "--json") == 0
-    assert line(capsys)[0]["answer"] in ("left", "right")
+    answer, _ = line(capsys)
+    assert answer["answer"] in ("left", "right") and answer["choice_logprobs"].keys() == {"left", "right"}
+    scores = [score.logprob for score in gemma.score(film, "?", ["left", "right"])]
+    assert list(answer["choice_logprobs"].values()) == pytest.approx(scores, abs=1e-5)
     assert run("ask", film, "-q", "?", "--regex", r"[A-E]\.", "--json") == 0
     assert line(capsys)[0]["answer"] in ("A.", "B.", "C.", "D.", "E.")
     schema = tmp_path / "schema.json"

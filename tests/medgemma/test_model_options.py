@@ -15,7 +15,9 @@ from medgemma.chat import user_message
 from medgemma.content import VolumeView
 from medgemma.engine.engine import Event
 from medgemma.engine.request import Completion, Sampling
-from medsiglip.imaging import Volume
+from medgemma.pan_and_scan import PanAndScan
+from medsiglip.imaging import Picture, Volume
+from tests import tiny
 from tests.medgemma.thinker import thinking_folder
 
 QUESTION = "Is there a pneumothorax?"
@@ -156,10 +158,6 @@ def test_a_volume_is_asked_about_slice_by_slice(gemma: MedGemma) -> None:
 
 
 def test_pan_and_scan_and_a_system_turn_reach_the_prompt(gemma: MedGemma) -> None:
-    from medgemma.pan_and_scan import PanAndScan
-    from medsiglip.imaging import Picture
-    from tests import tiny
-
     picture = Picture.from_array(tiny.picture_array(0, 300, 800))
     options = AnswerOptions(system="Be brief.", pan_and_scan=PanAndScan())
     asked = gemma.asking.question([picture], "?", options, 4)
@@ -167,3 +165,25 @@ def test_pan_and_scan_and_a_system_turn_reach_the_prompt(gemma: MedGemma) -> Non
     assert "Be brief." in gemma.tokenizer.decode(asked.request.prompt.input_ids)
     [answer] = gemma.ask(picture, "?", max_new_tokens=4, options=options)
     assert answer.tokens >= 1
+
+
+def test_choices_are_scored_as_a_forward_pass_does(gemma: MedGemma, images: list[Any]) -> None:
+    """Against plain transformers: the sum of the log-probabilities of each choice's tokens behind the prompt."""
+    choices = ["left", "right side", "no"]
+    scores = gemma.score(images[:1], QUESTION, choices)
+    asked = gemma.asking.question([Picture.from_pil(images[0])], QUESTION, AnswerOptions(), 8)
+    prompt = asked.request.prompt
+    values = gemma.preprocessing.pixel_values([gemma.preprocessing.resized(asked.request.pictures[0])])
+    for choice, score in zip(choices, scores, strict=True):
+        ids = gemma.tokenizer(choice, add_special_tokens=False).input_ids
+        with torch.inference_mode():
+            logits = gemma.model(
+                input_ids=torch.tensor([[*prompt.input_ids, *ids]]),
+                token_type_ids=torch.tensor([[*prompt.token_type_ids, *[0] * len(ids)]]),
+                pixel_values=values,
+            ).logits[0]
+        logprobs = logits.log_softmax(-1)[len(prompt.input_ids) - 1 : -1]
+        expected = sum(float(row[i]) for row, i in zip(logprobs, ids, strict=True))
+        assert score.logprob == pytest.approx(expected, abs=1e-4) and score.num_tokens == len(ids)
+    with pytest.raises(ValueError, match="empty"):
+        gemma.score(images[:1], QUESTION, ["left", ""])
