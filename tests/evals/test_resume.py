@@ -9,17 +9,20 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from evals.outputs import read_outputs
 from evals.scores import score_dir
+from tests.nano import needs_nano
 
 N_ITEMS = 30
 
 RUN = """
 import sys
+import time
 from pathlib import Path
 from tests.evals.test_runner import FakeAnswerer, questions, run
 
@@ -107,3 +110,30 @@ def test_a_killed_run_holds_no_lock_and_leaves_whole_files(tmp_path: Path) -> No
     assert again.wait(timeout=60) == 0
     again.communicate()
     assert len(whole_lines(path)) == len({json.loads(line)["item_id"] for line in whole_lines(path)}) == N_ITEMS
+
+
+@needs_nano
+@pytest.mark.kit
+@pytest.mark.slow
+def test_the_command_killed_in_the_middle_ends_as_if_it_had_not_been(kit: Path, tmp_path: Path) -> None:
+    """The real command with the real model, killed as soon as some answers are on disk."""
+    script = str(Path(sys.executable).parent / "medgemma-eval")
+
+    def command(out: Path) -> list[str]:
+        return [script, "run", "vqa-rad", "--data", str(kit), "--out", str(out), "--limit", "60", "--quiet"]
+
+    path = tmp_path / "killed" / "vqa-rad" / "outputs.jsonl"
+    process = subprocess.Popen(command(tmp_path / "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (path.is_file() and len(whole_lines(path)) >= 3):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait(timeout=60) == -signal.SIGKILL and 3 <= len(whole_lines(path)) < 60
+    for folder in ("killed", "whole"):
+        subprocess.run(command(tmp_path / folder), check=True, capture_output=True)
+    answers = [
+        sorted(
+            (output.item_id, output.text) for output in read_outputs(tmp_path / folder / "vqa-rad" / "outputs.jsonl")
+        )
+        for folder in ("killed", "whole")
+    ]
+    assert answers[0] == answers[1] and len(answers[0]) == len({item_id for item_id, _ in answers[0]}) == 60

@@ -411,6 +411,13 @@ def test_unknown_task_and_empty_folder(tmp_path: Path) -> None:
         make_items(TASK, tmp_path, RunOptions())
 
 
+@pytest.mark.parametrize("name", TASKS)
+def test_show_says_how_a_task_is_run(name: str) -> None:
+    output = CliRunner().invoke(evals.cli.app, ["show", name]).output
+    for wanted in (f"{name}, version ", "\nsides ", "\nanswers ", "\nmain metric ", "\nwording "):
+        assert wanted in output
+
+
 def test_list_names_every_task() -> None:
     output = CliRunner().invoke(evals.cli.app, ["list"]).output
     assert all(name in output for name in TASKS)
