@@ -120,7 +120,8 @@ def answer_on_server(
             for future in wait(asked, return_when=FIRST_COMPLETED).done:
                 del asked[future]
                 output = future.result()
-                faults_in_a_row = faults_in_a_row + 1 if output.error else 0
+                if output.attempts:  # a picture that cannot be read says nothing of the server
+                    faults_in_a_row = faults_in_a_row + 1 if output.error else 0
                 yield replace(output, seconds=clock.lap_s())
             if faults_in_a_row >= MAX_FAULTS_IN_A_ROW:
                 raise EndpointRefused(

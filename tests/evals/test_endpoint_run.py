@@ -96,6 +96,13 @@ def test_a_dead_server_ends_the_run_after_some_items(tmp_path: Path) -> None:
     assert MAX_FAULTS_IN_A_ROW <= len(outputs) < len(items)
 
 
+def test_pictures_that_are_missing_do_not_end_the_run(tmp_path: Path) -> None:
+    gone = [replace(item, files=(f"{item.item_id}.png",)) for item in text_items(MAX_FAULTS_IN_A_ROW + 10)]
+    good = Item("good", (), "Is it there?", "Yes", "closed", HELD_OUT_GROUPS[-1], gone[0].meta)
+    with serving(lambda *_: "say Yes") as server:
+        assert len(run(server, [*gone, good], tmp_path)) == len(gone) and len(server.asked) == 1
+
+
 def test_no_thread_is_left(tmp_path: Path) -> None:
     with serving(lambda *_: "say Yes") as server, Endpoint(server.url) as endpoint:
         outputs = answer_on_server(text_items(20), endpoint, Generation(), concurrency=3)

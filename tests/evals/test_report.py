@@ -227,3 +227,19 @@ def test_what_is_missing_is_said(runs: Path, tmp_path: Path) -> None:
     (runs / "scores.json").write_text('{"vqa-rad": {}}')
     with pytest.raises(ValueError, match="holds no figure"):
         write_html(runs)
+
+
+def test_the_page_on_evaluations_names_options_and_files_that_are_there(repository: Path, runs: Path) -> None:
+    page = (repository / "docs" / "evaluations.md").read_text()
+    commands = ("run", "score", "compare", "report", "show", "list")
+    helps = [CliRunner().invoke(evals.cli.app, [command, "--help"]).output for command in commands]
+    known = set(re.findall(r"--[a-z][a-z-]+", " ".join(helps)))
+    assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known
+    assert set(re.findall(r"^medgemma-eval (\w+)", page, flags=re.MULTILINE)) <= set(commands)
+    write_html(runs)
+    for name in ("items.jsonl", "outputs.jsonl", "run.json"):
+        assert f"<task>/{name}" in page and (runs / "vqa-rad" / name).is_file()
+    for name in ("scores.json", "report.html"):
+        assert f"DIR/{name}" in page and (runs / name).is_file()
+    figures = read_scores(runs)["vqa-rad"]["closed_accuracy"]
+    assert {"n_failed", "value_of_answered", "n_unanswered"} <= set(figures)
