@@ -109,15 +109,16 @@ def grade(item: Item, output: Output) -> dict[str, float]:
 
 
 def items(films: FilmSet, data_dir: str | Path, options: ItemOptions) -> list[Item]:
-    """Make one item a film and condition, the films in a seeded order, the questions of a film beside each other.
+    """Make one item a film and condition, in a seeded order.
 
     Raises:
         ValueError: The set is missing or broken.
     """
-    pictures = list(films.films(find_set(data_dir, films.card), options.side))
-    random.Random(options.seed).shuffle(pictures)
+    pictures = films.films(find_set(data_dir, films.card), options.side)
     made = [_item(films, picture, condition) for picture in pictures for condition in films.labels]
-    return [item for item in made if item is not None]
+    asked = [item for item in made if item is not None]
+    random.Random(options.seed).shuffle(asked)
+    return asked
 
 
 def over_conditions(named: Sequence[str]) -> Callable[[Sequence[Answered]], dict[str, Measure]]:

@@ -78,19 +78,20 @@ def captions(finding: str) -> dict[str, tuple[str, ...]]:
 
 
 def items(films: FindingSet, data_dir: str | Path, options: ItemOptions) -> list[Item]:
-    """Make one item a film and finding whose label is certain, the films in a seeded order.
+    """Make one item a film and finding whose label is certain, in a seeded order.
 
     Raises:
         ValueError: The set is missing or broken.
     """
-    pictures = list(films.films(find_set(data_dir, films.card), options.side))
-    random.Random(options.seed).shuffle(pictures)
+    pictures = films.films(find_set(data_dir, films.card), options.side)
     made = [
         _item(picture, finding, [picture.labels[name] for name in names])
         for picture in pictures
         for finding, names in films.findings.items()
     ]
-    return [item for item in made if item is not None]
+    asked = [item for item in made if item is not None]
+    random.Random(options.seed).shuffle(asked)
+    return asked
 
 
 def aurocs(answered: Sequence[Answered]) -> dict[str, Measure]:

@@ -3,8 +3,8 @@
 Usage: run_lm_eval.py PLAN.json OUT.json.
 PLAN: model (folder), batch_size, jobs: name, yaml (path inside lm_eval/tasks), files (split to JSONL of rows as the
 Hub's data set has them), num_fewshot.
-OUT: versions, and for each job acc, acc_norm, seconds, model_seconds (of `loglikelihood` alone), and its samples: row,
-prompt, choices, log_likelihoods, acc, acc_norm.
+OUT: versions, and for each job acc, acc_norm, seconds, model_seconds and model_processor_seconds (of `loglikelihood`
+alone), and its samples: row, prompt, choices, log_likelihoods, acc, acc_norm.
 """
 
 import json
@@ -43,15 +43,16 @@ class Timed:
 
     def __init__(self, call: Any) -> None:
         self._call = call
-        self.seconds = 0.0
+        self.seconds = self.processor_seconds = 0.0
 
     def __call__(self, *given: Any, **named: Any) -> Any:
         """Call and time."""
-        started = time.perf_counter()
+        started, before = time.perf_counter(), time.process_time()
         try:
             return self._call(*given, **named)
         finally:
             self.seconds += time.perf_counter() - started
+            self.processor_seconds += time.process_time() - before
 
 
 def run_job(job: dict[str, Any], model: HFLM, timed: Timed) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def run_job(job: dict[str, Any], model: HFLM, timed: Timed) -> dict[str, Any]:
         }
         (Path(folder) / f"{name}.yaml").write_text(json.dumps(settings), encoding="utf-8")
         manager = TaskManager(include_path=folder, include_defaults=False)
-        started, before = time.perf_counter(), timed.seconds
+        started, before, used = time.perf_counter(), timed.seconds, timed.processor_seconds
         result = lm_eval.simple_evaluate(
             model, tasks=[name], num_fewshot=job["num_fewshot"], task_manager=manager, bootstrap_iters=0
         )
@@ -81,6 +82,7 @@ def run_job(job: dict[str, Any], model: HFLM, timed: Timed) -> dict[str, Any]:
         "acc_norm": figures.get("acc_norm,none"),
         "seconds": seconds,
         "model_seconds": timed.seconds - before,
+        "model_processor_seconds": timed.processor_seconds - used,
         "samples": [sample_of(sample) for sample in result["samples"][name]],
     }
 
