@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from data_cards.split import SIDES
 from data_cards.split import side as side_of
 from evals.items import Item
 
@@ -73,13 +74,13 @@ def demand_one_group_a_picture(items: Sequence[Item], where: Path | str) -> None
 
 
 def demand_on_side(items: Iterable[Item], side: str, where: Path | str) -> None:
-    """Refuse items of groups (patients) that belong to the other side of the split."""
-    if side not in ("train", "held-out"):
+    """Refuse items of groups (patients) that belong to another side of the split."""
+    if side not in SIDES:
         return
     astray = [item.item_id for item in items if side_of(item.group) != side]
     if astray:
         raise ValueError(
-            f"{where}: {named(astray)} not of the side {side!r} that run.json says: the patient is on the other side; "
+            f"{where}: {named(astray)} not of the side {side!r} that run.json says: the patient is on another side; "
             "make the items anew from the right split"
         )
 

@@ -101,7 +101,7 @@ def test_a_split_without_the_side_asked_for(copy: Path, tmp_path: Path) -> None:
     result = run(copy, tmp_path / "out", "--side", "train")
     assert result.exit_code == 1 and "has no item on side 'train'; take another side" in result.stderr
     result = run(copy, tmp_path / "out", "--side", "test")
-    assert "got side 'test'; expected one of held-out, train" in result.stderr
+    assert "got side 'test'; expected one of held-out, final, train, " in result.stderr
 
 
 def test_a_duplicated_item_is_refused_before_anything_is_asked(copy: Path, tmp_path: Path) -> None:

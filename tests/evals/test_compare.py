@@ -221,12 +221,17 @@ def test_a_duplicated_item_put_in_after_scoring(tmp_path: Path) -> None:
 def test_one_patient_on_both_sides(tmp_path: Path) -> None:
     train = next(name for name in (f"patient-{n}" for n in range(99)) if side(name) == "train")
     astray = [replace(questions()[0], group=train), *questions()[2:]]
-    with pytest.raises(ValueError, match="q0 is not of the side 'held-out'.*on the other side") as fault:
+    with pytest.raises(ValueError, match="q0 is not of the side 'held-out'.*on another side") as fault:
         write_run(tmp_path / "one" / "vqa-rad", astray, right_but_every(4))
     assert train not in str(fault.value), "a group may be a patient's number"
-    with pytest.raises(ValueError, match="q0, q1, q2 and 1 other are of a patient .* also on the training side"):
+    with pytest.raises(ValueError, match="q0, q1, q2 and 1 other are of a patient .* also on the side that is learnt"):
         demand_disjoint_groups(questions()[:4], questions())
     demand_disjoint_groups(questions()[:4], questions()[4:])
+    held_out = questions()[:4]
+    check_items(held_out, {"side": "held-out"}, "here")
+    for other in ("train", "final"):
+        with pytest.raises(ValueError, match=f"are not of the side '{other}'"):
+            check_items(held_out, {"side": other}, "here")
 
 
 def test_one_picture_under_two_patients(tmp_path: Path) -> None:

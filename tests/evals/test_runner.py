@@ -184,7 +184,7 @@ def test_items_that_make_a_figure_wrong_are_refused_before_anything_is_asked(tmp
     first, second, *rest = questions()
     for items, message in (
         ([first, first, *rest], "q0 is there more than once"),
-        ([first, replace(second, group=train), *rest], "the patient is on the other side"),
+        ([first, replace(second, group=train), *rest], "the patient is on another side"),
         ([first, replace(second, files=first.files, group=rest[-1].group)], "is of 2 groups"),
     ):
         with pytest.raises(ValueError, match=message):
