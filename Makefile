@@ -36,6 +36,7 @@ check: $(STAMP)
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.imaging
+	$(BIN)/python -m benchmarks.engine
 
 # nano on every task whose data is in the kit, and its table in the README. A failed item is named and does not stop it.
 KIT ?= ../shared/data

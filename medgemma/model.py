@@ -247,7 +247,7 @@ class MedGemma:
         speech = Speech(self.tokenizer, self.asking.markers)
         waiting = ""  # the end of what was said may be the beginning of a stop text
         kept = max(map(len, asked.stops), default=1) - 1
-        for event in self.engine.stream(asked.request):
+        for event in self.engine.stream(replace(asked.request, continues=True)):
             if event.completion is not None and event.completion.error is not None:
                 raise ValueError(event.completion.error)
             waiting += "" if event.token_id is None else speech.add(event.token_id)

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ import torch
 from PIL import Image
 
 from evals.tasks.vqa_rad import prompt
+from medgemma.chat import user_message
+from medgemma.engine import Request, Sampling
 from medgemma.model import NANO_FOLDER as DECODER_FOLDER
 from medgemma.model import MedGemma
 from medsiglip.encoder import MedSigLIP
@@ -65,9 +68,29 @@ def test_decoder_equals_plain_transformers(pictures: list[Picture]) -> None:
                 return_dict=True,
                 return_tensors="pt",
             )
-            tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+            length = inputs["input_ids"].shape[1]
+            with torch.inference_mode():
+                tokens = model.generate(**inputs, max_new_tokens=12, do_sample=False)[0, length:]
+                whole = {**inputs, **_lengthened(inputs, tokens)}
+                logits = model(**whole).logits[0, length - 1 : -1]
+            theirs = logits.log_softmax(-1).gather(1, tokens[:, None])[:, 0]
+            asked = Request(
+                ours.prompt([user_message(answer.question, 1)], 12), (picture,), Sampling(max_new_tokens=12)
+            )
+            ((completion,),) = ours.engine.generate([asked])
+            torch.testing.assert_close(torch.tensor(completion.logprobs), theirs, rtol=1e-4, atol=1e-4)
             assert processor.tokenizer.decode(tokens, skip_special_tokens=True).strip() == answer.text
             assert len(tokens) == answer.tokens
+
+
+def _lengthened(inputs: Any, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    """The prompt with the answer behind it, for one forward pass."""
+    more = tokens[None]
+    return {
+        "input_ids": torch.cat([inputs["input_ids"], more], 1),
+        "attention_mask": torch.cat([inputs["attention_mask"], torch.ones_like(more)], 1),
+        "token_type_ids": torch.cat([inputs["token_type_ids"], torch.zeros_like(more)], 1),
+    }
 
 
 @pytest.mark.parametrize("folder", [ENCODER_FOLDER, DECODER_FOLDER], ids=["encoder", "decoder"])

@@ -109,6 +109,15 @@ def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
     assert "('ct-report',)" in first and re.fullmatch(r"[A-E] (axial|coronal) 3 (True|False)", second)
 
 
+@needs_nano
+@pytest.mark.slow
+def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
+    (code,) = blocks(repository, "python", "docs/engine.md")
+    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    assert "Completion(" in done.stdout and done.stdout.count(" stop\n") == 3
+
+
 def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z-]+)`?", (repository / "README.md").read_text(encoding="utf-8")):

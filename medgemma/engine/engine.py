@@ -358,8 +358,12 @@ class Engine:
         return events
 
     def _prefilled(self, requests: Sequence[Request]) -> Prefilled:
-        adapter = requests[0].adapter
-        return prefill(self.network, [self._prepare(r) for r in requests], store=self.prefixes, adapter=adapter)
+        adapter, prepared = requests[0].adapter, [self._prepare(request) for request in requests]
+        done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter)
+        for request, prompt, place in zip(requests, prepared, done.places, strict=True):
+            if request.continues:
+                self.prefixes.put(adapter, prompt.symbols, *place)
+        return done
 
     def _join(self, batch: _Batch, samples: Sequence[_Sample], places: Sequence[Place]) -> None:
         by_cache: dict[int, list[int]] = {}

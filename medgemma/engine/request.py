@@ -82,6 +82,8 @@ class Request:
     constraint: Constraint | None = None
     adapter: str | None = None
     """The name of a loaded adapter; None is the bare model."""
+    continues: bool = False
+    """More turns will follow: the prompt is held for them."""
 
 
 @dataclass(frozen=True)

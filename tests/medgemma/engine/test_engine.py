@@ -128,6 +128,21 @@ def test_two_callers_take_turns(engine: Engine, model: Any) -> None:
     assert said + [event.token_id for event in stream] == answers[0]
 
 
+def test_the_next_turn_computes_only_what_is_new(engine: Engine, model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = replace(requests()[0], continues=True)
+    said = [event.token_id or 0 for event in engine.stream(first)]
+    more = small.joined(first.prompt, small.prompt(9, 6))
+    second = request(
+        replace(more, input_ids=(*more.input_ids, *said), token_type_ids=(*more.token_type_ids, *[0] * 20)), 7
+    )
+    seen = []
+    forward = engine.network.prefill
+    counted = lambda s, e, c: (seen.append(int(c.counts.sum())), forward(s, e, c))[1]  # noqa: E731
+    monkeypatch.setattr(engine.network, "prefill", counted)
+    assert tokens(engine.generate([second])) == expected(model, [second])
+    assert seen == [len(second.prompt.input_ids) - len(first.prompt.input_ids)]
+
+
 # Samples
 
 
