@@ -60,8 +60,14 @@ class Reply(NamedTuple):
 
 
 def is_on(thinking: Thinking) -> bool:
-    """Whether reasoning is asked for."""
-    return thinking is not None and thinking is not False
+    """Whether reasoning is asked for.
+
+    Raises:
+        ValueError: a budget below 0.
+    """
+    if thinking is not None and thinking < 0:
+        raise ValueError(f"a thinking budget of {thinking}; it must be 0, which is off, or more")
+    return bool(thinking)
 
 
 def conversation(parts: Sequence[Part], text: str, options: AnswerOptions) -> tuple[list[Message], tuple[Picture, ...]]:

@@ -123,10 +123,12 @@ def _answered(lines: Sequence[_Line], answerer: Answerer) -> list[dict[str, Any]
             asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
         except ValueError as error:
             faults[line.number] = " ".join(str(error).split())
-    completions = answerer.generate([a.request for _, _, a in asked.values()]) if asked else []
+    completions = _generated([a.request for _, _, a in asked.values()], answerer.generate)
     replies = {}
     for (number, (line, body, one)), samples in zip(asked.items(), completions, strict=True):
         try:
+            if isinstance(samples, ValueError):
+                raise samples
             replies[number] = completion_body(
                 one,
                 samples,
@@ -139,6 +141,16 @@ def _answered(lines: Sequence[_Line], answerer: Answerer) -> list[dict[str, Any]
         except ValueError as error:
             faults[number] = " ".join(str(error).split())
     return [_output(line, replies.get(line.number), faults.get(line.number)) for line in lines]
+
+
+def _generated(requests: Sequence[Request], generate: Generate) -> list[list[Completion] | ValueError]:
+    """The samples of each request; where the engine refuses one, such as too many samples, the others go on alone."""
+    try:
+        return list(generate(requests)) if requests else []
+    except ValueError as error:
+        if len(requests) == 1:
+            return [error]
+    return [result for request in requests for result in _generated([request], generate)]
 
 
 def _output(line: _Line, reply: dict[str, Any] | None, fault: str | None) -> dict[str, Any]:

@@ -55,6 +55,8 @@ def _last_value(text: str) -> Any:
     while opening := re.compile(r"[{\[]").search(text, at):
         try:
             found, at = decoder.raw_decode(text, opening.start())
-        except (ValueError, RecursionError):
+        except RecursionError:
+            return None  # no answer nests so deep; trying again inside of it would take for ever
+        except ValueError:
             at = opening.end()
     return found

@@ -49,7 +49,7 @@ def test_thinking_puts_its_instruction_in_front(thinker: Asking) -> None:
         assert expected in decoded(thinker, [SYSTEM, *QUESTION], thinking)
         already = {"role": "system", "content": f"{THINKING_SYSTEM_TEXT} Be brief."}
         assert expected in decoded(thinker, [already, *QUESTION], thinking)
-    for thinking in (None, False):
+    for thinking in (None, False, 0):
         assert THINKING_SYSTEM_TEXT not in decoded(thinker, QUESTION, thinking)
 
 
@@ -58,7 +58,8 @@ def test_thinking_is_limited_only_where_it_must_be(thinker: Asking) -> None:
         return thinker.asked(QUESTION, [], SAMPLING, thinking=thinking, form=form).request.constraint
 
     assert constraint(None) is None and constraint(True) is None
-    assert constraint(False).budget == 0 and constraint(7).budget == 7
+    assert constraint(False).budget == constraint(0).budget == 0
+    assert constraint(7).budget == 7
     yes = thinker.grammars.choices(["yes"])
     assert constraint(None, yes) is yes
     for thinking, budget in ((True, None), (False, 0), (7, 7)):
@@ -72,6 +73,8 @@ def test_a_model_without_thinking_tokens_refuses_to_think(plain: Asking) -> None
         with pytest.raises(ValueError, match=message):
             plain.asked(QUESTION, [], SAMPLING, thinking=thinking)
     assert plain.asked(QUESTION, [], SAMPLING, thinking=False).request.constraint is None  # it never does
+    with pytest.raises(ValueError, match="a thinking budget of -1; it must be 0, which is off, or more"):
+        plain.asked(QUESTION, [], SAMPLING, thinking=-1)
 
 
 @pytest.mark.parametrize(

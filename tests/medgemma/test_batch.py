@@ -59,6 +59,9 @@ class Run:
         self.problems: list[BatchProblem] = []
 
         def generate(requests: Sequence[Request]) -> list[list[Completion]]:
+            for request in requests:
+                if request.sampling.num_samples > 32:  # as the engine refuses, with all of its call
+                    raise ValueError(f"{request.sampling.num_samples} samples; this engine decodes 32 together")
             self.requests += requests
             return scripted_generate(asking, requests)
 
@@ -121,6 +124,7 @@ BAD: list[tuple[Any, str]] = [
         "the JSON schema cannot be used: Unsatisfiable schema",
     ),
     (line("x", "fail here"), "line 2 (x): the engine failed this one"),
+    (line("x", n=100), "line 2 (x): 100 samples; this engine decodes 32 together"),
 ]
 
 
