@@ -41,7 +41,7 @@ bench: $(STAMP)
 # nano on every task whose data is in the kit, and its table in the README. A failed item is named and does not stop it.
 KIT ?= ../shared/data
 KIT_RUNS ?= runs/kit
-KIT_OPTIONS ?= --limit 200 --max-new-tokens 64
+KIT_OPTIONS ?= --limit 100 --max-new-tokens 64
 kit-table: $(STAMP)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)

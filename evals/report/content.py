@@ -1,5 +1,6 @@
 """What a report says of each task: read from a folder of runs, nothing is generated."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,18 +122,17 @@ def published_for(task: Task) -> list[Published]:
 
 
 def remarks_of(out_dir: Path, scores: Scores) -> list[str]:
-    """Return what a reader must know before any figure."""
-    found = list(shortfalls(out_dir, scores))
+    """Return what a reader must know before any figure, one line a matter, with the tasks it concerns."""
+    concerned: dict[str, list[str]] = defaultdict(list)
     for name, metrics in scores.items():
         record = next(iter(metrics.values()), {})
-        if record.get("data_differs_from_card"):
-            tables = ", ".join(record["data_differs_from_card"])
-            found.append(f"{name}: {tables} is not the copy its card describes; figures do not compare with others")
+        for table in record.get("data_differs_from_card", ()):
+            concerned[f"{table} is not the copy its card describes; figures do not compare with others"].append(name)
         if record.get("limit") == record.get("n_items", -1):
-            found.append(f"{name}: {record['limit']} items drawn by seed {record['seed']}, not all (--limit)")
+            concerned[f"{record['limit']} items drawn by seed {record['seed']}, not all (--limit)"].append(name)
         if record.get("n_cut"):
-            found.append(f"{name}: {record['n_cut']} answers were cut at the limit of tokens")
-    return found
+            concerned["answers cut at the limit of tokens"].append(f"{name} ({record['n_cut']} of {record['n_items']})")
+    return [*shortfalls(out_dir, scores), *(f"{what}: {', '.join(names)}" for what, names in concerned.items())]
 
 
 def _figures(cards: Sequence[DataCard], is_same_data: bool) -> list[Published]:
