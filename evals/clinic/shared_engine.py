@@ -45,6 +45,8 @@ class SharedEngine:
                 if not running and self._asked.empty():
                     self._is_driven = False
                     return
+            if not running:
+                continue
             try:
                 events = self._engine.step()
             except Exception as fault:  # out of memory, for one: those who wait must hear of it

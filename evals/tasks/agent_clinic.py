@@ -43,7 +43,7 @@ MAX_TURNS = 20
 """The doctor's replies, as in the paper."""
 MAX_CHARACTERS = 60_000
 
-ItemSide = Literal["held-out", "train", "all"]
+ItemSide = Literal["held-out", "train", "final", "all"]
 SIDES: tuple[ItemSide, ...] = get_args(ItemSide)
 
 DOCTOR = """You are a doctor seeing a patient. Speak only as the doctor, in one to three sentences at a time.
@@ -96,7 +96,7 @@ def items(data_dir: str | Path, side: str = "held-out", seed: int = 0) -> list[I
 
     Args:
         data_dir: A folder with the folder `agentclinic-medqa`, or that folder.
-        side: `held-out` or `train` groups, or `all` cases, as in published figures.
+        side: `held-out`, `train` or `final` groups, or `all` cases, as in published figures.
         seed: Of the order.
 
     Raises:
@@ -222,7 +222,17 @@ def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
 
 
 def _wording() -> list[str]:
-    return [DOCTOR, PATIENT, MEASUREMENT, MODERATOR, QUESTION, OPENING, COUNTER, LAST_TURN, f"{MAX_TURNS}"]
+    return [
+        DOCTOR,
+        PATIENT,
+        MEASUREMENT,
+        MODERATOR,
+        QUESTION,
+        OPENING,
+        COUNTER,
+        LAST_TURN,
+        f"{MAX_TURNS} {MAX_CHARACTERS}",
+    ]
 
 
 ROWS = (

@@ -36,7 +36,7 @@ MAX_ATTEMPTS = 2
 PIECE_CHARACTERS = 12_000
 
 SPLITS: tuple[Literal["train", "val"], ...] = ("train", "val")
-ItemSide = Literal["sample", "held-out", "train", "all"]
+ItemSide = Literal["sample", "held-out", "train", "final", "all"]
 SIDES: tuple[ItemSide, ...] = get_args(ItemSide)
 SAMPLE_PER_KIND = 5
 
@@ -103,8 +103,8 @@ def items(data_dir: str | Path, side: str = "sample", seed: int = 0) -> list[Ite
 
     Args:
         data_dir: A folder with the folder `synthea-fhir-r4`, or that folder.
-        side: Patients: `held-out`, `train`, or `all`; both of the set's own tables are read for each. `sample` is five
-            questions of each kind about held-out patients, for a question takes a model ten replies or so.
+        side: Patients: `held-out`, `train`, `final`, or `all`; both of the set's own tables are read for each. `sample`
+            is five questions of each kind about held-out patients, for a question takes a model ten replies or so.
         seed: Of the order, and of the sample.
 
     Raises:

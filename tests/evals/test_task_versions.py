@@ -39,7 +39,7 @@ WORDING_SHA256 = {
     "kit-pubmedqa-likelihood 1": "ed44fb71d970b792",
     "kit-mmlu-medical-likelihood 1": "fb4af3c927fee986",
     "kit-mmlu-medical-likelihood-5-shot 1": "fb4af3c927fee986",
-    "agent-clinic-medqa 1": "8e8b7a55280ce4b1",
+    "agent-clinic-medqa 1": "055e1fa35c29fb26",
     "vqa-rad-release 1": "85d0db2e94204820",
     "kit-vqa-rad-report-prompt 1": "85d0db2e94204820",
     "slake 1": "e1be1b35411d68b8",

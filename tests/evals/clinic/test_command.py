@@ -30,6 +30,7 @@ def replies(lines: Sequence[tuple[str, str]]) -> Callable[[str, int], str]:
     return lambda prompt, before: "say " + next(line for key, line in lines if key in prompt)
 
 
+@pytest.mark.slow
 @needs_nano
 def test_nano_goes_through_consultations_records_and_safety(kit: Path, tmp_path: Path) -> None:
     tasks = ("agent-clinic-medqa", "ehr-tools", "safety")
