@@ -38,6 +38,7 @@ WINDOWS_HU = ((-1225, 1025), (-135, 215), (0, 80))
 LARGEST_DIFFERENCE = 2 / 127.5
 """Two grey levels of 8 bits on the scale of pixel values: rounded before the resize and after it."""
 
+JOBS = ("films", "volume", "volume, JPEG 2000")
 HEADERS_FIRST = "pydicom + PIL, headers first"
 """A loop that first reads all headers, and then the pixels of the sampled slices alone."""
 
@@ -50,12 +51,14 @@ def main() -> None:
     films = kit_films(options.data) * options.copies
     with tempfile.TemporaryDirectory() as folder, DecoderPool(workers=options.workers) as pool:
         series = write_series(options.data, Path(folder, "plain"), NUM_SLICES)
-        compressed = write_series(options.data, Path(folder, "jpeg-2000"), NUM_SLICES, compress=True)
+        num_compressed = NUM_SLICES if JOBS[2] in options.jobs else 0
+        compressed = write_series(options.data, Path(folder, "jpeg-2000"), num_compressed, compress=True)
         jobs: dict[str, Cases] = {
-            "films": film_cases(films, pool),
-            "volume": volume_cases(series, pool),
-            "volume, JPEG 2000": volume_cases(compressed, pool),
+            JOBS[0]: film_cases(films, pool),
+            JOBS[1]: volume_cases(series, pool),
+            JOBS[2]: volume_cases(compressed, pool),
         }
+        jobs = {job: cases for job, cases in jobs.items() if job in options.jobs}
         agreement = {job: largest_differences(cases) for job, cases in jobs.items()}
         jobs["limits"] = limit_cases(films, series)
         neighbours = Neighbours()
@@ -377,6 +380,7 @@ def table(record: dict[str, Any]) -> str:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.imaging", description="DICOM to model-ready tensors.")
     parser.add_argument("--data", type=Path, required=True, help="folder of the real-data kit")
+    parser.add_argument("--jobs", nargs="+", choices=JOBS, default=JOBS, metavar="JOB", help=", ".join(JOBS))
     parser.add_argument("--copies", type=int, default=3, help="times the kit's films are read in one round")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=5)
