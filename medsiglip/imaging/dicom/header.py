@@ -33,7 +33,6 @@ from .tags import (
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_MAX_FRAMES = 2**16  # as many as are taken from a file
 _MAX_DIRECTION_ERROR = 1e-2  # of length and of orthogonality
 
 
@@ -238,9 +237,9 @@ def _vois(dataset: Dataset, num_frames: int) -> tuple[Voi, ...]:
     if table := _voi_table(dataset):
         return (Voi(table=table),)
     first = Voi(_window(dataset, 0))
-    if num_frames < 2 or "PerFrameFunctionalGroupsSequence" not in dataset:
+    if not _has_frame_groups(dataset, num_frames):  # as many groups as frames: a header may claim any number of these
         return (first,)
-    every = tuple(Voi(_window(dataset, frame) or first.window) for frame in range(min(num_frames, _MAX_FRAMES)))
+    every = tuple(Voi(_window(dataset, frame) or first.window) for frame in range(num_frames))
     return every if any(voi != first for voi in every) else (first,)
 
 

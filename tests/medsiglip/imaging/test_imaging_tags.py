@@ -259,6 +259,16 @@ def test_header_of_a_bare_file():
     assert (header.image_type, header.frame_planes, header.vois) == ((), (), (Voi(),))
 
 
+@pytest.mark.parametrize("claimed", ["2147483648", "99999999999999999999"])
+def test_a_claim_of_frames_without_groups_for_them_is_not_followed(claimed):
+    def claim(dataset):
+        dataset.NumberOfFrames = claimed
+
+    header = read_header(changed(enhanced(), claim), "")  # within the test's patience, not in hours
+    assert (header.num_frames, header.frame_moments, header.frame_planes) == (int(float(claimed)), (), ())
+    assert header.vois == (Voi(),)
+
+
 def test_header_reads_no_pixels(monkeypatch):
     data = dicom_bytes(PIXELS)
     assert read_header(data[: len(data) - PIXELS.nbytes], "").rows == 2
