@@ -8,11 +8,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medgemma.answers import Answer
+    from medgemma.asking import AnswerOptions
+    from medgemma.engine.request import Sampling
     from medgemma.model import MedGemma
 
-__all__ = ["Answer", "MedGemma"]
+__all__ = ["Answer", "AnswerOptions", "MedGemma", "Sampling"]
 
-_HOMES = {"Answer": "medgemma.answers", "MedGemma": "medgemma.model"}
+_HOMES = {
+    "Answer": "medgemma.answers",
+    "AnswerOptions": "medgemma.asking",
+    "MedGemma": "medgemma.model",
+    "Sampling": "medgemma.engine.request",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -24,14 +24,13 @@ from medgemma.ask_options import (
     volume_view,
 )
 from medsiglip.command import Device, Dtype, Model, Problems, Quiet, files_of, say, whole_file
-from medsiglip.imaging import FileProblem, Picture
+from medsiglip.imaging import Picture
 
 if TYPE_CHECKING:
     import PIL.Image
 
     from medgemma.answers import Answer, LocatedBox
     from medgemma.asking import AnswerOptions
-    from medgemma.content import Part
     from medgemma.model import MedGemma
 
 File = Annotated[str, typer.Argument(metavar="FILE", help="A picture, or a folder or file of one study.")]
@@ -62,12 +61,11 @@ def report(
     from medgemma.film_prompts import findings_question
     from medgemma.model import MedGemma
 
-    problems = Problems()
     options = AnswerOptions(thinking=thinking_of(thinking, thinking_budget), view=volume_view(window_preset, slices))
-    [study] = _studies([file], policy, options, problems, quiet)
+    [study] = _studies([file], policy, options, quiet)
     gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
     note_unless_measured(gemma, "reports")
-    _ask_one(gemma, study, findings_question(indication), max_new_tokens, options, problems, as_json, out)
+    _ask_one(gemma, study, findings_question(indication), max_new_tokens, options, as_json, out)
 
 
 def compare(
@@ -94,13 +92,12 @@ def compare(
     from medgemma.film_prompts import COMPARISON
     from medgemma.model import MedGemma
 
-    problems = Problems()
     options = AnswerOptions(thinking=thinking_of(thinking, thinking_budget), view=volume_view(window_preset, slices))
-    earlier, later = _studies([prior, current], policy, options, problems, quiet)
+    earlier, later = _studies([prior, current], policy, options, quiet)
     both = Study((*earlier.files, *later.files), comparison_parts(earlier.parts, later.parts))
     gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
     note_unless_measured(gemma, "comparisons")
-    _ask_one(gemma, both, question or COMPARISON, max_new_tokens, options, problems, as_json, out)
+    _ask_one(gemma, both, question or COMPARISON, max_new_tokens, options, as_json, out)
 
 
 def locate(
@@ -129,9 +126,8 @@ def locate(
 
     if out.suffix.lower() != ".png" or out.is_dir():
         raise ValueError(f"--out {out}: give the name of a PNG file, such as box.png")
-    problems = Problems()
     think = thinking_of(thinking, thinking_budget)
-    [study] = _studies([file], policy, AnswerOptions(), problems, quiet)
+    [study] = _studies([file], policy, AnswerOptions(), quiet)
     picture = _one_picture(study)
     gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
     note_unless_measured(gemma, "places")
@@ -188,16 +184,17 @@ def _located(answer: "Answer", structure: str, boxes: "Sequence[LocatedBox]", re
     }
 
 
-def _studies(
-    files: Sequence[str], policy: str, options: "AnswerOptions", problems: Problems, quiet: bool
-) -> list[Study]:
+def _studies(files: Sequence[str], policy: str, options: "AnswerOptions", quiet: bool) -> list[Study]:
     """One study for each argument; nothing is asked unless all could be read whole."""
+    problems = Problems()
     found = []
     for file in files:
         sources = files_of([file], problems)
         found += list(studies(sources, policy, options.view, problems, each=False, quiet=quiet))
-    if problems.found or len(found) != len(files):
-        problems.exit()
+    if problems.found:
+        say("nothing was asked; the answer would be about a part of what was given")
+        raise typer.Exit(1)
+    if len(found) != len(files):
         raise ValueError(f"{', '.join(files)}: no picture; give a picture or a folder of one study")
     return found
 
@@ -217,17 +214,13 @@ def _ask_one(
     question: str,
     max_new_tokens: int,
     options: "AnswerOptions",
-    problems: Problems,
     as_json: bool,
     out: Path | None,
 ) -> None:
-    parts: list[Part] = study.parts
     try:
-        [answer] = gemma.ask_parts([(parts, question)], max_new_tokens, 1, options)
+        [answer] = gemma.ask_parts([(study.parts, question)], max_new_tokens, 1, options)
     except ValueError as error:
-        problems.add(FileProblem(", ".join(study.files), str(error)))
-        problems.exit()
-        return
+        raise ValueError(f"{', '.join(study.files)}: {error}") from error
     with whole_file(out) as file:
         file.write((json.dumps(_fields(answer), ensure_ascii=False) if as_json else answer.text) + "\n")
     if answer.finish_reason == "length":

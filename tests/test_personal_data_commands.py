@@ -1,5 +1,6 @@
 """Every command over files that name a patient: nothing of the identity in what it says or writes."""
 
+import base64
 import io
 import json
 import sys
@@ -135,6 +136,42 @@ def test_commands_name_nobody(run: Run, study: Path, words: tuple[str, ...]) -> 
         assert name in said, ascii(said[:3000])
     if verb != "look":
         assert "dicom-palette.dcm" in said.replace("cut.dcm: ", ""), "the good files were not answered"
+    assert search_for(None).keywords_in(said) == set()
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "dicom-implicit.dcm", "--json", "--max-new-tokens", "4"),
+        ("locate", "dicom-rle.dcm", "-q", "rib", "--out", "box.png", "--max-new-tokens", "4"),
+        ("compare", "dicom-implicit.dcm", "scan.png", "--json", "--max-new-tokens", "4"),
+        ("report", "series.zip", "--json", "--max-new-tokens", "4"),
+        ("report", "letter.dcm"),
+        ("compare", "scan.png", "NumberOfFrames.dcm"),
+    ],
+    ids=" ".join,
+)
+def test_commands_of_one_study_name_nobody(run: Run, study: Path, words: tuple[str, ...]) -> None:
+    named = [str(study / word) if (study / word).is_file() else word for word in words]
+    status, said = run("medgemma", *named)
+    assert status == int(words[-1].endswith(".dcm")), said
+    assert any(word.split(".")[0] in said for word in words[1:3])
+    assert search_for(None).keywords_in(said) == set()
+
+
+def test_batches_name_nobody(run: Run, study: Path, tmp_path: Path) -> None:
+    lines = []
+    for path in sorted(study.iterdir()):
+        if path.suffix != ".nii":
+            url = "data:application/dicom;base64," + base64.b64encode(path.read_bytes()).decode()
+            content = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": "View?"}]
+            body = {"messages": [{"role": "user", "content": content}], "max_tokens": 4}
+            lines.append({"custom_id": path.name, "method": "POST", "url": "/v1/chat/completions", "body": body})
+    requests = study.parent / f"{study.name}-requests.jsonl"  # not searched: the pictures in it name the patient
+    requests.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    status, said = run("medgemma", "batch", requests, "--out", "replies.jsonl")
+    requests.unlink()
+    assert status == 1 and "(letter.dcm)" in said and "chat.completion" in said
     assert search_for(None).keywords_in(said) == set()
 
 

@@ -2,6 +2,7 @@
 
 import warnings
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from medgemma import MedGemma
 from medgemma.chat import render
-from medgemma.content import VolumeView, comparison_parts, pictures_of, study_parts, user_turn, volume_parts
+from medgemma.content import VolumeView, comparison_parts, open_study, pictures_of, study_parts, user_turn, volume_parts
 from medgemma.pan_and_scan import PanAndScan, crops
 from medsiglip.imaging import CT_WINDOWS, ImageError, Picture, Volume
 from tests import tiny
@@ -111,6 +112,38 @@ def test_the_number_follows_its_slice_in_the_prompt(gemma: MedGemma) -> None:
     swapped = [parts[1], parts[0], parts[3], parts[2]]
     wrong = user_turn(["Look at the CT.", *swapped, "Is there a lesion?"])
     assert render(gemma.tokenizer, shape, [wrong.message]).input_ids != ids
+
+
+def test_a_volumes_prompt_is_the_processors(gemma: MedGemma, processor: Any) -> None:
+    turn = user_turn(["Look at the CT.", *volume_parts(volume(3)), "Is there a lesion?"])
+    left = iter(turn.pictures)
+    content = [
+        {"type": "image", "image": Image.fromarray(next(left).pixels)} if part["type"] == "image" else part
+        for part in turn.message["content"]
+    ]
+    stock = processor.apply_chat_template(
+        [{"role": "user", "content": content}], add_generation_prompt=True, tokenize=True, return_dict=True,
+        return_tensors="pt",
+    )  # fmt: skip
+    prompt = render(gemma.tokenizer, gemma.image_tokens, [turn.message])
+    assert list(prompt.input_ids) == stock["input_ids"][0].tolist()
+    values = gemma.preprocessing.pixel_values([gemma.preprocessing.resized(p) for p in turn.pictures])
+    assert np.abs(values.numpy() - stock["pixel_values"].numpy()).max() < 1e-6
+
+
+@pytest.mark.kit
+def test_a_real_nifti_ct_is_slices_within_the_budget(kit: Path, gemma: MedGemma) -> None:
+    files = sorted((kit / "wsi-nifti-real" / "images").rglob("*.nii*"))
+    assert files
+    for file in files:
+        (item,) = open_study(str(file))
+        assert isinstance(item, Volume)
+        parts = volume_parts(item, VolumeView("medgemma-1.5", budget=5))
+        pictures = pictures_of(parts)
+        assert len(pictures) == min(5, len(item.voxels)) and parts[1::2] == [
+            f"SLICE {k}" for k in range(1, len(pictures) + 1)
+        ]
+        assert {p.policy for p in pictures} == {"ct-medgemma-1.5"}
 
 
 # Pan and scan

@@ -99,7 +99,7 @@ def test_nothing_is_compared_when_one_study_cannot_be_read(
 ) -> None:
     assert run("compare", films[0], tmp_path / "gone.png") == 1
     said = capsys.readouterr()
-    assert said.out == "" and "gone.png: no such file" in said.err
+    assert said.out == "" and "gone.png: no such file" in said.err and "nothing was asked" in said.err
 
 
 CLAVICLE = [{"box_2d": [100, 250, 500, 450], "label": "clavicle"}]
@@ -152,6 +152,9 @@ def test_locate_refuses_what_it_cannot_draw(run: Run, films: list[Path], tmp_pat
     assert "give the name of a PNG file, such as box.png" in capsys.readouterr().err
     assert run("locate", tmp_path, "-q", "rib", "--out", tmp_path / "box.png") == 1
     assert "2 pictures; a box is of one" in capsys.readouterr().err
+    assert run("report", films[0], "--max-new-tokens", 2048) == 1
+    err = capsys.readouterr().err
+    assert err.startswith(f"error: {films[0]}: the prompt is") and err.count("\n") == 1
 
 
 def test_the_prompt_spells_out_form_and_side() -> None:
