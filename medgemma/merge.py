@@ -183,7 +183,7 @@ def _adapter_config(adapter: Path) -> dict[str, Any]:
         )
     config = read_json(adapter / CONFIG_FILE)
     if config.get("peft_type") != "LORA":
-        raise ValueError(f"adapter {adapter}: peft_type {config.get('peft_type')!r}; only LORA can be merged")
+        raise ValueError(f"adapter {adapter}: peft_type {config.get('peft_type')!r}; only LORA is understood")
     for name, what in REFUSED_SETTINGS.items():
         if config.get(name):
             raise ValueError(f"adapter {adapter}: trained with {what}; merge it with PEFT, then `medgemma convert`")

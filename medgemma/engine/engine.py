@@ -9,6 +9,7 @@ from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -93,6 +94,7 @@ class Engine:
         prefix_bytes: int = PREFIX_BYTES,
     ) -> None:
         self.network = Network(model, compile_mode)
+        self.adapters = self.network.adapters
         self.features = FeatureCache(model, preprocessing) if preprocessing is not None else None
         self.prefixes = PrefixStore(prefix_bytes)
         self.stop_ids = stop_ids
@@ -165,13 +167,13 @@ class Engine:
         for index, (request, _) in enumerate(requests):
             by_adapter.setdefault(request.adapter, []).append(index)
         for adapter, indices in by_adapter.items():
-            self._activate(adapter)
-            prepared = [self._prepare(requests[i][0]) for i in indices]
-            branches: list[Branches] = [tuple(tuple(c[:-1]) for c in requests[i][1]) for i in indices]
-            done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter, branches=branches)
-            for place, index in enumerate(indices):
-                parts = done.hidden[place], done.branches[place]
-                scores[index] = choice_scores(self.network, *parts, requests[index][1])
+            with self.adapters.using(adapter):
+                prepared = [self._prepare(requests[i][0]) for i in indices]
+                branches: list[Branches] = [tuple(tuple(c[:-1]) for c in requests[i][1]) for i in indices]
+                done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter, branches=branches)
+                for place, index in enumerate(indices):
+                    parts = done.hidden[place], done.branches[place]
+                    scores[index] = choice_scores(self.network, *parts, requests[index][1])
         return scores
 
     # Requests that come and go
@@ -191,9 +193,12 @@ class Engine:
 
         Raises:
             ValueError: pictures and image slots differ in number; prompt and answer are longer than the model's
-                context, or more samples are asked for than there are rows; the numbers are given.
+                context, or more samples are asked for than there are rows; the numbers are given. The adapter is not
+                loaded.
         """
         prompt, sampling = request.prompt, request.sampling
+        if request.adapter is not None:
+            self.adapters.require(request.adapter)
         if len(request.pictures) != prompt.num_images:
             raise ValueError(
                 f"{len(request.pictures)} pictures for {prompt.num_images} image parts; give one picture for each"
@@ -250,8 +255,8 @@ class Engine:
         events += self._admit()
         for adapter, batch in self._batches.items():
             if batch.samples:
-                self._activate(adapter)
-                logits = self.network.decode(batch.cache, [sample.token_ids[-1] for sample in batch.samples])
+                with self.adapters.using(adapter):
+                    logits = self.network.decode(batch.cache, [sample.token_ids[-1] for sample in batch.samples])
                 taken, ended = self._take(batch.samples, logits)
                 self._drop(batch, ended)
                 if any(e.completion is not None and e.completion.error for e in taken):
@@ -270,10 +275,32 @@ class Engine:
         """
         if self.num_running:
             raise RuntimeError(f"{self.num_running} samples are being decoded; let them end, or cancel them")
+        self.adapters.weights_changed()
         if self.features is not None:
             self.features.clear()
         self.prefixes.clear()
         self._batches.clear()
+
+    def load_adapter(self, name: str, folder: Path) -> None:
+        """Load a LoRA adapter that requests may ask for by name; see `medgemma.engine.adapters.Adapters.load`."""
+        self.adapters.load(name, folder)
+
+    def unload_adapter(self, name: str) -> None:
+        """Forget an adapter, and what was computed with it.
+
+        Raises:
+            ValueError: there is none of that name.
+            RuntimeError: requests that ask for it are not done.
+        """
+        running = len(self._batches[name].samples) if name in self._batches else 0
+        asked = running + sum(request.adapter == name for request in self._waiting.values())
+        if asked:
+            raise RuntimeError(f"{asked} requests for adapter {name!r} are not done; let them end, or cancel them")
+        self.adapters.unload(name)
+        self._batches.pop(name, None)
+        self.prefixes.clear()
+        if self.features is not None:
+            self.features.clear()
 
     def _claimed(self, request: Request, inbox: deque[Event]) -> int:
         """Submit a request whose events go to one caller."""
@@ -294,11 +321,6 @@ class Engine:
         events = list(inbox)
         inbox.clear()
         return events
-
-    def _activate(self, adapter: str | None) -> None:
-        """Make one adapter the model's active one."""
-        if adapter is not None:
-            raise ValueError(f"adapter {adapter!r} is not loaded")
 
     def _admit(self) -> list[Event]:
         events: list[Event] = []
@@ -323,9 +345,8 @@ class Engine:
         return tickets
 
     def _start(self, requests: dict[int, Request]) -> list[Event]:
-        """Prefill a group, choose the first tokens, and let what goes on join the batch."""
+        """Prefill a group of one adapter, choose the first tokens, and let what goes on join the batch."""
         adapter = next(iter(requests.values())).adapter
-        self._activate(adapter)
         batch = self._batches.setdefault(adapter, _Batch(self.network.new_cache()))
         try:
             done = self._prefilled(list(requests.values()))
@@ -350,7 +371,9 @@ class Engine:
                 places.append(done.places[index])
                 hidden.append(done.hidden[index])
         if samples:
-            taken, ended = self._take(samples, self.network.logits(torch.stack(hidden)))
+            with self.adapters.using(adapter):
+                logits = self.network.logits(torch.stack(hidden))
+            taken, ended = self._take(samples, logits)
             gone = set(ended)
             going_on = [row for row in range(len(samples)) if row not in gone]
             self._join(batch, [samples[row] for row in going_on], [places[row] for row in going_on])
@@ -358,8 +381,10 @@ class Engine:
         return events
 
     def _prefilled(self, requests: Sequence[Request]) -> Prefilled:
-        adapter, prepared = requests[0].adapter, [self._prepare(request) for request in requests]
-        done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter)
+        adapter = requests[0].adapter
+        with self.adapters.using(adapter):
+            prepared = [self._prepare(request) for request in requests]
+            done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter)
         for request, prompt, place in zip(requests, prepared, done.places, strict=True):
             if request.continues:
                 self.prefixes.put(adapter, prompt.symbols, *place)
@@ -383,8 +408,9 @@ class Engine:
         keys: list[Hashable] = []
         if request.pictures:
             assert self.features is not None  # see `check`
-            features = self.features.of(request.pictures, request.adapter)
-            keys = [self.features.key(picture, request.adapter) for picture in request.pictures]
+            sight = self.adapters.sight(request.adapter)
+            features = self.features.of(request.pictures, sight)
+            keys = [self.features.key(picture, sight) for picture in request.pictures]
         return Prepared(request.prompt, tuple(features), symbols_of(request.prompt, keys))
 
     def _take(self, samples: Sequence[_Sample], logits: torch.Tensor) -> tuple[list[Event], list[int]]:

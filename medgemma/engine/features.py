@@ -15,7 +15,7 @@ CACHED_PICTURES = 256
 PICTURES_A_PASS = 8
 
 FeatureKey = tuple[str, int, str, str, str | None]
-"""Pixels (hash and frame), pixel policy, resize policy, adapter."""
+"""Pixels (hash and frame), pixel policy, resize policy, and the adapter if it changes what the tower gives."""
 
 
 class FeatureCache:
@@ -42,7 +42,7 @@ class FeatureCache:
     def of(self, pictures: Sequence[Picture], adapter: str | None) -> list[torch.Tensor]:
         """(I, H) of each picture; each distinct one goes through the tower once.
 
-        The adapter must be the model's active one.
+        The adapter, unless None, must be the model's active one; see `Adapters.sight`.
         """
         keys = [self.key(picture, adapter) for picture in pictures]
         found = {key: self._features[key] for key in keys if key in self._features}

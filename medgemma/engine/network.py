@@ -11,11 +11,14 @@ from typing import Any
 
 import torch
 
+from medgemma.engine.adapters import Adapters
 from medgemma.engine.cache import DecodeStep, KeyValueCache, PrefillStep
 from medgemma.engine.masks import Chunk, decode_masks, prefill_masks
 
 WIDTH_STEP = 64
 """Compiled steps look at a multiple of so many slots: a CUDA graph is recorded for each width."""
+MAX_COMPILED_STEPS = 64
+"""One row and several are compiled apart, for each adapter; past torch's limit of 8 a step would not be compiled."""
 
 
 class Network:
@@ -29,6 +32,7 @@ class Network:
 
     def __init__(self, model: Any, compile_mode: str | None = None) -> None:
         self.model = model
+        self.adapters = Adapters(model)
         self.text = getattr(model.model, "language_model", model.model)
         self.config = self.text.config
         self.head = model.lm_head
@@ -81,7 +85,8 @@ class Network:
         tokens, positions = list(token_ids), list(cache.lengths)
         if self._compiled is None:
             slots = torch.arange(max(positions) + 1, device=self.device)
-            logits = self._decode(cache, *self._inputs(tokens, positions), slots, _alike(positions))
+            inputs = self._inputs(tokens, positions)
+            logits = self._decode(cache, *inputs, slots, _alike(positions), self.adapters.active)
         else:
             cache.reserve(max(rows, 2), -(-(max(positions) + 1) // WIDTH_STEP) * WIDTH_STEP)
             logits = self._run_compiled(cache, *self._inputs(tokens, positions))
@@ -93,7 +98,7 @@ class Network:
         return both[0], both[1]
 
     def _run_compiled(self, cache: KeyValueCache, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        """Sizes that grow are marked, so that one row and several rows are compiled once each."""
+        """Sizes that grow are marked, so that one row and several rows are compiled once each, for each adapter."""
         assert self._compiled is not None
         slots = torch.arange(-(-int(max(cache.lengths) + 1) // WIDTH_STEP) * WIDTH_STEP, device=self.device)
         torch._dynamo.mark_dynamic(slots, 0)
@@ -104,11 +109,21 @@ class Network:
                 torch._dynamo.mark_static_address(buffer)  # without it CUDA graphs would copy the cache every step
                 torch._dynamo.mark_dynamic(buffer, 0)
                 torch._dynamo.mark_dynamic(buffer, 2)
-        return self._compiled(cache, tokens, positions, slots, False).clone()
+        with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_STEPS):
+            return self._compiled(cache, tokens, positions, slots, False, self.adapters.active).clone()
 
     def _decode(
-        self, cache: KeyValueCache, tokens: torch.Tensor, positions: torch.Tensor, slots: torch.Tensor, unmasked: bool
+        self,
+        cache: KeyValueCache,
+        tokens: torch.Tensor,
+        positions: torch.Tensor,
+        slots: torch.Tensor,
+        unmasked: bool,
+        adapter: str | None,
     ) -> torch.Tensor:
+        # Read here, it ties a compiled step to one adapter: dynamo does not notice the hooks of those loaded later.
+        if adapter != self.adapters.active:
+            raise RuntimeError(f"adapter {adapter!r} is not the active one")
         step = DecodeStep(cache, len(tokens), positions, len(slots))
         masks: dict[str, torch.Tensor | None] = {"full_attention": None, "sliding_attention": None}
         if not unmasked:
