@@ -11,6 +11,8 @@ from evals.measures import Answered
 from evals.metrics.classification import UNPARSED
 from evals.tasks.task import Task
 
+COMMON_SHARE = 0.05
+"""Of short answers, references rarer than this are no classes; the items that have one are left out."""
 MAX_CLASSES = 12
 """With more, a confusion matrix and curves show nothing."""
 
@@ -76,7 +78,7 @@ def _of_text(task: Task, answered: Sequence[Answered]) -> Predictions | None:
     if task.parse is None or not answered:
         return None
     labels = [pair.item.reference.strip().casefold() for pair in answered]
-    common = {name for name, count in Counter(labels).items() if count >= 2}
+    common = {name for name, count in Counter(labels).items() if count >= COMMON_SHARE * len(labels)}
     kept = [(pair, label) for pair, label in zip(answered, labels, strict=True) if label in common]
     classes = sorted(common)
     if not 2 <= len(classes) <= MAX_CLASSES:
