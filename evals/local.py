@@ -7,7 +7,6 @@ with once (the picture, the worked examples); outputs come as they are finished.
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from itertools import islice
 
 from evals.generation import Generation
 from evals.items import Item, item_sha256
@@ -19,6 +18,8 @@ from medgemma.engine import Completion, Sampling
 
 ITEMS_AHEAD = 48
 """Submitted and not finished; the engine decodes 32 samples together."""
+PICTURES_AHEAD = 128
+"""Once so many pictures are held, no further item is opened: a CT has 85 slices."""
 
 
 def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generation) -> Iterator[Output]:
@@ -42,9 +43,13 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
         before, last = last, time.perf_counter()
         return round(last - before, 4)
 
+    def has_room() -> bool:
+        pictures = sum(len(one.request.pictures) for _, one in asked.values())
+        return len(asked) < ITEMS_AHEAD and pictures < PICTURES_AHEAD
+
     try:
         while True:
-            for item in islice(todo, max(0, ITEMS_AHEAD - len(asked))):
+            while has_room() and (item := next(todo, None)) is not None:
                 try:
                     one = _asked(item, model, generation)
                     ticket = engine.submit(one.request)

@@ -13,6 +13,7 @@ from evals.items import Item
 from evals.local import answer_on_engine
 from evals.outputs import Output
 from medgemma import MedGemma
+from medgemma.engine import Request
 from tests.nano import needs_nano
 
 pytestmark = needs_nano
@@ -86,6 +87,26 @@ def test_leaving_early_leaves_nothing_running(model: MedGemma, items: list[Item]
     next(outputs)
     outputs.close()  # type: ignore[attr-defined]
     assert model.engine.num_running == model.engine.num_waiting == 0 and model.engine.step() == []
+
+
+def test_no_more_pictures_are_held_than_said(
+    model: MedGemma, items: list[Item], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at most: an item is opened only when another is done, and the answers are the same."""
+    whole = by_id(answer_on_engine(items, model, SHORT))
+    monkeypatch.setattr("evals.local.PICTURES_AHEAD", 2)
+    most = 0
+    submit = model.engine.submit
+
+    def counted(request: Request) -> int:
+        nonlocal most
+        most = max(most, model.engine.num_waiting + model.engine.num_running + 1)
+        return submit(request)
+
+    monkeypatch.setattr(model.engine, "submit", counted)
+    found = by_id(answer_on_engine(items, model, SHORT))
+    assert {name: output.text for name, output in found.items()} == {n: output.text for n, output in whole.items()}
+    assert most == 2
 
 
 def test_a_model_without_thinking_tokens_is_not_asked_to_think(model: MedGemma, items: list[Item]) -> None:
