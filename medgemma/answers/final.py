@@ -52,7 +52,8 @@ def final_letter(text: str, options: Sequence[str] | Mapping[str, str] = "ABCDE"
     """The letter that an answer ends with.
 
     Looked for after the last `Final Answer`, else after the last `the answer is`, else in an answer that begins with
-    a letter or is one. `A` before a lower-case word is the article, not the option.
+    a letter or is one, else in a last line that is nothing but a letter. `A` before a lower-case word is the article,
+    not the option.
 
     Args:
         text: an answer without its reasoning trace.
@@ -66,14 +67,19 @@ def final_letter(text: str, options: Sequence[str] | Mapping[str, str] = "ABCDE"
     for marker in (MARKER, _WEAK_MARKER):
         after = _after_last(marker, plain)
         if after is not None:
-            return _chosen(after, texts, "the final answer" if marker is MARKER else "the answer")
-    return _chosen(plain, texts, "the text")
+            return _chosen(after, texts, _where(marker))
+    found = _chosen(plain, texts, _where(None))
+    last_line = plain.rpartition("\n")[2]
+    if found.letter is None and re.fullmatch(r"\W*[A-Z]\W*", last_line):
+        return _chosen(last_line, texts, "the last line")
+    return found
 
 
 def final_yes_no(text: str) -> FinalYesNo:
     """Whether an answer says yes or no.
 
-    Looked for after the last `Final Answer`, else after the last `the answer is`, else at the beginning.
+    Looked for after the last `Final Answer`, else after the last `the answer is`, else at the beginning, else in a
+    last line that is nothing else.
 
     Args:
         text: an answer without its reasoning trace.
@@ -88,6 +94,9 @@ def final_yes_no(text: str) -> FinalYesNo:
         if after is None:
             continue
         words = re.findall(r"[a-z]+", after.lower())
+        last_line = re.findall(r"\w+", after.rpartition("\n")[2].lower())
+        if marker is None and words[:1] not in (["yes"], ["no"]) and last_line in (["yes"], ["no"]):
+            words = last_line
         if words[:1] not in (["yes"], ["no"]):
             return FinalYesNo(None, f"{_where(marker)} begins with neither yes nor no: {_shown(after)}")
         other = "no" if words[0] == "yes" else "yes"
@@ -166,9 +175,12 @@ def _another_letter(rest: str) -> str | None:
 
 
 def _option_of_text(after: str, texts: Mapping[str, str]) -> str | None:
-    """The option whose own words the answer gives, whole, instead of its letter."""
+    """The option whose own words the answer gives, whole, instead of its letter.
+
+    A text of one letter (hepatitis A, B, C) is never meant: "A" is then the option's letter.
+    """
     said = _words(after.split("\n")[0])
-    found = [letter for letter, text in texts.items() if text and _words(text) == said]
+    found = [letter for letter, text in texts.items() if len(text.strip()) > 1 and _words(text) == said]
     return found[0] if len(found) == 1 else None
 
 

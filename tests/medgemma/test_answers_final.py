@@ -61,6 +61,10 @@ LETTERS = [
     ("", None),
     ("I cannot tell.", None),
     ("Final Answer: 2", None),
+    ("The lobe is dense and A is out.\n\n**B**", "B"),
+    ("The lobe is dense.\n(B).", "B"),
+    ("The lobe is dense.\nB it is", None),
+    ("The lobe is dense.\nG", None),
 ]
 
 
@@ -90,6 +94,11 @@ OPTIONS = {"A": "Pneumonia", "B": "A pneumothorax", "C": "Heart failure", "D": "
 )
 def test_an_option_may_be_given_by_its_text(text: str, letter: str | None) -> None:
     assert final_letter(text, OPTIONS).letter == letter
+
+
+def test_an_option_whose_text_is_a_letter_is_not_meant_by_it() -> None:
+    hepatitis = {"A": "B", "B": "A", "C": "C"}
+    assert [final_letter(f"Final Answer: {letter}", hepatitis).letter for letter in "ABC"] == ["A", "B", "C"]
 
 
 def test_reasons_say_what_was_found() -> None:
@@ -122,6 +131,9 @@ def test_reasons_say_what_was_found() -> None:
         ("Nothing abnormal", None),
         ("Yesterday's film", None),
         ("Final Answer: maybe", None),
+        ("The angle is sharp.\n\nNo.", False),
+        ("The angle is blunt.\n**Yes**", True),
+        ("The angle is blunt.\nYes, I think", None),
         ("", None),
     ],
 )
