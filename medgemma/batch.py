@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,7 +26,7 @@ Generate = Callable[[Sequence[Request]], list[list[Completion]]]
 
 
 class BatchProblem(NamedTuple):
-    """A line that got no answer."""
+    """A line that got no answer, or what is to be known of one."""
 
     name: str
     """Its line number, and its custom_id if it has one."""
@@ -64,6 +65,7 @@ def answer_batch(
     answerer: Answerer,
     *,
     on_problem: Callable[[BatchProblem], None],
+    on_warning: Callable[[BatchProblem], object] = lambda warning: None,
     on_progress: Callable[[int], object] = lambda n: None,
     group: int = 16,
 ) -> None:
@@ -74,6 +76,7 @@ def answer_batch(
         out: JSON lines in the order of the requests; it appears when all are there.
         answerer: see `Answerer`.
         on_problem: told of each line that got no answer; `out` holds its error.
+        on_warning: told what a user should know of a line, such as a volume that is not axial.
         on_progress: told how many lines are done.
         group: requests that are answered together, and then kept.
 
@@ -92,7 +95,7 @@ def answer_batch(
         waiting = (line for line in _lines(requests, answerer.identity) if line.reply_id not in done)
         on_progress(len(done))
         while lines := list(islice(waiting, group)):
-            replies = _answered(lines, answerer)
+            replies = _answered(lines, answerer, on_warning)
             for line, reply in zip(lines, replies, strict=True):
                 done[line.reply_id] = reply
                 if fault := _fault_of(reply):
@@ -109,7 +112,9 @@ def answer_batch(
     partial.unlink()
 
 
-def _answered(lines: Sequence[_Line], answerer: Answerer) -> list[dict[str, Any]]:
+def _answered(
+    lines: Sequence[_Line], answerer: Answerer, on_warning: Callable[[BatchProblem], object]
+) -> list[dict[str, Any]]:
     """The output line of each input line; one that fails does not touch the others."""
     faults = {line.number: line.error for line in lines if line.error}
     asked: dict[int, tuple[_Line, ChatBody, Asked]] = {}
@@ -120,7 +125,11 @@ def _answered(lines: Sequence[_Line], answerer: Answerer) -> list[dict[str, Any]
             body = ChatBody.read(line.body)
             if body.stream:
                 raise ValueError("stream: a batch cannot stream")
-            asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
+                asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
+            for text in dict.fromkeys(str(warning.message) for warning in caught):
+                on_warning(BatchProblem(line.name, " ".join(text.split())))
         except ValueError as error:
             faults[line.number] = " ".join(str(error).split())
     completions = _generated([a.request for _, _, a in asked.values()], answerer.generate)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from medgemma.ask_options import Resize, Slices, WindowPreset, note_unless_measured, volume_view
-from medsiglip.command import Device, Dtype, Model, Problems, Quiet, progress
+from medsiglip.command import Device, Dtype, Model, Problems, Quiet, progress, say
 from medsiglip.imaging import FileProblem
 
 
@@ -40,6 +40,7 @@ def batch(
             out,
             answerer,
             on_problem=lambda problem: problems.add(FileProblem(problem.name, problem.reason)),
+            on_warning=lambda warning: say(f"warning: {warning.name}: {warning.reason}"),
             on_progress=advance,
             group=group,
         )

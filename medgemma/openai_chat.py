@@ -18,6 +18,7 @@ from medgemma.constraints import Grammar
 from medgemma.content import Part, VolumeView, study_parts, user_turn
 from medgemma.engine.request import Completion, Sampling
 from medsiglip.imaging import Picture, Source, open_images
+from medsiglip.imaging.zips import is_zip
 
 DEFAULT_MAX_TOKENS = 500
 _DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w.=+-]+)*;base64,(?P<data>.*)", re.DOTALL)
@@ -42,7 +43,7 @@ class ImageUrl(_Strict):
 
 
 class ImagePart(_Strict):
-    """A picture, or a file of several: a data URL of PNG, JPEG, DICOM, NIfTI or what else the package reads."""
+    """A picture, or a file of several: a data URL of PNG, DICOM, NIfTI, a zip of a series or what else is read."""
 
     type: Literal["image_url"]
     image_url: ImageUrl | str
@@ -205,7 +206,7 @@ def _parts(message: ChatMessage, number: int, view: VolumeView | None) -> list[P
             parts.append(part.text)
             continue
         if message.role != "user":
-            raise ValueError(f"message {number}: a picture in a {message.role} turn; put it into a user turn")
+            raise ValueError(f"message {number}: a picture in the turn of role {message.role}; put it into a user turn")
         parts += study_parts(_opened(part, f"message {number} part {place}"), view)
     return parts
 
@@ -221,7 +222,7 @@ def _opened(part: ImagePart, name: str) -> Any:
         data = base64.b64decode(found.group("data"), validate=True)
     except binascii.Error as error:
         raise ValueError(f"{name}: the image_url is no valid base64 ({error})") from error
-    return open_images(Source(name, data=data))
+    return open_images(data if is_zip(data) else Source(name, data=data))
 
 
 def _sampling(body: ChatBody) -> Sampling:

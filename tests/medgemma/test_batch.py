@@ -8,12 +8,15 @@ import signal
 import subprocess
 import sys
 import textwrap
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from PIL import Image
+from pydicom import dcmread
+from pydicom.data import get_testdata_file
 
 from medgemma.asking import Asking
 from medgemma.batch import Answerer, BatchProblem, answer_batch
@@ -57,6 +60,7 @@ class Run:
     def __init__(self, asking: Asking, requests: Path, out: Path, identity: str = "tiny", group: int = 2) -> None:
         self.requests: list[Request] = []
         self.problems: list[BatchProblem] = []
+        self.warnings: list[BatchProblem] = []
 
         def generate(requests: Sequence[Request]) -> list[list[Completion]]:
             for request in requests:
@@ -66,7 +70,8 @@ class Run:
             return scripted_generate(asking, requests)
 
         answerer = Answerer(asking, generate, "tiny", identity)
-        answer_batch(requests, out, answerer, on_problem=self.problems.append, group=group)
+        told = {"on_problem": self.problems.append, "on_warning": self.warnings.append}
+        answer_batch(requests, out, answerer, **told, group=group)
 
 
 def test_each_line_has_its_answer(asking: Asking, images: list[Any], tmp_path: Path) -> None:
@@ -147,6 +152,30 @@ def test_a_line_of_bad_bytes_is_refused_alone(asking: Asking, tmp_path: Path) ->
     requests.write_bytes(data[0] + b"\n\xff" + data[1] + b"\n")
     run = Run(asking, requests, tmp_path / "out.jsonl")
     assert [p.name for p in run.problems] == ["line 2"] and len(read(tmp_path / "out.jsonl")) == 2
+
+
+def test_a_data_url_may_hold_a_volume(asking: Asking, tmp_path: Path) -> None:
+    """A zip of slices and a NIfTI file; of the second the line's warning is told."""
+    import nibabel
+    import numpy as np
+
+    series = io.BytesIO()
+    with zipfile.ZipFile(series, "w") as archive:
+        for number in range(3):
+            dataset = dcmread(str(get_testdata_file("CT_small.dcm")))
+            dataset.ImagePositionPatient[2] += 5 * number
+            dataset.SOPInstanceUID += f".{number}"
+            dataset.save_as(tmp_path / "slice.dcm")
+            archive.write(tmp_path / "slice.dcm", f"{number}.dcm")
+    nifti = nibabel.Nifti1Image(np.arange(60).reshape(4, 5, 3).astype(np.int16), np.eye(4)).to_bytes()
+    urls = [f"data:application/octet-stream;base64,{base64.b64encode(d).decode()}" for d in (series.getvalue(), nifti)]
+    lines = [line(f"{i}", [{"type": "image_url", "image_url": url}]) for i, url in enumerate(urls)]
+    run = Run(asking, write(tmp_path / "in.jsonl", lines), tmp_path / "out.jsonl")
+    assert not run.problems
+    assert [request.prompt.num_images for request in run.requests] == [3, 3]
+    assert [request.pictures[0].policy for request in run.requests] == ["ct-medgemma-1.5", "min-max"]
+    [warning] = run.warnings
+    assert warning.name == "line 2 (1)" and "ask for the preset medgemma-1.5" in warning.reason
 
 
 def test_response_format_and_stop_reach_the_engine(asking: Asking, tmp_path: Path) -> None:
