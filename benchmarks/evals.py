@@ -39,7 +39,7 @@ SUBJECTS = ("anatomy", "college_biology", "medical_genetics")
 LIKELIHOOD_ROWS = ("kit-mmlu-medical-likelihood-5-shot", "kit-mmlu-medical-likelihood")
 FILMS = "kit-cxr-conditions"
 FILM_TOKENS = 8
-BATCH_SIZES: tuple[int | str, ...] = ("auto", 16)
+BATCH_SIZES = ("auto", "16")
 LONGEST = 6000
 """Characters of a prompt."""
 TARGETS = {"kit-mmlu-medical-likelihood-5-shot": 2.0, "kit-mmlu-medical-likelihood": 1.0, FILMS: 5.0}
@@ -54,10 +54,11 @@ def main() -> None:
     model = MedGemma.from_pretrained(options.model, device="cpu", dtype="float32")
     neighbours = Neighbours()
     found = {}
-    if python := os.environ.get("LM_EVAL_PYTHON"):
-        for name in LIKELIHOOD_ROWS:
-            found[name] = likelihoods(model, name, options.data, options.items, options.repeats, python)
-    found[FILMS] = films(model, options.data, options.films, options.repeats)
+    for name in LIKELIHOOD_ROWS if (python := os.environ.get("LM_EVAL_PYTHON")) else ():
+        if name in options.jobs:
+            found[name] = likelihoods(model, name, options, python)
+    if FILMS in options.jobs:
+        found[FILMS] = films(model, options.data, options.films, options.repeats)
     record = {
         "benchmark": "evals",
         **provenance(),
@@ -83,8 +84,9 @@ class Spent(NamedTuple):
     """Of all cores, this program alone: what a busy machine changes least."""
 
 
-def likelihoods(model: MedGemma, name: str, data: Path, num_items: int, repeats: int, python: str) -> dict[str, Any]:
+def likelihoods(model: MedGemma, name: str, options: argparse.Namespace, python: str) -> dict[str, Any]:
     """Score the same questions here and in lm-evaluation-harness."""
+    data, num_items, repeats = options.data, options.items, options.repeats
     by_subject = {subject: _items_of(name, data, subject, num_items // len(SUBJECTS)) for subject in SUBJECTS}
     items = [item for of_subject in by_subject.values() for item in of_subject]
     ours: dict[str, Output] = {}
@@ -101,13 +103,14 @@ def likelihoods(model: MedGemma, name: str, data: Path, num_items: int, repeats:
         jobs.write_decoder(model, folder / "decoder")
         planned = [_job(name, data, subject, of_subject, folder) for subject, of_subject in by_subject.items()]
 
-        def there(size: int | str) -> Spent:
-            made = jobs.run(python, folder / "decoder", planned, folder, size)["jobs"].values()
+        def there(size: str) -> Spent:
+            batch = int(size) if size.isdigit() else size
+            made = jobs.run(python, folder / "decoder", planned, folder, batch)["jobs"].values()
             theirs.update({sample["row"]["id"]: sample for job in made for sample in job["samples"]})
             return Spent(*(sum(job[key] for job in made) for key in ("model_seconds", "model_processor_seconds")))
 
         _scored(model, items[:8])
-        cases = {"ours": here} | {f"lm-eval, batch {size}": partial(there, size) for size in BATCH_SIZES}
+        cases = {"ours": here} | {f"lm-eval, batch {size}": partial(there, size) for size in options.batch_sizes}
         rounds = _in_turn(name, cases, repeats)
     differences = [
         abs(mine - other)
@@ -268,6 +271,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--model", default="nano")
     parser.add_argument("--items", type=int, default=150, help="questions of MMLU")
     parser.add_argument("--films", type=int, default=12)
+    parser.add_argument("--jobs", nargs="+", choices=list(TARGETS), default=list(TARGETS))
+    parser.add_argument("--batch-sizes", nargs="+", default=list(BATCH_SIZES), help="of lm-evaluation-harness")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "evals.jsonl")
     return parser.parse_args()
