@@ -77,36 +77,52 @@ def measure(
         seed: of the items.
         quiet: no progress bar.
     """
-    from medgemma.model import MedGemma
+    measure_encoder(encoder_folder, data, out, trained=trained, seed=seed, quiet=quiet)
+    measure_decoder(decoder_folder, data, out, trained=trained, seed=seed, quiet=quiet)
+
+
+def measure_encoder(folder: Path, data: Path, out: Path, *, trained: str, seed: int, quiet: bool) -> None:
+    """Zero-shot tasks in both wordings with their baselines, and linear probes; see `measure`."""
     from medsiglip.encoder import MedSigLIP
 
-    encoder, decoder = MedSigLIP.from_pretrained(encoder_folder), MedGemma.from_pretrained(decoder_folder)
-    encoder_rows, decoder_rows = [], []
+    encoder, rows = MedSigLIP.from_pretrained(folder), []
     for side in MEASURED_SIDES:
-        runs: list[tuple[str, Any, Condition]] = [
-            (name + wordings, encoder, "real") for name in ENCODER_TASKS for wordings in ("", TRAINED_WORDINGS)
-        ]
-        runs += [(name, decoder, "real") for name in DECODER_TASKS]
-        runs += [(name, decoder, "shuffled") for name in SHUFFLED_TASKS]
-        for name, model, condition in runs:
-            options = RunOptions(side=side, seed=seed, condition=condition)
-            command = f"medgemma-eval run {name} --side {side}" + " --shuffle-pictures" * (condition == "shuffled")
-            with progress(None, f"items of {name}, {side}", quiet) as advance:
-                run_task(TASKS[name], options, data, out / side, model, "nano", command, advance)
-        scores = score_dir(out / side)
+        names = [name + wordings for name in ENCODER_TASKS for wordings in ("", TRAINED_WORDINGS)]
+        scores = _run(encoder, [(name, "real") for name in names], side, data, out, seed, quiet)
         for name in ENCODER_TASKS:
-            encoder_rows += [*_figures(side, name, scores[name]), *_baseline(side, name, data, out / side)]
-            encoder_rows += _figures(side, name + TRAINED_WORDINGS, scores[name + TRAINED_WORDINGS])
-        encoder_rows.append(
-            _estimate("zero-shot-nih-pneumonia", side, "auroc of the view alone", view_only_auroc(data, side))
-        )
-        decoder_rows += [row for name in DECODER_TASKS for row in _figures(side, name, scores[name])]
-        decoder_rows += _words_alone(side, data, out / side)
+            rows += [*_figures(side, name, scores[name]), *_baseline(side, name, data, out / side)]
+            rows += _figures(side, name + TRAINED_WORDINGS, scores[name + TRAINED_WORDINGS])
+        view_alone = view_only_auroc(data, side)
+        rows.append(_estimate("zero-shot-nih-pneumonia", side, "auroc of the view alone", view_alone))
     for card in PROBED:
         with progress(None, f"pictures of {card}", quiet):
-            encoder_rows += _probe_rows(encoder, data, card, seed)
-    _write(encoder_folder, encoder_rows, encoder.fingerprint, trained, seed)
-    _write(decoder_folder, decoder_rows, decoder.fingerprint, trained, seed)
+            rows += _probe_rows(encoder, data, card, seed)
+    _write(folder, rows, encoder.fingerprint, trained, seed)
+
+
+def measure_decoder(folder: Path, data: Path, out: Path, *, trained: str, seed: int, quiet: bool) -> None:
+    """Questions about pictures, with their own and with other pictures; see `measure`."""
+    from medgemma.model import MedGemma
+
+    decoder, rows = MedGemma.from_pretrained(folder), []
+    runs: list[tuple[str, Condition]] = [(name, "real") for name in DECODER_TASKS]
+    runs += [(name, "shuffled") for name in SHUFFLED_TASKS]
+    for side in MEASURED_SIDES:
+        scores = _run(decoder, runs, side, data, out, seed, quiet)
+        rows += [row for name in DECODER_TASKS for row in _figures(side, name, scores[name])]
+        rows += _words_alone(side, data, out / side)
+    _write(folder, rows, decoder.fingerprint, trained, seed)
+
+
+def _run(
+    model: Any, runs: Sequence[tuple[str, Condition]], side: Side, data: Path, out: Path, seed: int, quiet: bool
+) -> dict[str, dict[str, dict[str, Any]]]:
+    for name, condition in runs:
+        options = RunOptions(side=side, seed=seed, condition=condition)
+        command = f"medgemma-eval run {name} --side {side}" + " --shuffle-pictures" * (condition == "shuffled")
+        with progress(None, f"items of {name}, {side}", quiet) as advance:
+            run_task(TASKS[name], options, data, out / side, model, "nano", command, advance)
+    return score_dir(out / side)
 
 
 def _figures(side: Side, task: str, metrics: dict[str, dict[str, Any]]) -> list[Figure]:

@@ -83,8 +83,9 @@ def encoder_to_go_on_with(folder: Path, section: EncoderSection) -> Any:
     """
     from transformers import SiglipModel
 
-    model = SiglipModel.from_pretrained(folder, dtype=torch.float32)
-    _demand_same_shapes(model, new_encoder(section), folder)
+    former, model = SiglipModel.from_pretrained(folder, dtype=torch.float32), new_encoder(section)
+    _demand_same_shapes(former, model, folder)
+    model.load_state_dict(former.state_dict())
     return model
 
 
