@@ -3,11 +3,14 @@
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from data_cards.split import SIDES
 from data_cards.split import side as side_of
 from evals.items import Item
+
+if TYPE_CHECKING:
+    from evals.tasks.task import Task
 
 
 def check_items(items: Sequence[Item], record: Mapping[str, Any], where: Path | str) -> None:
@@ -24,16 +27,20 @@ def check_items(items: Sequence[Item], record: Mapping[str, Any], where: Path | 
     demand_each_once(items, where)
     if record.get("condition", "real") == "real":
         demand_one_group_a_picture(items, where)
-    if _divides_by_group(record):
+    if _is_ours(record):
         demand_on_side(items, str(record.get("side", "")), where)
 
 
-def _divides_by_group(record: Mapping[str, Any]) -> bool:
+def divides_by_group(task: "Task") -> bool:
     """Say whether `train` is our own division, not the owners' split of that name."""
+    return "held-out" in task.sides
+
+
+def _is_ours(record: Mapping[str, Any]) -> bool:
     from evals.tasks.catalogue import TASKS
 
     task = TASKS.get(str(record.get("task", "")))
-    return task is None or "held-out" in task.sides
+    return task is None or divides_by_group(task)
 
 
 def demand_each_once(items: Sequence[Item], where: Path | str) -> None:

@@ -272,6 +272,9 @@ def _run(
         return None
     for table in ran.data_differs_from_card:
         say(f"warning: {table} is not the copy its card describes; figures on it do not compare with others")
+    if ran.shown_as_examples:
+        asked = ", ".join(ran.shown_as_examples[:3])
+        say(f"warning: {task.name}: {len(ran.shown_as_examples)} item(s) are in the worked examples too: {asked}")
     for output in ran.failed:
         say(f"error: {task.name}: {output.item_id}: {output.error}")
     return len(ran.failed)

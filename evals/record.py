@@ -3,7 +3,7 @@
 import json
 import subprocess
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
 from importlib.metadata import PackageNotFoundError, version
@@ -47,6 +47,8 @@ class RunRecord:
     started_utc: str
     """Of the last start; a run that was stopped goes on under a new one."""
     command: str
+    shown_as_examples: list[str] = field(default_factory=list)
+    """Items whose patient (group) the worked examples show too; see `runner`."""
 
 
 def settings_of(task: Task, generation: Generation) -> dict[str, Any]:

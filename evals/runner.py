@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from evals.answering import answer_items, answer_on_server, classify_items, refuse_items, side_by_side
 from evals.cache import AnswerCache
-from evals.checks import check_items, demand_disjoint_groups
+from evals.checks import check_items, demand_disjoint_groups, divides_by_group
 from evals.choosing import choose_items
 from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.endpoint import Endpoint
@@ -35,6 +35,7 @@ class TaskRun(NamedTuple):
     n_items: int
     failed: list[Output]
     data_differs_from_card: list[str]
+    shown_as_examples: list[str]
 
 
 def make_items(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:
@@ -110,12 +111,12 @@ def run_task(
     """
     items = make_items(task, data_dir, options)
     folder = condition_folder(out_dir, task.name, options.condition)
-    record = run_record(task, items, data_dir, options, model, model_name, command)
+    shown = _shown_as_examples(task, items, data_dir, options)
+    record = replace(run_record(task, items, data_dir, options, model, model_name, command), shown_as_examples=shown)
     ask = partial(
         _outputs, task, model, options.generation(task), concurrency, partial(_train, task, data_dir, options)
     )
     check_items(items, asdict(record), folder)
-    _demand_fewshot_apart(task, items, data_dir, options)
     with OutputFile(folder / "outputs.jsonl") as file:
         pending = pending_items(items, file, record)
         write_items(folder / "items.jsonl", items)
@@ -125,7 +126,7 @@ def run_task(
         failed = answer_pending(pending, ask, record, file, kept, advance)
     if task.dialogue:
         write_dialogue_episodes(folder, task.dialogue)
-    return TaskRun(len(items), failed, record.data_differs_from_card)
+    return TaskRun(len(items), failed, record.data_differs_from_card, shown)
 
 
 def pending_items(items: Sequence[Item], file: OutputFile, record: RunRecord) -> list[Item]:
@@ -179,12 +180,18 @@ def condition_folder(out_dir: Path, task: str, condition: Condition) -> Path:
     return out_dir / task / "shuffled" if condition == "shuffled" else out_dir / task
 
 
-def _demand_fewshot_apart(task: Task, items: Sequence[Item], data_dir: str | Path, options: RunOptions) -> None:
-    """Refuse worked examples of a patient (group) that is asked about too."""
-    if options.fewshot(task):
-        side = task.checked_side(options.side)
-        examples = ItemOptions(task.fewshot_from, options.seed, examples_for=side)
-        demand_disjoint_groups(task.items(data_dir, examples), items)
+def _shown_as_examples(task: Task, items: Sequence[Item], data_dir: str | Path, options: RunOptions) -> list[str]:
+    """Return the items whose patient (group) the worked examples show too; where the division is ours, refuse them.
+
+    An owner's own split can have such items (MMLU's has): figures on it compare with others only with them in.
+    """
+    if not options.fewshot(task):
+        return []
+    shown = task.items(data_dir, ItemOptions(task.fewshot_from, options.seed))
+    if divides_by_group(task):
+        demand_disjoint_groups(shown, items)
+    groups = {item.group for item in shown}
+    return [item.item_id for item in items if item.group in groups]
 
 
 def _train(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:

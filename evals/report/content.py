@@ -130,6 +130,8 @@ def remarks_of(out_dir: Path, scores: Scores) -> list[str]:
             concerned[f"{table} is not the copy its card describes; figures do not compare with others"].append(name)
         if record.get("limit") == record.get("n_items", -1):
             concerned[f"{record['limit']} items drawn by seed {record['seed']}, not all (--limit)"].append(name)
+        if record.get("shown_as_examples"):
+            concerned["items that the worked examples show too"].append(f"{name} ({len(record['shown_as_examples'])})")
         if record.get("n_cut"):
             concerned["answers cut at the limit of tokens"].append(f"{name} ({record['n_cut']} of {record['n_items']})")
     return [*shortfalls(out_dir, scores), *(f"{what}: {', '.join(names)}" for what, names in concerned.items())]

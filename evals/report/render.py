@@ -87,7 +87,8 @@ def markdown(out_dir: Path) -> str:
     lines += [
         "",
         f"Model {_once(sections, 'model')}, weights {_once(sections, 'model_fingerprint')}; package at commit "
-        f"{record.get('commit') or 'unknown'}; seed {_once(sections, 'seed')}; {str(record.get('started_utc'))[:10]}. "
+        f"{_once(sections, 'commit') or 'unknown'}; seed {_once(sections, 'seed')}; "
+        f"{str(record.get('started_utc'))[:10]}. "
         "Intervals resample groups; `commonest answer` is what always giving it scores.",
         *(f"- {remark}" for remark in remarks_of(out_dir, scores)),
     ]

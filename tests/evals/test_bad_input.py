@@ -146,22 +146,27 @@ def test_a_patient_among_the_worked_examples_is_refused(tmp_path: Path) -> None:
     shown = [replace(item, item_id=f"shown-{item.item_id}") for item in questions(4)]
     apart = [replace(item, group=HELD_OUT_GROUPS[50]) for item in shown]
 
-    def task(examples: list[Item]) -> object:
+    def task(examples: list[Item], sides: tuple[str, ...]) -> object:
         def items(data_dir: object, options: ItemOptions) -> list[Item]:
             return examples if options.side == "fewshot" else questions(12)
 
-        return replace(TASKS["vqa-rad"], items=items, fewshot_from="fewshot", num_fewshot=2)
+        return replace(TASKS["vqa-rad"], items=items, fewshot_from="fewshot", num_fewshot=2, sides=sides)
 
-    def go(examples: list[Item], out: Path, fewshot: int | None) -> int:
-        model = FakeAnswerer()
+    def go(examples: list[Item], out: Path, fewshot: int | None, side: str = "held-out") -> list[str]:
+        model, chosen = FakeAnswerer(), RunOptions(num_fewshot=fewshot)
         with mock.patch("evals.record.data_hashes", lambda cards, data_dir: ({}, [])):
-            run_task(task(examples), RunOptions(num_fewshot=fewshot), "nowhere", out, model, "", "")  # type: ignore[arg-type]
-        return len(model.asked)
+            ran = run_task(task(examples, (side,)), chosen, "nowhere", out, model, "", "")  # type: ignore[arg-type]
+        assert len(model.asked) == 12
+        return ran.shown_as_examples
 
     with pytest.raises(ValueError, match="q0, q1, q2 and 1 other are of a patient .* shown as examples"):
         go(shown, tmp_path / "a", None)
     assert not (tmp_path / "a").exists()
-    assert go(apart, tmp_path / "b", None) == go(shown, tmp_path / "c", 0) == 12
+    assert go(apart, tmp_path / "b", None) == go(shown, tmp_path / "c", 0) == []
+    # an owners' split that has it so is run as it is, and says so
+    assert go(shown, tmp_path / "d", None, side="test") == ["q0", "q1", "q2", "q3"]
+    record = json.loads((tmp_path / "d" / "vqa-rad" / "run.json").read_text())
+    assert record["shown_as_examples"] == ["q0", "q1", "q2", "q3"]
 
 
 def test_settings_that_do_not_fit_a_task(copy: Path, tmp_path: Path) -> None:
