@@ -123,11 +123,12 @@ def run_demo(out: Path, model: str, encoder: str, device: str, dtype: str, quiet
 
 
 def figures_of(folder: Path) -> list[dict[str, Any]]:
-    """The measured figures beside a checkpoint (measurements.json); empty for a checkpoint that carries none."""
+    """The measured figures beside a checkpoint (measurements.json), to four digits; empty where there are none."""
     path = folder / "measurements.json"
     if not path.is_file():
         return []
-    rows: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["figures"]
+    measured = json.loads(path.read_text(encoding="utf-8"), parse_float=lambda text: round(float(text), 4))
+    rows: list[dict[str, Any]] = measured["figures"]
     return rows
 
 
