@@ -7,21 +7,21 @@ A request that fails (a constraint that raises, logits that are not finite) fail
 
 from collections import OrderedDict, deque
 from collections.abc import Hashable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
-from medgemma.engine.cache import KeyValueCache
 from medgemma.engine.choices import choice_scores, longest_choice
 from medgemma.engine.features import FeatureCache
 from medgemma.engine.network import Network
 from medgemma.engine.prefill import Branches, Place, Prefilled, PrefixStore, Prepared, prefill
 from medgemma.engine.prefixes import symbols_of
-from medgemma.engine.request import ChoiceScore, Completion, ConstraintState, FinishReason, Request, Sampling
-from medgemma.engine.sampling import Chosen, choose, generator_of
+from medgemma.engine.request import ChoiceScore, Completion, Request, Sampling
+from medgemma.engine.samples import Batch, Event, Sample, take
+from medgemma.engine.sampling import generator_of
 from medsiglip.preprocess import Preprocessing
 
 MAX_ROWS = 32
@@ -31,41 +31,6 @@ PREFIX_BYTES = 256 * 2**20
 
 class EngineBusy(RuntimeError):
     """The queue is full: the caller must wait for answers, or turn its own callers away."""
-
-
-class Event(NamedTuple):
-    """One token of one sample, or its end."""
-
-    ticket: int
-    sample: int
-    token_id: int | None
-    """None when the sample ends without a token."""
-    completion: Completion | None
-    """The whole sample, with its last event."""
-
-
-@dataclass(eq=False)
-class _Sample:
-    """One answer in the making."""
-
-    ticket: int
-    sample: int
-    request: Request
-    generator: torch.Generator
-    state: ConstraintState | None
-    token_ids: list[int] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-
-    def completion(self, reason: FinishReason, error: str | None = None) -> Completion:
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, error)
-
-
-@dataclass(eq=False)
-class _Batch:
-    """The rows that decode under one adapter; sample i is row i of the cache."""
-
-    cache: KeyValueCache
-    samples: list[_Sample] = field(default_factory=list)
 
 
 class Engine:
@@ -102,7 +67,7 @@ class Engine:
         self.max_tokens = int(self.network.config.max_position_embeddings)
         self._tickets = count()
         self._waiting: OrderedDict[int, Request] = OrderedDict()
-        self._batches: dict[str | None, _Batch] = {}
+        self._batches: dict[str | None, Batch] = {}
         self._ended: deque[Event] = deque()
         self._inboxes: dict[int, deque[Event]] = {}
 
@@ -240,7 +205,7 @@ class Engine:
             for row in rows:
                 done = batch.samples[row]
                 self._ended.append(Event(ticket, done.sample, None, done.completion("cancelled")))
-            self._drop(batch, rows)
+            batch.drop(rows)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -257,11 +222,11 @@ class Engine:
             if batch.samples:
                 with self.adapters.using(adapter):
                     logits = self.network.decode(batch.cache, [sample.token_ids[-1] for sample in batch.samples])
-                taken, ended = self._take(batch.samples, logits)
-                self._drop(batch, ended)
-                if any(e.completion is not None and e.completion.error for e in taken):
+                taken = take(batch.samples, logits, self.stop_ids)
+                batch.drop(taken.ended)
+                if taken.failed:
                     batch.cache.erase_free_rows()
-                events += taken
+                events += taken.events
         for event in events:
             if event.ticket in self._inboxes:
                 self._inboxes[event.ticket].append(event)
@@ -347,7 +312,7 @@ class Engine:
     def _start(self, requests: dict[int, Request]) -> list[Event]:
         """Prefill a group of one adapter, choose the first tokens, and let what goes on join the batch."""
         adapter = next(iter(requests.values())).adapter
-        batch = self._batches.setdefault(adapter, _Batch(self.network.new_cache()))
+        batch = self._batches.setdefault(adapter, Batch(self.network.new_cache()))
         try:
             done = self._prefilled(list(requests.values()))
         except Exception as error:  # one prompt that fails, for want of memory for example, must not take others along
@@ -356,7 +321,7 @@ class Engine:
             ((ticket, request),) = requests.items()
             failed = Completion((), (), "error", f"the prompt could not be computed: {error}")
             return [Event(ticket, number, None, failed) for number in range(request.sampling.num_samples)]
-        samples: list[_Sample] = []
+        samples: list[Sample] = []
         places: list[Place] = []
         hidden: list[torch.Tensor] = []
         events: list[Event] = []
@@ -367,17 +332,16 @@ class Engine:
                 except Exception as error:  # a foreign constraint fails its own request only
                     events.append(Event(ticket, number, None, Completion((), (), "error", str(error))))
                     continue
-                samples.append(_Sample(ticket, number, request, generator_of(request.sampling, number), state))
+                samples.append(Sample(ticket, number, request, generator_of(request.sampling, number), state))
                 places.append(done.places[index])
                 hidden.append(done.hidden[index])
         if samples:
             with self.adapters.using(adapter):
                 logits = self.network.logits(torch.stack(hidden))
-            taken, ended = self._take(samples, logits)
-            gone = set(ended)
-            going_on = [row for row in range(len(samples)) if row not in gone]
-            self._join(batch, [samples[row] for row in going_on], [places[row] for row in going_on])
-            events += taken
+            taken = take(samples, logits, self.stop_ids)
+            going_on = [row for row in range(len(samples)) if row not in set(taken.ended)]
+            batch.join([samples[row] for row in going_on], [places[row] for row in going_on])
+            events += taken.events
         return events
 
     def _prefilled(self, requests: Sequence[Request]) -> Prefilled:
@@ -390,19 +354,6 @@ class Engine:
                 self.prefixes.put(adapter, prompt.symbols, *place)
         return done
 
-    def _join(self, batch: _Batch, samples: Sequence[_Sample], places: Sequence[Place]) -> None:
-        by_cache: dict[int, list[int]] = {}
-        for index, place in enumerate(places):
-            by_cache.setdefault(id(place.cache), []).append(index)
-        for indices in by_cache.values():
-            batch.cache.append(places[indices[0]].cache, [places[i].row for i in indices])
-            batch.samples += [samples[i] for i in indices]
-
-    @staticmethod
-    def _drop(batch: _Batch, rows: Sequence[int]) -> None:
-        if rows:
-            batch.samples = [batch.samples[old] for old in batch.cache.remove(rows)]
-
     def _prepare(self, request: Request) -> Prepared:
         features: list[torch.Tensor] = []
         keys: list[Hashable] = []
@@ -412,58 +363,3 @@ class Engine:
             features = self.features.of(request.pictures, sight)
             keys = [self.features.key(picture, sight) for picture in request.pictures]
         return Prepared(request.prompt, tuple(features), symbols_of(request.prompt, keys))
-
-    def _take(self, samples: Sequence[_Sample], logits: torch.Tensor) -> tuple[list[Event], list[int]]:
-        """Choose one token a sample; return the events and the indices of samples that ended."""
-        masks, errors = _allowed(samples)
-        chosen = choose(logits, [s.request.sampling for s in samples], [s.generator for s in samples], masks)
-        events, ended = [], []
-        for index, sample in enumerate(samples):
-            error = errors.get(index) or _taken(sample, chosen, index)
-            reason: FinishReason | None = "error" if error else self._finished(sample)
-            if reason is not None:
-                ended.append(index)
-            token = None if error else sample.token_ids[-1]
-            completion = None if reason is None else sample.completion(reason, error)
-            events.append(Event(sample.ticket, sample.sample, token, completion))
-        return events, ended
-
-    def _finished(self, sample: _Sample) -> FinishReason | None:
-        sampling: Sampling = sample.request.sampling
-        if sample.token_ids[-1] in self.stop_ids | sampling.stop_ids:
-            return "stop"
-        if sample.state is not None and sample.state.finished():
-            return "stop"
-        return "length" if len(sample.token_ids) >= sampling.max_new_tokens else None
-
-
-def _allowed(samples: Sequence[_Sample]) -> tuple[list[torch.Tensor | None], dict[int, str]]:
-    """The tokens each sample may take, and why some may take none."""
-    masks: list[torch.Tensor | None] = []
-    errors: dict[int, str] = {}
-    for index, sample in enumerate(samples):
-        mask = None
-        if sample.state is not None:
-            try:
-                mask = sample.state.allowed()
-                if mask is not None and not bool(mask.any()):
-                    errors[index] = "the constraint allows no token here"
-            except Exception as error:  # a foreign constraint fails its own request only
-                errors[index] = f"the constraint failed: {error}"
-        masks.append(None if index in errors else mask)
-    return masks, errors
-
-
-def _taken(sample: _Sample, chosen: Chosen, index: int) -> str | None:
-    """Give a sample its token; return why that cannot be, if so."""
-    logprob = chosen.logprobs[index]
-    if logprob != logprob:
-        return "the model's logits are not finite (NaN weights, or an overflow); check the checkpoint"
-    sample.token_ids.append(chosen.token_ids[index])
-    sample.logprobs.append(logprob)
-    if sample.state is not None:
-        try:
-            sample.state.advance(chosen.token_ids[index])
-        except Exception as error:  # as above
-            return f"the constraint failed: {error}"
-    return None

@@ -1,0 +1,132 @@
+"""Answers in the making: the tokens they take, why they end, and the rows they decode in."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import torch
+
+from medgemma.engine.cache import KeyValueCache
+from medgemma.engine.prefill import Place
+from medgemma.engine.request import Completion, ConstraintState, FinishReason, Request
+from medgemma.engine.sampling import Chosen, choose
+
+
+class Event(NamedTuple):
+    """One token of one sample, or its end."""
+
+    ticket: int
+    sample: int
+    token_id: int | None
+    """None when the sample ends without a token."""
+    completion: Completion | None
+    """The whole sample, with its last event."""
+
+
+@dataclass(eq=False)
+class Sample:
+    """One answer in the making."""
+
+    ticket: int
+    sample: int
+    request: Request
+    generator: torch.Generator
+    state: ConstraintState | None
+    token_ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+
+    def completion(self, reason: FinishReason, error: str | None = None) -> Completion:
+        """What has been said, ended for this reason."""
+        return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, error)
+
+    def finished(self, stop_ids: frozenset[int]) -> FinishReason | None:
+        """Why the answer ends with the token it has just taken; None if it goes on."""
+        sampling = self.request.sampling
+        if self.token_ids[-1] in stop_ids | sampling.stop_ids:
+            return "stop"
+        if self.state is not None and self.state.finished():
+            return "stop"
+        return "length" if len(self.token_ids) >= sampling.max_new_tokens else None
+
+
+@dataclass(eq=False)
+class Batch:
+    """The rows that decode under one adapter; sample i is row i of the cache."""
+
+    cache: KeyValueCache
+    samples: list[Sample] = field(default_factory=list)
+
+    def join(self, samples: Sequence[Sample], places: Sequence[Place]) -> None:
+        """Add samples whose prompts stand in other caches."""
+        by_cache: dict[int, list[int]] = {}
+        for index, place in enumerate(places):
+            by_cache.setdefault(id(place.cache), []).append(index)
+        for indices in by_cache.values():
+            self.cache.append(places[indices[0]].cache, [places[i].row for i in indices])
+            self.samples += [samples[i] for i in indices]
+
+    def drop(self, rows: Sequence[int]) -> None:
+        """Let samples go; the last ones take their rows."""
+        if rows:
+            self.samples = [self.samples[old] for old in self.cache.remove(rows)]
+
+
+class Taken(NamedTuple):
+    """One token of every sample."""
+
+    events: list[Event]
+    ended: list[int]
+    """Indices of the samples that end with it."""
+
+    @property
+    def failed(self) -> bool:
+        """True if a sample ended with an error."""
+        return any(event.completion is not None and event.completion.error is not None for event in self.events)
+
+
+def take(samples: Sequence[Sample], logits: torch.Tensor, stop_ids: frozenset[int]) -> Taken:
+    """Choose the next token of every sample from logits (samples, vocabulary)."""
+    masks, errors = _allowed(samples)
+    chosen = choose(logits, [s.request.sampling for s in samples], [s.generator for s in samples], masks)
+    taken = Taken([], [])
+    for index, sample in enumerate(samples):
+        error = errors.get(index) or _given(sample, chosen, index)
+        reason: FinishReason | None = "error" if error else sample.finished(stop_ids)
+        if reason is not None:
+            taken.ended.append(index)
+        token = None if error else sample.token_ids[-1]
+        completion = None if reason is None else sample.completion(reason, error)
+        taken.events.append(Event(sample.ticket, sample.sample, token, completion))
+    return taken
+
+
+def _allowed(samples: Sequence[Sample]) -> tuple[list[torch.Tensor | None], dict[int, str]]:
+    """The tokens each sample may take, and why some may take none."""
+    masks: list[torch.Tensor | None] = []
+    errors: dict[int, str] = {}
+    for index, sample in enumerate(samples):
+        mask = None
+        if sample.state is not None:
+            try:
+                mask = sample.state.allowed()
+                if mask is not None and not bool(mask.any()):
+                    errors[index] = "the constraint allows no token here"
+            except Exception as error:  # a foreign constraint fails its own request only
+                errors[index] = f"the constraint failed: {error}"
+        masks.append(None if index in errors else mask)
+    return masks, errors
+
+
+def _given(sample: Sample, chosen: Chosen, index: int) -> str | None:
+    """Give a sample its token; return why that cannot be, if so."""
+    logprob = chosen.logprobs[index]
+    if logprob != logprob:
+        return "the model's logits are not finite (NaN weights, or an overflow); check the checkpoint"
+    sample.token_ids.append(chosen.token_ids[index])
+    sample.logprobs.append(logprob)
+    if sample.state is not None:
+        try:
+            sample.state.advance(chosen.token_ids[index])
+        except Exception as error:  # as above
+            return f"the constraint failed: {error}"
+    return None
