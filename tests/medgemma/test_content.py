@@ -154,7 +154,8 @@ def picture_of(height: int, width: int, seed: int = 0) -> Picture:
 
 
 SIZES = [(300, 300), (300, 359), (300, 360), (300, 800), (800, 300), (256, 2000), (255, 2000), (600, 700), (500, 601),
-         (2000, 700), (400, 511), (512, 1023), (257, 900), (1024, 300), (100, 400)]  # fmt: skip
+         (2000, 700), (400, 511), (512, 1023), (257, 900), (1024, 300), (100, 400),
+         (400, 1000)]  # fmt: skip  # 2.5 times as wide: half is rounded up
 
 
 @pytest.mark.parametrize(("height", "width"), SIZES)
