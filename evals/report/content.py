@@ -25,6 +25,8 @@ Figure = Mapping[str, Any]
 """One figure as scores.json has it."""
 
 N_WORST = 10
+SHARES_RIGHT = ("accuracy", "closed_accuracy")
+"""Metrics that always giving the commonest answer has a value in; of macro F1 or AUROC that share is none."""
 SHOWN_CHARACTERS = 400
 
 
@@ -154,7 +156,7 @@ def _section(name: str, task: Task, metrics: Mapping[str, Figure], answered: lis
         task=task,
         main_metric=main,
         main=whole[main],
-        baseline=commonest_share(task, answered),
+        baseline=commonest_share(task, answered) if main in SHARES_RIGHT else None,
         metrics=whole,
         parts={metric: figure for metric, figure in metrics.items() if "/" in metric},
         record=whole[main],
