@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medgemma.ask_options import (
+    Adapter,
     AsJson,
     MaxNewTokens,
     Policy,
+    Quantize,
     Resize,
     Samples,
     Seed,
@@ -31,7 +33,7 @@ from medgemma.ask_options import (
     thinking_of,
     volume_view,
 )
-from medsiglip.command import Device, Dtype, Files, Model, Problems, Quiet, files_of, progress, whole_file
+from medsiglip.command import Device, Dtype, Model, Problems, Quiet, files_of, progress, whole_file
 from medsiglip.imaging import FileProblem, Picture
 
 if TYPE_CHECKING:
@@ -42,8 +44,11 @@ if TYPE_CHECKING:
 
 
 def ask(
-    files: Files,
     question: Annotated[list[str], typer.Option("--question", "-q", help="Repeatable; each is answered by itself.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE...]", help="File, folder, quoted glob, @list.txt or -; none asks without."),
+    ] = None,
     each: Annotated[bool, typer.Option("--each", help="Ask every FILE separately, not all as one prompt.")] = False,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="File for the answers; stdout without it.")] = None,
@@ -72,6 +77,8 @@ def ask(
         bool, typer.Option("--count-tokens", help="Only say what each prompt costs; loads no weights.")
     ] = False,
     model: Model = "nano",
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -89,15 +96,20 @@ def ask(
     view = volume_view(window_preset, slices)
     sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed, samples)
     think, crop = thinking_of(thinking, thinking_budget), PanAndScan() if pan_and_scan else None
-    about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
+    about: Iterable[Study] = [Study((), [])]
+    if files:
+        about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
     if count_tokens:
         counted = AnswerOptions(sampling, think, system=system, pan_and_scan=crop)
         _count(_prompts(model), about, question, counted, problems, as_json, out)
         problems.exit()
         return
-    gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    gemma = MedGemma.from_pretrained(
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None
+    )
+    adapted = gemma.load_adapter(adapter) if adapter else None
     form = form_of(gemma.asking, choices, regex, json_schema)
-    options = AnswerOptions(sampling, think, form, system=system, pan_and_scan=crop)
+    options = AnswerOptions(sampling, think, form, adapter=adapted, system=system, pan_and_scan=crop)
     with whole_file(out) as file, progress(None, "answers", quiet) as advance:
         for study in about:
             if sum(isinstance(part, Picture) for part in study.parts) > 1:
@@ -124,7 +136,7 @@ def _answers(
 
 
 def _name(study: Study, question: str) -> str:
-    return f"{', '.join(study.files)}, question {question[:40]!r}"
+    return f"{', '.join(study.files) or 'no files'}, question {question[:40]!r}"
 
 
 def _scores(

@@ -36,6 +36,8 @@ TopK = Annotated[int | None, typer.Option(min=1, help="Draw from the k likeliest
 TopP = Annotated[float, typer.Option(min=0, max=1, help="Draw from the likeliest tokens up to this probability.")]
 Seed = Annotated[int, typer.Option(help="Of the draws.")]
 Samples = Annotated[int, typer.Option(min=1, help="Answers to each question.")]
+Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter's folder, as PEFT writes it.")]
+Quantize = Annotated[str, typer.Option(help="int8, or with CUDA nf4: fewer bits for the decoder's linear layers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 NANO_WAS_NOT_MEASURED = (

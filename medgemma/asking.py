@@ -31,6 +31,8 @@ class AnswerOptions:
     """What every answer must look like, from `Asking.grammars`."""
     stops: tuple[str, ...] = ()
     """Texts that end an answer."""
+    adapter: str | None = None
+    """The name of a loaded adapter."""
     system: str = ""
     """A system turn."""
     view: VolumeView = VolumeView()
@@ -124,6 +126,7 @@ class Asking:
             form=options.form,
             thinking=options.thinking,
             stops=options.stops,
+            adapter=options.adapter,
         )
 
     def asked(

@@ -59,10 +59,13 @@ class ImageTokens:
     end: str
     soft_id: int
     tokens_per_image: int
+    """0 in a model of text alone, which has no such ids."""
 
     @classmethod
     def of(cls, config: Any, tokenizer: Any) -> "ImageTokens":
         """Read them from a Gemma 3 config and its tokenizer."""
+        if not hasattr(config, "vision_config"):
+            return cls("", "", "", -1, 0)
         begin, soft, end = tokenizer.convert_ids_to_tokens(
             [config.boi_token_index, config.image_token_id, config.eoi_token_index]
         )
@@ -102,13 +105,13 @@ def render(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message
 
     Raises:
         ValueError: no turns, a text that holds one of the tokenizer's control tokens, a part of another type, an image
-            in a system turn, or turns that do not alternate.
+            in a system turn or for a model of text alone, or turns that do not alternate.
     """
     if not messages:
         raise ValueError("got no messages, expected at least one user turn")
     for message in messages:
         for part in _parts(message):
-            _check_part(tokenizer, part, message["role"])
+            _check_part(tokenizer, image_tokens, part, message["role"])
     try:
         text = tokenizer.apply_chat_template(
             [_as_the_template_wants(message) for message in messages], tokenize=False, add_generation_prompt=True
@@ -137,7 +140,7 @@ def plain(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message]
         )
     parts = _parts(messages[0])
     for part in parts:
-        _check_part(tokenizer, part, "user")
+        _check_part(tokenizer, image_tokens, part, "user")
     said = [image_tokens.begin if part["type"] == "image" else part["text"].strip() for part in parts]
     crops = [part.get("crops", 0) for part in parts if part["type"] == "image"]
     return tokenize(tokenizer, image_tokens, tokenizer.bos_token + " ".join(said), crops)
@@ -152,7 +155,7 @@ def tokenize(tokenizer: Any, image_tokens: ImageTokens, text: str, crops: Sequen
         text: with a bos token of its own.
         crops: pan-and-scan crops behind each image; none at all without it.
     """
-    first, *others = text.split(image_tokens.begin)
+    first, *others = text.split(image_tokens.begin) if image_tokens.tokens_per_image else [text]
     counts = crops or [0] * len(others)
     expanded = first + "".join(image_tokens.expanded(n) + other for n, other in zip(counts, others, strict=True))
     ids = tuple(tokenizer(expanded, add_special_tokens=False).input_ids)
@@ -224,12 +227,14 @@ def _as_the_template_wants(message: Message) -> Message:
     return {"role": "system", "content": "\n".join(part["text"] for part in _parts(message))}
 
 
-def _check_part(tokenizer: Any, part: Mapping[str, Any], role: str) -> None:
+def _check_part(tokenizer: Any, image_tokens: ImageTokens, part: Mapping[str, Any], role: str) -> None:
     if part["type"] not in ("text", "image"):
         raise ValueError(f"a part of type {part['type']!r}, expected text or image")
     if part["type"] == "image":
         if role == "system":
             raise ValueError("the system turn holds an image; put it into a user turn")
+        if not image_tokens.tokens_per_image:
+            raise ValueError("a picture for a model of text alone; leave the pictures out, or ask a model that sees")
         return
     for token in (*tokenizer.all_special_tokens, THINKING_BEGIN, THINKING_END):
         if token in part["text"]:

@@ -73,7 +73,7 @@ def hub_layout(state: Mapping[str, "torch.Tensor"], model_type: str = "gemma3") 
     """Rename a model's tensors, in any layout, to the Hub's keys; a head tied to the embeddings is left out.
 
     Raises:
-        ValueError: a tensor belongs to no known part.
+        ValueError: a tensor belongs to no known part, or is quantised.
     """
     tied = TIED_HEADS.get(model_type, {})
     renamed: dict[str, torch.Tensor] = {}
@@ -81,6 +81,8 @@ def hub_layout(state: Mapping[str, "torch.Tensor"], model_type: str = "gemma3") 
         key = hub_key(name, model_type)
         if key is None:
             raise ValueError(f"tensor {name} is no part of a model of type {model_type}; give such a model")
+        if not tensor.is_floating_point():
+            raise ValueError(f"tensor {name} is quantised; save the model as it was before")
         renamed[key] = tensor
     for head, embeddings in tied.items():
         if head in renamed and renamed[head].data_ptr() == renamed[embeddings].data_ptr():

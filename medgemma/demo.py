@@ -22,6 +22,7 @@ from medsiglip.imaging import Picture, read_pictures
 if TYPE_CHECKING:
     from medgemma.model import MedGemma
     from medsiglip.encoder import MedSigLIP
+    from medsiglip.preprocess import Preprocessing
 
 NOTICE = "Research software. Not a medical device: not for diagnosis, treatment or any clinical decision."
 SHORT_ANSWER = "Answer with one word or a short phrase."
@@ -111,12 +112,14 @@ def run_demo(out: Path, model: str, encoder: str, device: str, dtype: str, quiet
     started = time.perf_counter()
     siglip = MedSigLIP.from_pretrained(encoder, device=device, dtype=dtype)
     gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype)
+    if gemma.preprocessing is None:
+        raise ValueError(f"model {model}: of text alone, and the demo shows pictures; give a model that sees")
     timings_s["load both models"] = time.perf_counter() - started
     started = time.perf_counter()
     shown = []
     with progress(len(pictures), "pictures", quiet) as advance:
         for demo, picture in pictures:
-            shown.append(_show(demo, picture, siglip, gemma))
+            shown.append(_show(demo, picture, siglip, gemma, gemma.preprocessing))
             advance(1)
     timings_s["label and answer"] = time.perf_counter() - started
     return _write(out, shown, siglip, gemma, timings_s)
@@ -138,10 +141,12 @@ def _picture(demo: DemoPicture) -> Picture:
     return read_pictures(Path(str(files(demo.package).joinpath(demo.path))))[0]
 
 
-def _show(demo: DemoPicture, picture: Picture, siglip: "MedSigLIP", gemma: "MedGemma") -> Shown:
+def _show(
+    demo: DemoPicture, picture: Picture, siglip: "MedSigLIP", gemma: "MedGemma", preprocessing: "Preprocessing"
+) -> Shown:
     decoded = f"{picture.pixels.shape[1]} × {picture.pixels.shape[0]} px, pixels: {picture.policy}"
-    seen = f"{decoded}; seen at {gemma.preprocessing.size_px} px, resize: {gemma.preprocessing.policy}"
-    png = _png(gemma.preprocessing.resized(picture))
+    seen = f"{decoded}; seen at {preprocessing.size_px} px, resize: {preprocessing.policy}"
+    png = _png(preprocessing.resized(picture))
     if not demo.asked:
         return Shown(demo.title, demo.truth, demo.package, seen, png)
     questions = [question for task in demo.asked for question in QUESTIONS[task]]

@@ -18,7 +18,6 @@ from medgemma.chat import ImageTokens, Message, Prompt, Prompts
 from medgemma.constraints import cut_at
 from medgemma.content import Part, open_study, study_parts
 from medgemma.thinking import Speech
-from medsiglip.encoder import pick_device, pick_dtype
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
 from medsiglip.weights import fingerprint, resolve_model
@@ -39,10 +38,12 @@ class MedGemma:
 
     model: Any
     tokenizer: Any
-    preprocessing: Preprocessing
+    preprocessing: Preprocessing | None
+    """None for a checkpoint of text alone."""
     folder: Path
     name: str
     compile_mode: str | None = None
+    quantize: str | None = None
 
     @classmethod
     def from_pretrained(
@@ -55,46 +56,42 @@ class MedGemma:
         device_map: str | Mapping[str, int | str] | None = None,
         max_memory: Mapping[int | str, int | str] | None = None,
         compile_mode: str | None = None,
+        quantize: str | None = None,
     ) -> "MedGemma":
         """Load a model.
 
         Args:
             model: "nano", a local folder, or a Hub id.
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
-            dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
+            dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere and with `quantize`.
             policy: a resize policy instead of the checkpoint's own.
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
                 Accelerate; see `medgemma.placement`.
             max_memory: of each device for `device_map`, as in Accelerate: {0: "20GiB", "cpu": "60GiB"}.
             compile_mode: of the engine's decode step, see `medgemma.engine.engine.Engine`.
+            quantize: "int8", or with CUDA "nf4": fewer bits for the decoder's linear layers, see `medgemma.quantize`.
 
         Raises:
-            ValueError: the model cannot be found, is no Gemma 3 with a vision tower, its weights are incomplete, or it
-                does not fit `max_memory`.
+            ValueError: the model cannot be found, is no Gemma 3, its weights are incomplete, it does not fit
+                `max_memory`, or it cannot be quantised on this machine.
         """
-        from transformers import AutoTokenizer, Gemma3ForConditionalGeneration
+        from transformers import AutoTokenizer
 
-        from medgemma.checkpoint import read_checkpoint
-        from medgemma.placement import spread
-        from medsiglip.encoder import require_model_type
+        from medgemma.loading import load_network
 
         folder = resolve_model(model, NANO_FOLDER)
-        require_model_type(folder, "gemma3")
-        place = pick_device(device)
-        placed = {"dtype": pick_dtype(dtype, place)}
-        if device_map is None:
-            network = read_checkpoint(Gemma3ForConditionalGeneration, folder, **placed).to(place)
-        else:
-            placed["device_map"] = spread(folder, placed["dtype"], device_map, max_memory)
-            network = read_checkpoint(Gemma3ForConditionalGeneration, folder, **placed)
+        network = load_network(
+            folder, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantize=quantize
+        )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        preprocessing = Preprocessing.from_folder(folder, policy)
-        return cls(network, tokenizer, preprocessing, folder, str(model), compile_mode)
+        sees = hasattr(network.config, "vision_config")
+        preprocessing = Preprocessing.from_folder(folder, policy) if sees else None
+        return cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize)
 
     @cached_property
     def fingerprint(self) -> str:
         """Identity of the weights, for caches and results."""
-        return fingerprint(self.folder)
+        return fingerprint(self.folder) + (f"-{self.quantize}" if self.quantize else "")
 
     @cached_property
     def image_tokens(self) -> ImageTokens:
@@ -108,10 +105,27 @@ class MedGemma:
 
         return Engine(self.model, self.preprocessing, stop_ids=self.stop_ids, compile_mode=self.compile_mode)
 
+    def load_adapter(self, folder: str | os.PathLike[str], name: str | None = None) -> str:
+        """Load a LoRA adapter beside the weights; `AnswerOptions.adapter` asks for it.
+
+        Args:
+            folder: as PEFT's save_pretrained writes it.
+            name: the folder's without it.
+
+        Returns:
+            The name.
+
+        Raises:
+            ValueError: the adapter is for another base, incomplete, of an unknown kind, or its name is taken.
+        """
+        name = name or Path(folder).resolve().name
+        self.engine.load_adapter(name, Path(folder))
+        return name
+
     @property
     def max_tokens(self) -> int:
         """Tokens that prompt and answer may have together."""
-        return int(self.model.config.text_config.max_position_embeddings)
+        return int(self.model.config.get_text_config().max_position_embeddings)
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
@@ -123,7 +137,7 @@ class MedGemma:
     def asking(self) -> Asking:
         """How this model is asked: prompts, forms of answers (`asking.grammars`), replies."""
         prompts = Prompts(self.tokenizer, self.image_tokens, self.max_tokens, self.name)
-        return Asking(prompts, int(self.model.config.text_config.vocab_size), self.stop_ids)
+        return Asking(prompts, int(self.model.config.get_text_config().vocab_size), self.stop_ids)
 
     def ask(
         self,
@@ -287,6 +301,7 @@ class MedGemma:
             form=options.form,
             thinking=options.thinking,
             stops=options.stops,
+            adapter=options.adapter,
         )
 
     def _answer(self, asked: Asked, question: str, reply: Reply, seconds: float, sample: int) -> Answer:
@@ -300,7 +315,7 @@ class MedGemma:
             seconds=seconds,
             finish_reason=reply.finish_reason,
             policies=tuple(dict.fromkeys(picture.policy for picture in pictures)),
-            resize=self.preprocessing.policy if pictures else "",
+            resize=self.preprocessing.policy if self.preprocessing is not None and pictures else "",
             sample=sample,
             logprob=reply.logprob,
         )

@@ -63,12 +63,14 @@ def spread(
 def _on_meta(folder: Path) -> Any:
     """The network without memory; its head is the embeddings, so that both are counted and placed once."""
     import torch
-    from transformers import Gemma3ForConditionalGeneration
+    import transformers
 
-    from medsiglip.weights import load_config
+    from medgemma.checkpoint import CLASSES, kind_of
+    from medsiglip.weights import load_config, read_json
 
+    model_class = getattr(transformers, CLASSES[kind_of(read_json(folder / "config.json"), folder)])
     with torch.device("meta"):
-        return Gemma3ForConditionalGeneration(load_config(Gemma3ForConditionalGeneration, folder))
+        return model_class(load_config(model_class, folder))
 
 
 def _gib(limit: int | str) -> str:

@@ -217,8 +217,10 @@ def pick_dtype(dtype: str | None, device: str) -> Any:
     return names[str(dtype)]
 
 
-def require_model_type(folder: Path, expected: str) -> None:
-    """Refuse a checkpoint of another kind before any weight is read."""
+def require_model_type(folder: Path, *expected: str) -> str:
+    """A checkpoint's model_type; another kind than those expected is refused before any weight is read."""
     found = read_json(folder / "config.json").get("model_type")
-    if found != expected:
-        raise ValueError(f"model {folder}: config.json says model_type {found!r}, expected {expected!r}")
+    if found not in expected:
+        kinds = " or ".join(map(repr, expected))
+        raise ValueError(f"model {folder}: config.json says model_type {found!r}, expected {kinds}")
+    return str(found)

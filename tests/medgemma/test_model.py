@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from medgemma import MedGemma
+from medgemma.asking import AnswerOptions
 from medgemma.chat import user_message
 from medgemma.engine.engine import Event
 from tests import tiny
@@ -163,7 +165,7 @@ def test_answers_name_their_files(gemma: MedGemma, images: list[Any], tmp_path: 
 
 
 def test_a_checkpoint_without_a_tensor_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file, save_file
+    from safetensors.torch import load_file
 
     folder = tmp_path / "broken"
     shutil.copytree(tiny_folder, folder)
@@ -187,3 +189,33 @@ def test_fingerprint_tells_weights_apart(gemma: MedGemma, tmp_path: Path) -> Non
     other = MedGemma.from_pretrained(tiny.decoder_folder(tmp_path, seed=2))
     assert gemma.fingerprint != other.fingerprint
     assert gemma.fingerprint == MedGemma.from_pretrained(gemma.folder).fingerprint
+
+
+def test_an_adapter_is_asked_for_by_name(gemma: MedGemma, images: list[Any], tmp_path: Path) -> None:
+    """Made here by hand: one that turns the last layer's down_proj over."""
+    weight = gemma.model.model.language_model.layers[6].mlp.down_proj.weight.detach()
+    left, lengths, right = torch.linalg.svd(weight, full_matrices=False)
+    name = "base_model.model.model.language_model.layers.6.mlp.down_proj"
+    save_file(
+        {
+            f"{name}.lora_A.weight": (lengths[:, None] * right).contiguous(),
+            f"{name}.lora_B.weight": -left.contiguous(),
+        },
+        tmp_path / "adapter_model.safetensors",
+    )
+    rank = len(lengths)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": [name[17:]]}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    before = gemma.ask(images[:1], QUESTIONS, max_new_tokens=16)
+    assert gemma.load_adapter(tmp_path, "turned") == "turned"
+    adapted = gemma.ask(images[:1], QUESTIONS, max_new_tokens=16, options=AnswerOptions(adapter="turned"))
+    streamed = gemma.stream(
+        [user_message(QUESTIONS[1], 1)], images[:1], max_new_tokens=16, options=AnswerOptions(adapter="turned")
+    )
+    assert "".join(streamed).strip() == adapted[1].text
+    assert [a.text for a in gemma.ask(images[:1], QUESTIONS, max_new_tokens=16)] == [a.text for a in before]
+    with torch.no_grad():
+        weight.neg_()
+    gemma.engine.weights_changed()
+    turned = gemma.ask(images[:1], QUESTIONS, max_new_tokens=16)
+    assert [a.text for a in adapted] == [a.text for a in turned] != [a.text for a in before]

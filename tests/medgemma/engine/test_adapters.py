@@ -215,16 +215,12 @@ def test_an_adapter_in_bfloat16_is_near_the_one_in_float32() -> None:
 
 @pytest.mark.slow
 def test_compiled_steps_notice_adapters_that_are_loaded_later() -> None:
-    """One row and several; the base's step is compiled before there is any adapter."""
-    names = ("dora", "head-and-embeddings", "low-rank-head")
-    plain, compiled = engine_of(read(), names), engine_of(read(), compile_mode="default")
-    for r in (requests(None), requests(None)[:1]):
-        assert same(compiled.generate(r), plain.generate(r))
-    for name in names:
-        compiled.load_adapter(name, PEFT / name)
-    for name in (*names, None):
-        for r in (requests(name), requests(name)[:1]):
-            assert same(compiled.generate(r), plain.generate(r))
+    """One row; the base's step is compiled before there is any adapter."""
+    plain, compiled = engine_of(read(), ["dora"]), engine_of(read(), compile_mode="default")
+    compiled.generate(requests(None)[:1])
+    compiled.load_adapter("dora", PEFT / "dora")
+    for name in ("dora", None):
+        assert same(compiled.generate(requests(name)[:1]), plain.generate(requests(name)[:1]))
 
 
 # Refusals
