@@ -37,6 +37,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.encoder
 	$(BIN)/python -m benchmarks.imaging
 	$(BIN)/python -m benchmarks.engine
+	LM_EVAL_PYTHON=$(wildcard $(LM_EVAL)/bin/python) $(BIN)/python -m benchmarks.evals
 
 # nano on every task whose data is in the kit, and its table in the README. A failed item is named and does not stop it.
 KIT ?= ../shared/data
