@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -47,7 +48,7 @@ def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
                     f"{len(prompt.input_ids):,} and {new:,} new tokens; {model.name} has {model.max_tokens:,}"
                 )
             asked = asking.asked(messages, [], sampling, thinking=thinking)
-        completion = shared.complete(asked.request)
+        completion = shared.complete(replace(asked.request, continues=True))
         with tokenizing:
             reply = asking.reply(asked, completion)
         meter.add(reply.tokens)

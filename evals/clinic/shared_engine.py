@@ -2,7 +2,6 @@
 
 import threading
 from concurrent.futures import Future
-from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
@@ -67,6 +66,6 @@ class SharedEngine:
             except Empty:
                 return
             try:
-                running[self._engine.submit(replace(request, continues=True))] = future  # a conversation has more turns
+                running[self._engine.submit(request)] = future
             except Exception as fault:  # this request alone
                 future.set_exception(fault)
