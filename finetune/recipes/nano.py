@@ -162,6 +162,8 @@ def train_text(
             quiet=quiet,
         )
     save_decoder(model, tokenizer, config.encoder, folder)
+    if start:  # a tokenizer that was read and written says more of its file than one that was made
+        keep_tokenizer(start.decoder, GEMMA_TOKENIZER_FILES, folder)
 
 
 def seen_views(config: Config, corpus: Corpus, encoder: Any, stages: Path) -> torch.Tensor:

@@ -323,7 +323,12 @@ def test_a_run_goes_on_from_another(mini_kit: Path, trained: Path, tmp_path: Pat
     gone_on = config(f"start={trained}", *nothing, "instruct.learning_rate=0")
     nano.run(gone_on, mini_kit, tmp_path / "more", quiet=True)
     assert equal(tmp_path / "more", trained)
-    for name in ("medsiglip/spiece.model", "medgemma/tokenizer.json", "medsiglip/config.json", "medgemma/config.json"):
+    for name in (
+        "medsiglip/spiece.model",
+        "medgemma/tokenizer.json",
+        "medgemma/tokenizer_config.json",
+        "medsiglip/config.json",
+    ):
         assert (tmp_path / "more" / name).read_bytes() == (trained / name).read_bytes()
     nano.run(config(f"start={trained}"), mini_kit, tmp_path / "further", quiet=True)
     assert not equal(tmp_path / "further", trained)
