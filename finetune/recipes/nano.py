@@ -29,6 +29,7 @@ from finetune.recipes.nano_models import (
     GEMMA_TOKENIZER_FILES,
     SIGLIP_TOKENIZER_FILES,
     Pair,
+    average_decoders,
     decoder_config,
     decoder_to_go_on_with,
     encoder_to_go_on_with,
@@ -80,12 +81,15 @@ def how_trained(config: Config, start: Pair | None) -> str:
     """A sentence for the cards: from what, in how many steps, with which seed."""
     contrastive = sum(config.steps(phase) for phase in config.contrastive)
     frozen = sum(config.steps(phase) for phase in config.contrastive if phase.frozen_tower)
-    origin = "From nothing"
+    origin, average = "From nothing", ""
+    if start and config.keep_of_start:
+        average = f"; decoder averaged, {1 - config.keep_of_start:.2g} new to {config.keep_of_start:.2g} old"
     if start:
         origin = f"Gone on from encoder `{fingerprint(start.encoder)}` and decoder `{fingerprint(start.decoder)}`"
+    steps = f"{config.steps(config.pretrain)} of pre-training, {config.steps(config.instruct)} of instruction"
     return (
         f"{origin}, seed {config.seed}, in {config.precision}: {contrastive} contrastive steps ({frozen} with a frozen "
-        f"tower), {config.steps(config.pretrain)} of pre-training, {config.steps(config.instruct)} of instruction."
+        f"tower), {steps}{average}."
     )
 
 
@@ -161,6 +165,8 @@ def train_text(
             seed=config.seed,
             quiet=quiet,
         )
+    if start and config.keep_of_start:
+        average_decoders(model, start.decoder, config.keep_of_start)
     save_decoder(model, tokenizer, config.encoder, folder)
     if start:  # a tokenizer that was read and written says more of its file than one that was made
         keep_tokenizer(start.decoder, GEMMA_TOKENIZER_FILES, folder)

@@ -2,6 +2,8 @@
 
 from typing import Literal
 
+from pydantic import Field
+
 from finetune.configuration import Section
 from finetune.training import Precision
 
@@ -85,6 +87,8 @@ class Config(Section):
     """Run the evaluations at the end and write the cards."""
     start: str
     """Empty: from nothing, tokenizers too. Else `nano` or a former run's folder: its weights and tokenizers go on."""
+    keep_of_start: float = Field(ge=0, le=1)
+    """Share of the starting decoder in the average of weights that is written; 0 for none (arXiv:2109.01903)."""
     precision: Precision
     """Of the towers and the decoder in training; bfloat16 is many times slower on a CPU without its instructions."""
     pictures: Literal["real", "none"]

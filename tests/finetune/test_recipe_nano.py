@@ -428,3 +428,21 @@ def test_questions_keep_their_words_but_one() -> None:
     assert nano.with_a_word_lost("Is this a CT?", rng) == "Is this a CT?"
     ways = {nano.asked_in_some_way("Is it CT?", rng) for _ in range(400)}
     assert question_prompt("Is it CT?") in ways and "Is it CT?" in ways and "is it ct?" in ways
+
+
+def test_decoders_are_averaged(trained: Path) -> None:
+    from transformers import Gemma3ForConditionalGeneration
+
+    folder = trained / "medgemma"
+    before = load_file(folder / "model.safetensors")
+    model = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32)
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(1)
+    nano_models.average_decoders(model, folder, 0.25)
+    embedding = before["language_model.model.embed_tokens.weight"].float()
+    torch.testing.assert_close(model.get_input_embeddings().weight, embedding + 0.75)
+    patches = model.model.vision_tower.state_dict()
+    name = next(name for name in patches if name.endswith("patch_embedding.bias"))
+    kept = before["vision_tower.vision_model.embeddings.patch_embedding.bias"].float()
+    torch.testing.assert_close(patches[name], kept + 1)  # the tower is not averaged
