@@ -1,4 +1,4 @@
-"""What fewer bits cost and save: memory, greedy tokens, scores on closed questions of VQA-RAD, and time a linear layer.
+"""What fewer bits cost and save: memory, greedy tokens, scores on closed questions of VQA-RAD, and time a layer and a token.
 
     python -m benchmarks.quantize --data ../shared/data --model nano --questions 400 --seed 0
 
@@ -9,12 +9,14 @@ import argparse
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
 import torch
 
+from benchmarks.engine import fixed_shape
 from benchmarks.measure import Neighbours, append, machine, medians, provenance, seconds_of
 from benchmarks.resize_study import closed_questions, estimate
 from data_cards.readers.vqa_rad import VisualQuestion
@@ -22,9 +24,11 @@ from data_cards.split import Side
 from evals.tasks.vqa_rad import parse_answer, prompt
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
+from medgemma.chat import Prompt
 from medgemma.content import study_parts
-from medgemma.engine import Completion, Request
-from medgemma.quantize import Int8Linear
+from medgemma.engine import Completion, Request, Sampling
+from medgemma.engine.engine import Engine
+from medgemma.quantize import Int8Linear, to_int8
 from medsiglip.imaging import read_pictures
 
 MAX_NEW_TOKENS = 16
@@ -36,6 +40,8 @@ WAYS = {
     "nf4, bfloat16": ("bfloat16", "nf4"),
 }
 """Name to dtype and bits."""
+SHORT, LONG = 8, 40
+"""Tokens of two answers: what one has more than the other is decoding alone."""
 LAYER, ROWS, CALLS = (640, 2560), (1, 14, 300), 20
 """Inputs and outputs of the layer that is timed, and rows: one answer, fourteen, a prompt."""
 
@@ -73,6 +79,7 @@ def main() -> None:
         "seed": options.seed,
         "answers": [row(way, run, runs["float32"], groups, options.seed) for way, run in runs.items()],
         "layer_seconds": layer_seconds(options.repeats) if options.device == "cpu" else {},
+        "token_seconds": token_seconds(options.device, options.repeats),
     }
     append(
         {**record, "seconds": time.perf_counter() - started, "neighbours": neighbours.share()},
@@ -142,6 +149,29 @@ def layer_seconds(repeats: int) -> dict[str, float]:
     return {name: seconds / CALLS for name, seconds in medians(seconds_of(cases, repeats)).items()}
 
 
+def token_seconds(device: str, repeats: int) -> dict[str, float]:
+    """Median seconds a token of one answer, on the engine benchmark's fixed shape with random weights."""
+    cases: dict[str, Callable[[], object]] = {}
+    for dtype in (torch.float32, torch.bfloat16):
+        for bits in ("", "int8, "):
+            model = fixed_shape(dtype, device)
+            if bits:
+                to_int8(model)
+            for mode in (None, "default"):
+                engine = Engine(model, stop_ids=frozenset(), compile_mode=mode, prefix_bytes=0)
+                name = f"{bits}{str(dtype).removeprefix('torch.')}{', compiled' if mode else ''}"
+                for count in (SHORT, LONG):
+                    cases[f"{name}, {count}"] = partial(_said, engine, count)
+    found = medians(seconds_of(cases, repeats))
+    names = [name.removesuffix(f", {SHORT}") for name in found if name.endswith(f", {SHORT}")]
+    return {name: (found[f"{name}, {LONG}"] - found[f"{name}, {SHORT}"]) / (LONG - SHORT) for name in names}
+
+
+def _said(engine: Engine, count: int) -> None:
+    ids = tuple(range(10, 74))
+    engine.generate([Request(Prompt(ids, (0,) * len(ids), 0), (), Sampling(max_new_tokens=count))])
+
+
 def table(record: dict[str, Any]) -> str:
     """The record as Markdown for README.md."""
     lines = [
@@ -157,6 +187,8 @@ def table(record: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells)} |")
     lines += ["", "| layer of 640 × 2,560 | milliseconds |", "|---|---|"]
     lines += [f"| {name} | {seconds * 1e3:.3f} |" for name, seconds in record["layer_seconds"].items()]
+    lines += ["", "| a token of one answer | milliseconds |", "|---|---|"]
+    lines += [f"| {name} | {seconds * 1e3:.2f} |" for name, seconds in record["token_seconds"].items()]
     return "\n".join(lines)
 
 
