@@ -1,4 +1,4 @@
-"""What fewer bits cost and save: memory, greedy tokens, scores on closed questions of VQA-RAD, and time a layer and a token.
+"""What fewer bits cost and save: memory, greedy tokens, scores on closed questions of VQA-RAD, and time.
 
     python -m benchmarks.quantize --data ../shared/data --model nano --questions 400 --seed 0
 

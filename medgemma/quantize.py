@@ -1,7 +1,7 @@
 """Fewer bits for the decoder's linear layers: tower, projector, embeddings and head stay as they are.
 
-int8 is made here, in place, on any device, in one small class: on a CPU it can then run torch's own kernel of int8
-weights, and the decode step that is compiled for one row reads the bytes once. nf4 is bitsandbytes'.
+int8 is made here, in place, on any device, in one small class that on a CPU runs torch's own kernel of int8 weights.
+nf4 is bitsandbytes'.
 """
 
 from typing import Any
@@ -44,7 +44,8 @@ class Int8Linear(torch.nn.Linear):
         return product if self.bias is None else product + self.bias
 
     def _product(self, rows: torch.Tensor) -> torch.Tensor:
-        if len(rows) == 1 and torch.compiler.is_compiling():  # inductor makes one pass over the bytes of this
+        # Inductor makes one pass over the bytes of this on a GPU; on a CPU it reads them one by one.
+        if len(rows) == 1 and rows.device.type != "cpu" and torch.compiler.is_compiling():
             row = rows[0].float()
             row = torch.as_strided(row, row.shape, row.stride())  # written down once, not for each output
             return ((self.weight * row).sum(-1) * self.scale).to(rows.dtype)
