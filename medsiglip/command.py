@@ -90,7 +90,7 @@ class Problems:
     def exit(self) -> None:
         """Exit with status 1 if anything was reported."""
         if self.found:
-            say(f"{len(self.found)} input(s) could not be handled; the others were")
+            say(f"{len(self.found)} input(s) could not be handled; any others were")
             raise typer.Exit(1)
 
 

@@ -187,7 +187,7 @@ def test_bad_files_are_reported_and_the_others_are_processed(medsiglip, study, t
             f"error: {tmp_path / 'empty'}: the folder holds no pictures; "
             "give a folder with DICOM, PNG, JPEG or TIFF files",
             f"error: {tmp_path / 'none.png'}: no such file or folder; check the path",
-            "5 input(s) could not be handled; the others were",
+            "5 input(s) could not be handled; any others were",
         ]
     )
     if command == "classify":
@@ -227,7 +227,7 @@ def test_a_bad_file_is_one_line_in_a_process_of_its_own(repository, study, tiny_
     run = run_in_a_process(repository, "classify", *files, "--labels", "a;b", "--model", tiny_folder, "--quiet")
     assert run.returncode == 1
     assert [row["file"] for row in rows_of(run.stdout)] == [str(files[0])] * 2
-    summary = "1 input(s) could not be handled; the others were"
+    summary = "1 input(s) could not be handled; any others were"
     assert run.stderr.splitlines() == [f"error: {files[1]}: {BAD['cut.png']}", summary]
 
 

@@ -430,7 +430,7 @@ def test_a_bad_file_is_one_line_and_the_others_are_shown(look, tmp_path):
     assert [line.split(": ")[1] for line in err[:-1]] == [
         str(tmp_path / n) for n in ("notes.dcm", "cut.png", "none.png")
     ]
-    assert err[-1] == "3 input(s) could not be handled; the others were"
+    assert err[-1] == "3 input(s) could not be handled; any others were"
     np.testing.assert_array_equal(model_square(sheet), blocks(resize(noise(30, 40, 3), 112, "huggingface"), 4))
 
 
