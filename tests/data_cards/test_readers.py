@@ -95,7 +95,7 @@ def test_same_dialogue_is_one_group_whatever_its_white_space(tmp_path: Path) -> 
 
 @pytest.mark.kit
 @pytest.mark.parametrize("name", sorted(PICTURE_READERS))
-def test_kit_pictures_have_files_and_both_sides(kit: Path, name: str) -> None:
+def test_kit_pictures_have_files_and_every_side(kit: Path, name: str) -> None:
     pictures = read_labelled_pictures(kit, name)
     assert all(picture.path.is_file() and picture.group for picture in pictures)
     assert len({picture.picture_id for picture in pictures}) == len(pictures)
@@ -103,7 +103,7 @@ def test_kit_pictures_have_files_and_both_sides(kit: Path, name: str) -> None:
         return  # five normal films: no division of them is promised
     for label in {picture.labels.get("label", "") for picture in pictures}:
         sides = {side(p.group) for p in pictures if p.labels.get("label", "") == label}
-        assert sides == {"train", "held-out"}, label
+        assert "train" in sides and len(sides) > 1, label
 
 
 @pytest.mark.kit

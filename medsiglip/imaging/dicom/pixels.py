@@ -220,9 +220,10 @@ def _check_pixel_data(dataset: Dataset, file: str) -> None:
     if str(dataset.file_meta.get("MediaStorageSOPClassUID", "")) == "1.2.840.10008.1.3.10":
         raise ImageError(file, "a DICOMDIR is an index without pixels; give its folder")
     if not dataset.keys():
-        raise ImageError(file, "a DICOM file without content (truncated?); copy the file again")
+        raise ImageError(file, "no pixel data: a DICOM file without content (truncated?); copy the file again")
     if _is_of_images(dataset):
-        raise ImageError(file, "truncated inside its header (an image without Rows and Columns); copy the file again")
+        reason = "truncated inside its header (an image without Rows and Columns)"
+        raise ImageError(file, f"no pixel data: {reason}; copy the file again")
     raise ImageError(file, "no pixel data (a structured report?); give an image instance")
 
 

@@ -45,7 +45,9 @@ def test_truncated_in_the_header():
     reasons = [refusal(data[:length]) for length in range(132, len(data) - 8192)]
     assert all("truncated" in reason and "structured report" not in reason for reason in reasons)
     found = [reason for reason in dict.fromkeys(reasons) if "bytes of pixel data" not in reason]
-    assert "truncated inside its header (an image without Rows and Columns); copy the file again" in found
+    assert (
+        "no pixel data: truncated inside its header (an image without Rows and Columns); copy the file again" in found
+    )
     assert "no pixel data although Rows and Columns are there (truncated?); copy the file again" in found
 
 
