@@ -88,7 +88,8 @@ class Network:
             inputs = self._inputs(tokens, positions)
             logits = self._decode(cache, *inputs, slots, _alike(positions), self.adapters.active)
         else:
-            cache.reserve(max(rows, 2), -(-(max(positions) + 1) // WIDTH_STEP) * WIDTH_STEP)
+            # One slot more than is looked at: a look at all of them would be compiled anew.
+            cache.reserve(max(rows, 2), -(-(max(positions) + 1) // WIDTH_STEP) * WIDTH_STEP + 1)
             logits = self._run_compiled(cache, *self._inputs(tokens, positions))
         cache.lengths = [length + 1 for length in cache.lengths]
         return logits
@@ -101,14 +102,16 @@ class Network:
         """Sizes that grow are marked, so that one row and several rows are compiled once each, for each adapter."""
         assert self._compiled is not None
         slots = torch.arange(-(-int(max(cache.lengths) + 1) // WIDTH_STEP) * WIDTH_STEP, device=self.device)
-        torch._dynamo.mark_dynamic(slots, 0)
+        # "Maybe": torch's cache on disk ties sizes that the first compilation had left free, and may not stop us.
+        torch._dynamo.maybe_mark_dynamic(slots, 0)
         for tensor in (tokens, positions) if len(tokens) > 1 else ():
-            torch._dynamo.mark_dynamic(tensor, 0)
+            torch._dynamo.maybe_mark_dynamic(tensor, 0)
         for buffer in [*cache.keys, *cache.values]:
             if buffer is not None:
                 torch._dynamo.mark_static_address(buffer)  # without it CUDA graphs would copy the cache every step
-                torch._dynamo.mark_dynamic(buffer, 0)
-                torch._dynamo.mark_dynamic(buffer, 2)
+                torch._dynamo.maybe_mark_dynamic(buffer, 0)
+                if buffer.shape[2] != cache.window:  # a ring that has grown to its window stays as it is
+                    torch._dynamo.maybe_mark_dynamic(buffer, 2)
         with torch._dynamo.config.patch(recompile_limit=MAX_COMPILED_STEPS):
             return self._compiled(cache, tokens, positions, slots, False, self.adapters.active).clone()
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch._inductor.utils import fresh_cache
 
 from medgemma.engine import Request, Sampling
 from medgemma.engine import engine as engine_module
@@ -385,9 +386,23 @@ def test_weights_may_not_change_under_an_answer(engine: Engine) -> None:
 
 @pytest.mark.slow
 def test_compiled_is_eager(model: Any) -> None:
-    """One row takes the path of matrix times vector, several that of padded rows."""
-    engine = new_engine(model, compile_mode="default")
+    """One row takes the path of matrix times vector, several that of padded rows; each is compiled once.
+
+    The second time the code comes from torch's cache on disk, as in a user's second process.
+    """
     answers = expected(model, requests())
-    assert tokens(engine.generate(requests()[:1])) == answers[:1]
-    assert tokens(engine.generate(requests()[:3])) == answers[:3]
-    assert tokens(engine.generate(requests()[4:])) == answers[4:]
+    long = [request(small.prompt(9, 250), max_new_tokens=20), request(small.prompt(10, 250), max_new_tokens=20)]
+    long_answers = tokens(new_engine(model).generate(long))
+    counters = torch._dynamo.utils.counters
+    with fresh_cache():
+        for hits in (0, 2):
+            torch._dynamo.reset()
+            counters.clear()
+            engine = new_engine(model, compile_mode="default")
+            assert tokens(engine.generate(requests()[:1])) == answers[:1]
+            assert tokens(engine.generate(requests()[:3])) == answers[:3]
+            assert tokens(engine.generate(requests()[4:])) == answers[4:]
+            assert tokens(engine.generate(long)) == long_answers
+            assert tokens(engine.generate(long[:1])) == long_answers[:1]
+            assert counters["aot_autograd"]["autograd_cache_hit"] == hits
+            assert counters["stats"]["unique_graphs"] == 2
