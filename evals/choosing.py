@@ -72,4 +72,4 @@ def _request(item: Item, model: "MedGemma") -> "tuple[Request, list[list[int]]]"
     from medgemma.engine import Request
 
     context, choices = encode_choices(model, item.prompt, item.choices)
-    return Request(Prompt(tuple(context), (0,) * len(context), 0)), choices
+    return Request(Prompt(tuple(context), (0,) * len(context), 0), adapter=model.adapter_name), choices

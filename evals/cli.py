@@ -5,10 +5,11 @@ import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from medgemma.ask_options import Adapter, Quantize
 from medsiglip.command import Device, Dtype, Model, Quiet, new_app, one_line, progress, run, say, whole_file
 
 if TYPE_CHECKING:
@@ -21,9 +22,6 @@ app = new_app(
 
 ALL_KIT = "all-kit"
 """Stands for every task whose data is there."""
-
-READ_WEIGHTS = ("label", "choices")
-"""Kinds of task that want more of a model than its text."""
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The --out of earlier runs.")]
 
@@ -79,6 +77,8 @@ def run_command(
         typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps greedy answers over runs.")] = None,
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -104,14 +104,17 @@ def run_command(
     )
     if endpoint and cache:
         raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
-    chosen = _chosen(tasks, data, answers_text_only=bool(endpoint))
+    if endpoint and (adapter or quantize):
+        raise ValueError("--adapter and --quantize are for weights here; start the server with them")
+    decoder = {"adapter": adapter, "quantize": quantize or None}
+    chosen = _chosen(tasks, data, _what_cannot_answer(bool(endpoint), decoder))
     with ExitStack() as open_things:
-        answering = _Answering(model, roles, device, dtype)
+        answering = _Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
         if endpoint:
             from evals.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = _Answering(server.fingerprint, roles, device, dtype, open_things.enter_context(server))
+            answering = _Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
         kept = None
         if cache:
             from evals.cache import AnswerCache
@@ -185,10 +188,17 @@ def main() -> None:
 class _Answering:
     """What answers: a server, or models that are loaded when the first task wants them."""
 
-    def __init__(self, model: str, roles: Mapping[str, str], device: str, dtype: str, server: Any = None) -> None:
+    def __init__(
+        self,
+        model: str,
+        roles: Mapping[str, str],
+        placed: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        server: Any = None,
+    ) -> None:
         self.model = model
         self.is_server = server is not None
-        self._roles, self._placed = roles, (device, dtype)
+        self._roles, self._placed, self._decoder = roles, placed, decoder
         self._loaded: dict[str, Any] = {"text": server} if server else {}
 
     def for_task(self, task: "Task", options: "RunOptions") -> Any:
@@ -197,7 +207,7 @@ class _Answering:
 
         kind = "label" if task.answers == "label" else "text"
         if kind not in self._loaded:
-            self._loaded[kind] = _load(kind, self.model, *self._placed)
+            self._loaded[kind] = _load(kind, self.model, self._placed, self._decoder)
         model = self._loaded[kind]
         if not task.dialogue:
             return model
@@ -206,23 +216,38 @@ class _Answering:
         return local_players(model, self._roles, options.generation(task))
 
 
-def _chosen(names: Sequence[str], data: Path, answers_text_only: bool) -> list["Task"]:
+class _CannotAnswer(NamedTuple):
+    """Kinds of task that what answers is not made for."""
+
+    kinds: tuple[str, ...]
+    reason: str
+
+
+def _what_cannot_answer(is_server: bool, decoder: Mapping[str, Any]) -> _CannotAnswer:
+    if is_server:
+        return _CannotAnswer(("label", "choices"), "reads the weights, which --endpoint does not show")
+    if any(decoder.values()):
+        return _CannotAnswer(("label",), "is for the encoder, which --adapter and --quantize do not change")
+    return _CannotAnswer((), "")
+
+
+def _chosen(names: Sequence[str], data: Path, cannot: _CannotAnswer) -> list["Task"]:
     """Return the tasks of the names, each once; say which ones `all-kit` leaves out."""
     from evals.tasks.catalogue import TASKS, task_named
 
     if ALL_KIT not in names:
         chosen = [task_named(name) for name in dict.fromkeys(names)]
         for task in chosen:
-            if answers_text_only and task.answers in READ_WEIGHTS:
-                raise ValueError(f"task {task.name} reads the weights; --endpoint is for tasks answered in text")
+            if task.answers in cannot.kinds:
+                raise ValueError(f"task {task.name}: {cannot.reason}; run it without")
         return chosen
-    fitting = [task for task in TASKS.values() if not (answers_text_only and task.answers in READ_WEIGHTS)]
+    fitting = [task for task in TASKS.values() if task.answers not in cannot.kinds]
     absent = {task.name: [card for card in task.cards if not _is_there(card, data)] for task in fitting}
     missing = ", ".join(f"{name} ({', '.join(cards)})" for name, cards in absent.items() if cards)
     if missing:
         say(f"not run, their data is not in {data}: {missing}")
     if len(fitting) < len(TASKS):
-        say(f"not run, they read the weights and a server does not show them: {len(TASKS) - len(fitting)} tasks")
+        say(f"not run, {len(TASKS) - len(fitting)} tasks; each {cannot.reason}")
     return [task for task in fitting if not absent[task.name]]
 
 
@@ -262,6 +287,7 @@ def _run(
                 answering.model,
                 command,
                 advance,
+                expect=advance.expect,
                 cache=cache,
                 concurrency=concurrency if answering.is_server else 1,
             )
@@ -280,14 +306,14 @@ def _run(
     return len(ran.failed)
 
 
-def _load(answers: str, model: str, device: str, dtype: str) -> Any:
-    if answers == "text":
+def _load(kind: str, model: str, placed: Mapping[str, Any], decoder: Mapping[str, Any]) -> Any:
+    if kind == "text":
         from medgemma import MedGemma
 
-        return MedGemma.from_pretrained(model, device=device, dtype=dtype)
+        return MedGemma.from_pretrained(model, **placed, **decoder)
     from medsiglip import MedSigLIP
 
-    return MedSigLIP.from_pretrained(model, device=device, dtype=dtype)
+    return MedSigLIP.from_pretrained(model, **placed)
 
 
 def _score(folder: Path) -> bool:

@@ -87,6 +87,7 @@ def run_task(
     command: str,
     advance: Callable[[int], object] = lambda items: None,
     *,
+    expect: Callable[[int], object] = lambda items: None,
     cache: AnswerCache | None = None,
     concurrency: int = 8,
 ) -> TaskRun:
@@ -101,7 +102,8 @@ def run_task(
             task, Players for a dialogue task.
         model_name: As the user gave it.
         command: For the record.
-        advance: Told how many items are done.
+        advance: Told how many more items are done.
+        expect: Told how many items there are, before the first is done.
         cache: Answers of earlier runs; not used for dialogues.
         concurrency: Items put to a server at a time; 1 for a dialogue that a local model takes part in.
 
@@ -121,6 +123,7 @@ def run_task(
         pending = pending_items(items, file, record)
         write_items(folder / "items.jsonl", items)
         write_record(folder, record)
+        expect(len(items))
         advance(len(items) - len(pending))
         kept = None if task.dialogue else cache  # other players' weights are in no key
         failed = answer_pending(pending, ask, record, file, kept, advance)

@@ -105,11 +105,10 @@ def ask(
         problems.exit()
         return
     gemma = MedGemma.from_pretrained(
-        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
     )
-    adapted = gemma.load_adapter(adapter) if adapter else None
     form = form_of(gemma.asking, choices, regex, json_schema)
-    options = AnswerOptions(sampling, think, form, adapter=adapted, system=system, pan_and_scan=crop)
+    options = AnswerOptions(sampling, think, form, system=system, pan_and_scan=crop)
     with whole_file(out) as file, progress(None, "answers", quiet) as advance:
         for study in about:
             if sum(isinstance(part, Picture) for part in study.parts) > 1:

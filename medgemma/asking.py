@@ -32,7 +32,7 @@ class AnswerOptions:
     stops: tuple[str, ...] = ()
     """Texts that end an answer."""
     adapter: str | None = None
-    """The name of a loaded adapter."""
+    """The name of a loaded adapter; None for the one that the model was loaded with, if any."""
     system: str = ""
     """A system turn."""
     view: VolumeView = VolumeView()
@@ -89,6 +89,8 @@ class Asking:
     """Tokens of the model's logits, which may be more than the tokenizer's."""
     stop_ids: frozenset[int]
     """The checkpoint's own tokens that end an answer."""
+    adapter: str | None = None
+    """The loaded adapter that answers where a call names none."""
 
     @property
     def tokenizer(self) -> Any:
@@ -149,7 +151,7 @@ class Asking:
             form: what the answer must look like; a trace before it is free.
             thinking: see `Thinking`; off is the model's only way where it has no thinking tokens.
             stops: texts that end an answer; they are not part of it.
-            adapter: the name of a loaded adapter.
+            adapter: the name of a loaded adapter; None for the default one.
 
         Raises:
             ValueError: thinking is asked of a model that has no tokens for it, more or fewer pictures than image parts,
@@ -165,7 +167,8 @@ class Asking:
             slots = f"{len(pictures)} pictures for {prompt.num_images} image parts"
             raise ValueError(f"{slots}; give one picture for each")
         constraint = self._constraint(form, thinking, tuple(stops))
-        return Asked(Request(prompt, tuple(pictures), sampling, constraint, adapter), tuple(stops))
+        request = Request(prompt, tuple(pictures), sampling, constraint, adapter or self.adapter)
+        return Asked(request, tuple(stops))
 
     def reply(self, asked: Asked, completion: Completion) -> Reply:
         """What a completion says.

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from medgemma.ask_options import Resize, Slices, WindowPreset, note_unless_measured, volume_view
+from medgemma.ask_options import Adapter, Quantize, Resize, Slices, WindowPreset, note_unless_measured, volume_view
 from medsiglip.command import Device, Dtype, Model, Problems, Quiet, progress, say
 from medsiglip.imaging import FileProblem
 
@@ -18,6 +18,8 @@ def batch(
     slices: Slices = 85,
     group: Annotated[int, typer.Option(min=1, help="Requests answered together, and then kept.")] = 16,
     model: Model = "nano",
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -30,7 +32,9 @@ def batch(
         raise ValueError(f"{requests}: no such file; give a file of OpenAI batch lines")
     problems = Problems()
     view = volume_view(window_preset, slices)
-    gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    gemma = MedGemma.from_pretrained(
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
+    )
     note_unless_measured(gemma, "conversations")
     identity = f"{gemma.fingerprint} {gemma.model.dtype} {gemma.preprocessing} {view}"
     answerer = Answerer(gemma.asking, gemma.engine.generate, gemma.name, identity, view)

@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medgemma.ask_options import (
+    Adapter,
     MaxNewTokens,
     Policy,
+    Quantize,
     Resize,
     Seed,
     Slices,
@@ -49,6 +51,8 @@ def chat(
     window_preset: WindowPreset = "",
     slices: Slices = 85,
     model: Model = "nano",
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -66,7 +70,9 @@ def chat(
     view = volume_view(window_preset, slices)
     about = studies(files_of(files, problems), policy, view, problems, each=False, quiet=quiet) if files else ()
     parts: list[Part] = [part for study in about for part in study.parts]
-    gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    gemma = MedGemma.from_pretrained(
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
+    )
     note_unless_measured(gemma, "conversations")
     beginning: list[Message] = [{"role": "system", "content": system}] if system else []
     messages = list(beginning)

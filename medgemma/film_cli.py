@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgemma.ask_options import (
+    Adapter,
     AsJson,
     MaxNewTokens,
     Policy,
+    Quantize,
     Resize,
     Slices,
     Study,
@@ -52,6 +54,8 @@ def report(
     window_preset: WindowPreset = "",
     slices: Slices = 85,
     model: Model = "nano",
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -63,7 +67,9 @@ def report(
 
     options = AnswerOptions(thinking=thinking_of(thinking, thinking_budget), view=volume_view(window_preset, slices))
     [study] = _studies([file], policy, options, quiet)
-    gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    gemma = MedGemma.from_pretrained(
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
+    )
     note_unless_measured(gemma, "reports")
     _ask_one(gemma, study, findings_question(indication), max_new_tokens, options, as_json, out)
 
@@ -82,6 +88,8 @@ def compare(
     window_preset: WindowPreset = "",
     slices: Slices = 85,
     model: Model = "nano",
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -95,7 +103,9 @@ def compare(
     options = AnswerOptions(thinking=thinking_of(thinking, thinking_budget), view=volume_view(window_preset, slices))
     earlier, later = _studies([prior, current], policy, options, quiet)
     both = Study((*earlier.files, *later.files), comparison_parts(earlier.parts, later.parts))
-    gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    gemma = MedGemma.from_pretrained(
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
+    )
     note_unless_measured(gemma, "comparisons")
     _ask_one(gemma, both, question or COMPARISON, max_new_tokens, options, as_json, out)
 
@@ -113,6 +123,8 @@ def locate(
     policy: Policy = "voi",
     resize: Resize = "",
     model: Model = "nano",
+    adapter: Adapter = None,
+    quantize: Quantize = "",
     device: Device = "auto",
     dtype: Dtype = "auto",
     quiet: Quiet = False,
@@ -129,7 +141,9 @@ def locate(
     think = thinking_of(thinking, thinking_budget)
     [study] = _studies([file], policy, AnswerOptions(), quiet)
     picture = _one_picture(study)
-    gemma = MedGemma.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    gemma = MedGemma.from_pretrained(
+        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
+    )
     note_unless_measured(gemma, "places")
     form = None if reasoning else gemma.asking.grammars.json_schema(box_schema(structure), compact=True)
     question = localisation_question(structure, reasoning=reasoning)

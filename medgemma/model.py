@@ -44,6 +44,8 @@ class MedGemma:
     name: str
     compile_mode: str | None = None
     quantize: str | None = None
+    adapter: Path | None = None
+    """A LoRA adapter that answers wherever no other is named."""
 
     @classmethod
     def from_pretrained(
@@ -57,6 +59,7 @@ class MedGemma:
         max_memory: Mapping[int | str, int | str] | None = None,
         compile_mode: str | None = None,
         quantize: str | None = None,
+        adapter: str | os.PathLike[str] | None = None,
     ) -> "MedGemma":
         """Load a model.
 
@@ -70,10 +73,11 @@ class MedGemma:
             max_memory: of each device for `device_map`, as in Accelerate: {0: "20GiB", "cpu": "60GiB"}.
             compile_mode: of the engine's decode step, see `medgemma.engine.engine.Engine`.
             quantize: "int8", or with CUDA "nf4": fewer bits for the decoder's linear layers, see `medgemma.quantize`.
+            adapter: the folder of a LoRA adapter that answers wherever `AnswerOptions` names no other.
 
         Raises:
             ValueError: the model cannot be found, is no Gemma 3, its weights are incomplete, it does not fit
-                `max_memory`, or it cannot be quantised on this machine.
+                `max_memory`, it cannot be quantised on this machine, or as `load_adapter`.
         """
         from transformers import AutoTokenizer
 
@@ -86,12 +90,22 @@ class MedGemma:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         sees = hasattr(network.config, "vision_config")
         preprocessing = Preprocessing.from_folder(folder, policy) if sees else None
-        return cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize)
+        gemma = cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize)
+        if adapter is not None:
+            gemma.load_adapter(adapter)
+            gemma.adapter = Path(adapter)
+        return gemma
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the weights, for caches and results."""
-        return fingerprint(self.folder) + (f"-{self.quantize}" if self.quantize else "")
+        """Identity of the weights, for caches and results: those of the base, how they are held, the adapter's."""
+        parts = [fingerprint(self.folder), self.quantize, self.adapter and fingerprint(self.adapter)]
+        return "-".join(part for part in parts if part)
+
+    @property
+    def adapter_name(self) -> str | None:
+        """What the adapter that answers by default is called."""
+        return _name_of(self.adapter) if self.adapter else None
 
     @cached_property
     def image_tokens(self) -> ImageTokens:
@@ -118,7 +132,7 @@ class MedGemma:
         Raises:
             ValueError: the adapter is for another base, incomplete, of an unknown kind, or its name is taken.
         """
-        name = name or Path(folder).resolve().name
+        name = name or _name_of(Path(folder))
         self.engine.load_adapter(name, Path(folder))
         return name
 
@@ -137,7 +151,8 @@ class MedGemma:
     def asking(self) -> Asking:
         """How this model is asked: prompts, forms of answers (`asking.grammars`), replies."""
         prompts = Prompts(self.tokenizer, self.image_tokens, self.max_tokens, self.name)
-        return Asking(prompts, int(self.model.config.get_text_config().vocab_size), self.stop_ids)
+        width = int(self.model.config.get_text_config().vocab_size)
+        return Asking(prompts, width, self.stop_ids, self.adapter_name)
 
     def ask(
         self,
@@ -319,3 +334,7 @@ class MedGemma:
             sample=sample,
             logprob=reply.logprob,
         )
+
+
+def _name_of(adapter: Path) -> str:
+    return adapter.resolve().name

@@ -3,7 +3,7 @@
 import logging
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -117,10 +117,25 @@ def whole_file(out: Path | None) -> Iterator[IO[str]]:
     partial.replace(out)
 
 
+class Advance:
+    """Advances a progress bar when called."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+
+    def __call__(self, count: int) -> None:
+        """So many more are done."""
+        self._bar.update(count)
+
+    def expect(self, total: int) -> None:
+        """So many there will be in all."""
+        self._bar.reset(total)
+
+
 @contextmanager
-def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Callable[[int], Any]]:
-    """A progress bar on stderr; yields the function that advances it."""
+def progress(total: int | None, unit: str, quiet: bool) -> Iterator[Advance]:
+    """A progress bar on stderr; yields what advances it."""
     from tqdm import tqdm
 
     with tqdm(total=total, unit=f" {unit}", disable=True if quiet else None, file=sys.stderr) as bar:
-        yield bar.update
+        yield Advance(bar)

@@ -41,9 +41,12 @@ def resolve_model(model: str | os.PathLike[str], nano_folder: Path = NANO_FOLDER
 
 
 def fingerprint(folder: Path) -> str:
-    """First 16 hex digits of the sha256 over config.json and every weight file, in name order."""
+    """First 16 hex digits of the sha256 over the configuration and every weight file, of a model or an adapter."""
     digest = hashlib.sha256()
-    for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+    config = folder / "config.json"
+    if not config.is_file():
+        config = folder / "adapter_config.json"
+    for path in [config, *sorted(folder.glob("*.safetensors"))]:
         digest.update(path.name.encode())
         with path.open("rb") as file:
             while block := file.read(1 << 22):

@@ -1,10 +1,12 @@
 """A tiny random pair in folders, made by the project's own functions: real shapes and files, no training."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file, save_file
 
 from finetune.recipes.nano_config import DecoderSection, EncoderSection
 from finetune.recipes.nano_models import (
@@ -77,6 +79,22 @@ def decoder_folder(folder: Path, image_tokens: int = DECODER.image_tokens, seed:
     with torch.no_grad():  # bytes are never said, so that answers are text
         lively(model).get_input_embeddings().weight[10:266] = 0
     save_decoder(model, tokenizer, ENCODER, folder)
+    return folder
+
+
+def turning_adapter(decoder: Path, folder: Path) -> Path:
+    """A LoRA adapter that turns the last layer's down_proj over, as PEFT writes it."""
+    layer = "language_model.layers.6.mlp.down_proj"
+    [weight] = [
+        w for key, w in load_file(decoder / "model.safetensors").items() if key.endswith(f"{layer[15:]}.weight")
+    ]
+    left, lengths, right = torch.linalg.svd(weight.float(), full_matrices=False)
+    name, rank = f"base_model.model.model.{layer}", len(lengths)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {"lora_A": (lengths[:, None] * right).contiguous(), "lora_B": -left.contiguous()}
+    save_file({f"{name}.{k}.weight": v for k, v in tensors.items()}, folder / "adapter_model.safetensors")
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": [f"model.{layer}"]}
+    (folder / "adapter_config.json").write_text(json.dumps(config))
     return folder
 
 

@@ -121,7 +121,7 @@ def _run(
         options = RunOptions(side=side, seed=seed, condition=condition)
         command = f"medgemma-eval run {name} --side {side}" + " --shuffle-pictures" * (condition == "shuffled")
         with progress(None, f"items of {name}, {side}", quiet) as advance:
-            run_task(TASKS[name], options, data, out / side, model, "nano", command, advance)
+            run_task(TASKS[name], options, data, out / side, model, "nano", command, advance, expect=advance.expect)
     return score_dir(out / side)
 
 

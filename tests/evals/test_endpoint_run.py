@@ -144,7 +144,7 @@ def test_command_on_a_server(own_copy: Path, tmp_path: Path, monkeypatch: pytest
         assert "0.667 [" in result.stdout and "n=6 groups=6" in result.stdout
         assert len(server.asked) == 5
         picks = CliRunner().invoke(evals.cli.app, ["run", "zero-shot-mednist", *options])
-        assert "--endpoint is for tasks answered in text" in str(picks.exception)
+        assert "reads the weights, which --endpoint does not show; run it without" in str(picks.exception)
         cached = CliRunner().invoke(evals.cli.app, ["run", "vqa-rad", *options, "--cache", str(tmp_path / "c")])
         assert "may change behind its name" in str(cached.exception)
     figure = json.loads((out / "scores.json").read_text())["vqa-rad"]["closed_accuracy"]

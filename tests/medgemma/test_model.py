@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import save_file
 
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
@@ -165,7 +164,7 @@ def test_answers_name_their_files(gemma: MedGemma, images: list[Any], tmp_path: 
 
 
 def test_a_checkpoint_without_a_tensor_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
-    from safetensors.torch import load_file
+    from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "broken"
     shutil.copytree(tiny_folder, folder)
@@ -192,20 +191,8 @@ def test_fingerprint_tells_weights_apart(gemma: MedGemma, tmp_path: Path) -> Non
 
 
 def test_an_adapter_is_asked_for_by_name(gemma: MedGemma, images: list[Any], tmp_path: Path) -> None:
-    """Made here by hand: one that turns the last layer's down_proj over."""
-    weight = gemma.model.model.language_model.layers[6].mlp.down_proj.weight.detach()
-    left, lengths, right = torch.linalg.svd(weight, full_matrices=False)
-    name = "base_model.model.model.language_model.layers.6.mlp.down_proj"
-    save_file(
-        {
-            f"{name}.lora_A.weight": (lengths[:, None] * right).contiguous(),
-            f"{name}.lora_B.weight": -left.contiguous(),
-        },
-        tmp_path / "adapter_model.safetensors",
-    )
-    rank = len(lengths)
-    config = {"peft_type": "LORA", "r": rank, "lora_alpha": 2 * rank, "target_modules": [name[17:]]}
-    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    tiny.turning_adapter(gemma.folder, tmp_path)
+    weight = gemma.model.model.language_model.layers[6].mlp.down_proj.weight
     before = gemma.ask(images[:1], QUESTIONS, max_new_tokens=16)
     assert gemma.load_adapter(tmp_path, "turned") == "turned"
     adapted = gemma.ask(images[:1], QUESTIONS, max_new_tokens=16, options=AnswerOptions(adapter="turned"))
@@ -219,3 +206,24 @@ def test_an_adapter_is_asked_for_by_name(gemma: MedGemma, images: list[Any], tmp
     gemma.engine.weights_changed()
     turned = gemma.ask(images[:1], QUESTIONS, max_new_tokens=16)
     assert [a.text for a in adapted] == [a.text for a in turned] != [a.text for a in before]
+
+
+def test_a_model_loaded_with_an_adapter_answers_with_it(gemma: MedGemma, images: list[Any], tmp_path: Path) -> None:
+    folder = tiny.turning_adapter(gemma.folder, tmp_path / "turned")
+    named = MedGemma.from_pretrained(gemma.folder)
+    options = AnswerOptions(adapter=named.load_adapter(folder))
+    loaded = MedGemma.from_pretrained(gemma.folder, adapter=folder)
+    message = [user_message(QUESTIONS[1], 1)]
+
+    def said(model: MedGemma, options: AnswerOptions | None) -> list[Any]:
+        answers = model.ask(images[:1], QUESTIONS, max_new_tokens=16, options=options)
+        streamed = "".join(model.stream(message, images[:1], max_new_tokens=16, options=options))
+        return [
+            [a.text for a in answers],
+            streamed,
+            model.score(images[:1], QUESTIONS[0], ["yes", "no"], options=options),
+        ]
+
+    assert said(loaded, None) == said(named, options)
+    assert all(one != other for one, other in zip(said(loaded, None), said(named, None), strict=True))
+    assert gemma.fingerprint == named.fingerprint != loaded.fingerprint
