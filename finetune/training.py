@@ -18,7 +18,7 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class Schedule:
-    """Linear warm-up to `peak_learning_rate`, then a cosine to a hundredth of it."""
+    """Linear warm-up to `peak_learning_rate`, a tenth of the steps at most, then a cosine to a hundredth of it."""
 
     peak_learning_rate: float
     total_steps: int
@@ -27,7 +27,7 @@ class Schedule:
 
     def learning_rate(self, step: int) -> float:
         """The learning rate of a step, counted from 0."""
-        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        warm = min(1.0, (step + 1) / max(1, min(self.warmup_steps, self.total_steps // 10)))
         return self.peak_learning_rate * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / self.total_steps)))
 
 

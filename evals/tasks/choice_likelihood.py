@@ -10,14 +10,14 @@ These figures and generated ones (multiple_choice.py) differ by tens of points o
 
 import random
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from evals.items import Item
-from evals.measures import Answered, Measure, mean_over_parts
 from evals.outputs import Output
-from evals.tasks.multiple_choice import choice_item
+from evals.tasks.multiple_choice import choice_item, mean_over_subjects
 from evals.tasks.question_sets import SETS, ChoiceQuestion, QuestionSet, Style
 from evals.tasks.task import ItemOptions, Task
 
@@ -99,15 +99,6 @@ def grade(item: Item, output: Output) -> dict[str, float]:
     }
 
 
-def mean_over_subjects(answered: Sequence[Answered]) -> dict[str, Measure]:
-    """Return the unweighted mean of the subjects' accuracies, where there are several."""
-    subjects = [pair.item.meta["subject"] for pair in answered]
-    if len(set(subjects)) < 2:
-        return {}
-    right = [grade(*pair)["accuracy"] for pair in answered]
-    return {"accuracy_mean_over_subjects": mean_over_parts(answered, right, subjects)}
-
-
 def _place(item: Item) -> int:
     return ord(item.reference) - ord("A")
 
@@ -145,7 +136,7 @@ def _row(name: str, source: QuestionSet, style: Style, num_fewshot: int) -> Task
         grade=grade,
         wording=lambda: _wording(style),
         sides=source.sides,
-        pooled=mean_over_subjects,
+        pooled=partial(mean_over_subjects, grade),
         breakdown="subject",
         num_fewshot=num_fewshot,
         fewshot_from=source.fewshot_from,

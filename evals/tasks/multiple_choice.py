@@ -6,7 +6,8 @@ Source: MedGemma technical report (arXiv:2507.05201), appendix A6: solve step by
 """
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from evals.items import Item
@@ -101,7 +102,9 @@ def shown(source: QuestionSet, data_dir: str | Path, options: ItemOptions) -> li
     return [f"{_prompt(q)}\n\n{CHOSEN.format(letter=q.asked.answer)}\n\n" for q in examples]
 
 
-def mean_over_subjects(answered: Sequence[Answered]) -> dict[str, Measure]:
+def mean_over_subjects(
+    grade: Callable[[Item, Output], Mapping[str, float]], answered: Sequence[Answered]
+) -> dict[str, Measure]:
     """Return the unweighted mean of the subjects' accuracies, where there are several."""
     subjects = [pair.item.meta["subject"] for pair in answered]
     if len(set(subjects)) < 2:
@@ -132,7 +135,7 @@ def _row(name: str, source: QuestionSet) -> Task:
         wording=_wording,
         sides=source.sides,
         parse=parse,
-        pooled=mean_over_subjects,
+        pooled=partial(mean_over_subjects, grade),
         breakdown="subject",
         thinks=name != "medxpertqa-mm",
         max_new_tokens=MAX_NEW_TOKENS,

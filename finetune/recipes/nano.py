@@ -66,10 +66,10 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     keep_config(config, out)
     encoder_folder, decoder_folder = out / "medsiglip", out / "medgemma"
     corpus = read_corpus(data, config.encoder.image_size_px)
-    if config.labels == "shuffled":
-        corpus = corpus.with_shuffled_labels(config.seed)
     write_data_report(corpus, out / "data.json")
     say(corpus.report())
+    if config.labels == "shuffled":
+        corpus = corpus.with_shuffled_labels(config.seed)
     encoder = train_encoder(config, corpus, start, encoder_folder, out / "stages", quiet)
     train_text(config, corpus, encoder, start, decoder_folder, out / "stages", quiet)
     if config.measure:

@@ -3,6 +3,7 @@
 Letters: P pictures.
 """
 
+import hashlib
 import json
 import random
 import re
@@ -27,6 +28,18 @@ from medsiglip.imaging import read_pictures, resize
 
 LABELLED_CARDS = ("histo-lc25000-lung", "modality-mednist", "cxr-nih14")
 TEXT_CARDS = ("medquad", "pubmedqa", "mts-dialog")
+STAGES = {
+    "tokenizers": {"texts": TEXT_CARDS, "captions and questions": "all patterns", "questions": ("vqa-rad",)},
+    "contrastive": {"pictures with captions made of their facts": (*LABELLED_CARDS, "vqa-rad")},
+    "pretrain": {"texts": TEXT_CARDS, "pictures with captions made of their facts": (*LABELLED_CARDS, "vqa-rad")},
+    "instruct": {
+        "questions": ("vqa-rad",),
+        "pictures with questions made of their facts, and ones they cannot answer": (*LABELLED_CARDS, "vqa-rad"),
+        "questions that no picture answers": ("medquad",),
+        "texts": TEXT_CARDS,
+    },
+}
+"""What each stage reads of which sets."""
 ORGAN_FACTS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
 MODALITY_WORDS = {
     "CT": r"\bct\b|computed tomography",
@@ -48,8 +61,12 @@ class Corpus:
     cards: tuple[str, ...]
     """Of each picture, its set."""
     paths: tuple[Path, ...]
+    groups: tuple[str, ...]
+    """Of each picture: the patient, case, tile or block that the split goes by."""
     questions: tuple[VisualQuestion, ...]
     texts: tuple[str, ...]
+    text_cards: tuple[str, ...]
+    """Of each text, its set."""
     text_questions: tuple[str, ...]
     """Questions about health that no picture answers."""
 
@@ -128,6 +145,7 @@ def read_corpus(data: Path, size_px: int) -> Corpus:
     for question in questions:
         asked_about.setdefault(question.path, []).append(question)
     paths = [*(p.path for p in labelled), *asked_about]
+    text_cards, texts = zip(*_texts(data), strict=True)
     return Corpus(
         pixels=_pixels(paths, size_px + MARGIN_PX),
         facts=(
@@ -136,26 +154,54 @@ def read_corpus(data: Path, size_px: int) -> Corpus:
         ),
         cards=(*(p.card for p in labelled), *("vqa-rad" for _ in asked_about)),
         paths=tuple(paths),
+        groups=(*(p.group for p in labelled), *(asked[0].group for asked in asked_about.values())),
         questions=tuple(questions),
-        texts=tuple(_texts(data)),
+        texts=texts,
+        text_cards=text_cards,
         text_questions=tuple(sorted({h.question.replace(" ?", "?") for h in read_medquad(find_set(data, "medquad"))})),
     )
 
 
 def write_data_report(corpus: Corpus, path: Path) -> None:
-    """Write what training reads as JSON: sets, sources, licences, counts, facts."""
+    """Write what each stage reads as JSON: sets, sources, licences, counts, groups, duplicates, facts."""
     from data_cards.schema import load_card
 
     sets = {
         name: {
             "licence": str(load_card(name).licence),
             "source": str(load_card(name).source),
-            "pictures": corpus.cards.count(name),
+            **(_text_counts(corpus, name) if name in TEXT_CARDS else _picture_counts(corpus, name)),
         }
         for name in (*LABELLED_CARDS, "vqa-rad", *TEXT_CARDS)
     }
-    report = {"side": "train", "sets": sets, "facts": corpus.facts_known(), "questions": len(corpus.questions)}
+    report = {
+        "side": "train",
+        "sets": sets,
+        "stages": STAGES,
+        "facts": corpus.facts_known(),
+        "questions": len(corpus.questions),
+    }
     path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+
+
+def _picture_counts(corpus: Corpus, card: str) -> dict[str, int]:
+    """Pictures, groups, and pictures whose file another one has too, by bytes: in one group, so on one side."""
+    rows = corpus.numbers_of(card)
+    groups_of_file: dict[str, list[str]] = {}
+    for row in rows:
+        digest = hashlib.sha256(corpus.paths[row].read_bytes()).hexdigest()
+        groups_of_file.setdefault(digest, []).append(corpus.groups[row])
+    return {
+        "pictures": len(rows),
+        "groups": len({corpus.groups[row] for row in rows}),
+        "duplicates_kept": sum(len(groups) - 1 for groups in groups_of_file.values()),
+        "duplicates_in_several_groups": sum(len(set(groups)) > 1 for groups in groups_of_file.values()),
+    }
+
+
+def _text_counts(corpus: Corpus, card: str) -> dict[str, int]:
+    texts = [text for text, of in zip(corpus.texts, corpus.text_cards, strict=True) if of == card]
+    return {"texts": len(texts), "duplicates_kept": len(texts) - len(set(texts))}
 
 
 def facts_said(questions: Sequence[VisualQuestion]) -> dict[str, str]:
@@ -185,10 +231,11 @@ def _pixels(paths: Sequence[Path], side_px: int) -> torch.Tensor:
     return torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).contiguous()
 
 
-def _texts(data: Path) -> Iterator[str]:
+def _texts(data: Path) -> Iterator[tuple[str, str]]:
+    """Set and text."""
     for health in read_medquad(find_set(data, "medquad")):
-        yield f"{health.question}\n{health.answer}"
+        yield "medquad", f"{health.question}\n{health.answer}"
     for abstract in read_pubmedqa(find_set(data, "pubmedqa")):
-        yield f"{abstract.question}\n{abstract.context}\n{abstract.conclusion}"
+        yield "pubmedqa", f"{abstract.question}\n{abstract.context}\n{abstract.conclusion}"
     for note in read_mts_dialog(find_set(data, "mts-dialog")):
-        yield f"{note.dialogue}\n{note.note}"
+        yield "mts-dialog", f"{note.dialogue}\n{note.note}"

@@ -4,6 +4,7 @@ import csv
 import gzip
 import json
 import random
+import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -390,9 +391,23 @@ def test_shuffled_labels_stay_in_their_set(mini_kit: Path) -> None:
 def test_the_data_report_says_what_was_read(trained: Path, mini_kit: Path) -> None:
     report = json.loads((trained / "data.json").read_text())
     corpus = nano_data.read_corpus(mini_kit, 28)
-    assert {name: of["pictures"] for name, of in report["sets"].items() if of["pictures"]} == Counter(corpus.cards)
+    assert {name: of["pictures"] for name, of in report["sets"].items() if "pictures" in of} == Counter(corpus.cards)
+    assert {name: of["texts"] for name, of in report["sets"].items() if "texts" in of} == Counter(corpus.text_cards)
+    assert {name for stage in report["stages"].values() for sets in stage.values() for name in sets} >= {"vqa-rad"}
     assert report["sets"]["vqa-rad"]["licence"] == "CC0 1.0"
     assert report["facts"]["cxr-nih14"]["modality: X-ray"] == corpus.cards.count("cxr-nih14")
+
+
+def test_the_data_report_counts_groups_and_duplicates(mini_kit: Path, tmp_path: Path) -> None:
+    data = shutil.copytree(mini_kit, tmp_path / "kit")
+    before = nano_data.read_corpus(data, 28)
+    first, second, third = (before.paths[row] for row in before.numbers_of("cxr-nih14")[:3])
+    shutil.copyfile(first, second)
+    shutil.copyfile(first, third)
+    nano_data.write_data_report(nano_data.read_corpus(data, 28), tmp_path / "data.json")
+    films = json.loads((tmp_path / "data.json").read_text())["sets"]["cxr-nih14"]
+    counts = films["pictures"], films["groups"], films["duplicates_kept"], films["duplicates_in_several_groups"]
+    assert counts == (before.cards.count("cxr-nih14"),) * 2 + (2, 1)
 
 
 def test_no_set_is_trained_on_that_may_not_ship() -> None:

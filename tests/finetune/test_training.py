@@ -92,7 +92,7 @@ def test_the_log(tmp_path: Path) -> None:
 
 def test_the_schedule() -> None:
     rates = [SCHEDULE.learning_rate(step) for step in range(45)]
-    assert rates[0] == pytest.approx(0.01) and rates.index(max(rates)) == 4
+    assert rates[0] == pytest.approx(0.05 / 4) and rates.index(max(rates)) == 3
     assert rates[5:] == sorted(rates[5:], reverse=True) and 0 < rates[-1] < 0.001
 
 
@@ -132,3 +132,13 @@ def test_step_generators_differ_by_seed_stage_and_step() -> None:
         for step in (0, 1)
     }
     assert len(drawn) == 8
+
+
+def test_a_short_run_warms_up_in_a_tenth_of_its_steps() -> None:
+    """Cosine by hand: at a quarter, half and all of the way 0.853, 0.5 and 0 of the way to the hundredth."""
+    schedule = Schedule(peak_learning_rate=2.0, total_steps=40)
+    assert schedule.learning_rate(0) == pytest.approx(2.0 / 4)
+    assert schedule.learning_rate(10) == pytest.approx(2.0 * (0.01 + 0.99 * 0.8535534))
+    assert schedule.learning_rate(20) == pytest.approx(2.0 * (0.01 + 0.99 * 0.5))
+    long = Schedule(peak_learning_rate=2.0, total_steps=10_000)
+    assert long.learning_rate(49) == pytest.approx(1.0, rel=1e-3)
