@@ -200,5 +200,6 @@ ROWS = (
         main_metric="open_exact_match_norm",
         parse=lambda item, text: parse_answer(text),
         breakdown="attribute",
+        version=2,
     ),
 )

@@ -314,7 +314,7 @@ def _row(name: str, summary: str, wordings: Wordings) -> Task:
         parse=lambda item, text: parse_answer(text),
         sides=HELD_OUT_SIDES,
         breakdown="attribute",
-        version=2,
+        version=3,
     )
 
 
