@@ -39,11 +39,13 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine
 	LM_EVAL_PYTHON=$(wildcard $(LM_EVAL)/bin/python) $(BIN)/python -m benchmarks.evals
 
-# nano on every task whose data is in the kit, and its table in the README. A failed item is named and does not stop it.
+# nano on every task whose data is in the kit, and its table in the README. A failed item is named and does not stop it;
+# the folder is emptied first, so that no row can be an earlier model's.
 KIT ?= ../shared/data
 KIT_RUNS ?= runs/kit
 KIT_OPTIONS ?= --limit 100 --max-new-tokens 64
 kit-table: $(STAMP)
+	rm -rf $(KIT_RUNS)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into README.md
