@@ -78,11 +78,12 @@ class WorkerProcess:
         self._busy_s = 0.0
         self._num_bytes = 0
         self._is_overdue = False
+        self._is_leaving = False
         widen(self._jobs)
 
     def is_alive(self) -> bool:
-        """Whether it could take another job."""
-        return self._process.poll() is None
+        """Whether it could take another job: one that has answered its last is still there for a moment."""
+        return not self._is_leaving and self._process.poll() is None
 
     def kill(self) -> None:
         """End it at once; whoever is reading its answers sees their end."""
@@ -139,6 +140,7 @@ class WorkerProcess:
                 self._busy_s, self._num_bytes = 0.0, 0
                 outcomes.append(self._receive(item_type))
                 if isinstance(outcomes[-1], Failed) and outcomes[-1].is_last:
+                    self._is_leaving = True
                     break
             return outcomes
         except (EOFError, OSError, ValueError, TypeError, KeyError, IndexError):  # it died, or talks nonsense

@@ -1,9 +1,11 @@
 """A worker process whose decoder does what a file's first word says: the faults that C decoders have."""
 
+import atexit
 import ctypes
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +38,9 @@ def decode(data, file, policy):
         if len(seen) > 1:
             raise MemoryError
         yield frame(43)
+    elif word == b"memory-and-linger":  # as where the machine is busy and the end of a process takes long
+        atexit.register(time.sleep, 2)
+        raise MemoryError
     elif word == b"abort":
         os.abort()
     elif word == b"hang":

@@ -211,6 +211,12 @@ def test_the_files_own_bytes_are_not_counted():
         assert values(pool.pictures([planted("take 200 " + 300 * 2**20 * "x")])) == [1]
 
 
+def test_a_worker_that_is_still_leaving_gets_no_further_file():
+    with DecoderPool(1, Limits(memory_mib=256), command=PLANTED) as pool:
+        found = values(pool.pictures(map(planted, ["memory-and-linger", "grey 1", "grey 2"])))
+    assert "needs more than 256 MiB" in str(found[0]) and found[1:] == [1, 2]
+
+
 def test_what_a_decoder_prints_or_reads_does_not_reach_the_pipes(pool, capfd):
     assert values(pool.pictures(map(planted, ["print 7", "read-input", "print 8", "grey 9"]))) == [7, 0, 8, 9]
     assert capfd.readouterr() == ("", "")
