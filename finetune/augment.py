@@ -8,16 +8,24 @@ import torch.nn.functional as F
 
 
 def augment(
-    pictures: torch.Tensor, size_px: int, free_orientation: torch.Tensor, rng: torch.Generator, strength: float = 1.0
+    pictures: torch.Tensor,
+    size_px: int,
+    free_orientation: torch.Tensor,
+    rng: torch.Generator,
+    strength: float = 1.0,
+    colour: float = 0.0,
 ) -> torch.Tensor:
-    """Random crop, shift, exposure, sharpness, and for some pictures any of the eight orientations.
+    """Random crop, shift, exposure, sharpness, and for some pictures any of the eight orientations and another stain.
+
+    All chance is drawn on the CPU: the same pictures get the same views on every device.
 
     Args:
         pictures: (B, 3, S', S') uint8 RGB, a little larger than `size_px`.
         size_px: S, the side of what comes out.
         free_orientation: (B,) bool, true where up and left mean nothing (histology).
-        rng: source of all randomness.
+        rng: source of all randomness, a CPU generator.
         strength: 0 changes nothing but the orientation, 1 is all of it.
+        colour: how far the colours of pictures with a free orientation move, channel by channel; 0 is not at all.
 
     Returns:
         (B, 3, S, S) float32 in about -1..1.
@@ -25,9 +33,14 @@ def augment(
     values = pictures.float() / 127.5 - 1
     values = _resample(_reorient(values, free_orientation, rng), size_px, rng, strength)
     values = _blur_some(values, ~free_orientation, rng, 0.3 * strength)
-    contrast = _uniform(len(values), 1 - 0.2 * strength, 1 + 0.2 * strength, rng)[:, None, None, None]
-    brightness = _uniform(len(values), -0.15 * strength, 0.15 * strength, rng)[:, None, None, None]
-    return (values * contrast + brightness).clamp(-1, 1)
+    contrast = _uniform((len(values), 1), 1 - 0.2 * strength, 1 + 0.2 * strength, rng)
+    brightness = _uniform((len(values), 1), -0.15 * strength, 0.15 * strength, rng)
+    if colour:
+        stained = free_orientation.cpu()[:, None]
+        contrast = contrast * _uniform((len(values), 3), 1 - 0.2 * colour, 1 + 0.2 * colour, rng) ** stained
+        brightness = brightness + _uniform((len(values), 3), -0.2 * colour, 0.2 * colour, rng) * stained
+    moved = values * contrast.to(values.device)[..., None, None] + brightness.to(values.device)[..., None, None]
+    return moved.clamp(-1, 1)
 
 
 def plain(pictures: torch.Tensor, size_px: int) -> torch.Tensor:
@@ -39,8 +52,8 @@ def plain(pictures: torch.Tensor, size_px: int) -> torch.Tensor:
 
 
 def _reorient(values: torch.Tensor, free: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-    turns = torch.randint(4, (len(values),), generator=rng) * free
-    flips = (torch.rand(len(values), generator=rng) < 0.5) & free
+    turns = torch.randint(4, (len(values),), generator=rng).to(values.device) * free
+    flips = (torch.rand(len(values), generator=rng) < 0.5).to(values.device) & free
     out = values.clone()
     for quarter in (1, 2, 3):
         chosen = turns == quarter
@@ -52,11 +65,12 @@ def _reorient(values: torch.Tensor, free: torch.Tensor, rng: torch.Generator) ->
 def _resample(values: torch.Tensor, size_px: int, rng: torch.Generator, strength: float) -> torch.Tensor:
     """Random crop of at least 70 % of the side, anywhere, with a turn of up to 6 degrees."""
     count = len(values)
-    scale, angle = _uniform(count, 1 - 0.3 * strength, 1.0, rng), strength * _uniform(count, -0.1, 0.1, rng)
+    scale = _uniform((count,), 1 - 0.3 * strength, 1.0, rng)
+    angle = strength * _uniform((count,), -0.1, 0.1, rng)
     shift = (torch.rand(count, 2, generator=rng) * 2 - 1) * (1 - scale)[:, None]
     cosine, sine = scale * angle.cos(), scale * angle.sin()
     affine = torch.stack([torch.stack([cosine, -sine, shift[:, 0]], 1), torch.stack([sine, cosine, shift[:, 1]], 1)], 1)
-    grid = F.affine_grid(affine, [count, 3, size_px, size_px], align_corners=False)
+    grid = F.affine_grid(affine.to(values.device), [count, 3, size_px, size_px], align_corners=False)
     return F.grid_sample(values, grid, padding_mode="border", align_corners=False)
 
 
@@ -64,7 +78,7 @@ def _blur_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Generator
     """Shrink and enlarge some pictures again, so that sharpness does not give the data set away."""
     size_px = values.shape[-1]
     small = int(torch.randint(size_px // 3, size_px, (1,), generator=rng))
-    chosen = (torch.rand(len(values), generator=rng) < share) & allowed
+    chosen = (torch.rand(len(values), generator=rng) < share).to(values.device) & allowed
     if not bool(chosen.any()):
         return values
     shrunk = F.interpolate(values[chosen], (small, small), mode="bilinear", antialias=True, align_corners=False)
@@ -73,5 +87,5 @@ def _blur_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Generator
     return out
 
 
-def _uniform(count: int, low: float, high: float, rng: torch.Generator) -> torch.Tensor:
-    return low + (high - low) * torch.rand(count, generator=rng)
+def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:
+    return low + (high - low) * torch.rand(shape, generator=rng)

@@ -4,7 +4,7 @@ Letters: B conversations, T tokens of the longest, P pictures.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -35,6 +35,16 @@ class Batch:
     """(B, T) int64, IGNORED on prompt, image and padding tokens."""
     pictures: tuple[int, ...]
     """P picture numbers in the order of their slots."""
+
+    def to(self, device: torch.device) -> "Batch":
+        """The batch on another device."""
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device),
+            attention_mask=self.attention_mask.to(device),
+            token_type_ids=self.token_type_ids.to(device),
+            labels=self.labels.to(device),
+        )
 
 
 def collate(examples: Sequence[Example], *, pad_id: int, image_id: int, max_tokens: int) -> Batch:

@@ -7,7 +7,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -46,6 +46,19 @@ class ContrastiveData:
     captions_per_step: int
 
 
+class Drawn(NamedTuple):
+    """The examples of a step."""
+
+    numbers: list[int]
+    """Rows of its N pictures."""
+    free: torch.Tensor
+    """(N,) bool, free orientation."""
+    ids: torch.Tensor
+    """(M, 64) int64, its captions."""
+    relations: torch.Tensor
+    """(N, M) float, as `fact_relations` gives them."""
+
+
 def train_contrastive(
     model: Any,
     tokenizer: Any,
@@ -54,12 +67,13 @@ def train_contrastive(
     folder: Path,
     *,
     augmentation: float,
+    colour: float,
     precision: Precision,
     seed: int,
     quiet: bool,
     patches: torch.Tensor | None = None,
 ) -> None:
-    """Train a SiglipModel with the sigmoid loss; resumes from `folder`.
+    """Train a SiglipModel with the sigmoid loss, on the device where it is; resumes from `folder`.
 
     Each step draws pictures from every source and a few captions of theirs; a caption is a positive of every
     picture it is true of, a negative where one of its facts is false, and left out where that is not known.
@@ -67,32 +81,36 @@ def train_contrastive(
     With `patches` (P, V, N, width), the tower's output for V views of every picture, the vision tower stays as it is
     and only its pooling head and the text tower learn (locked-image tuning, arXiv:2111.07991).
     """
-    size_px = model.config.vision_config.image_size
+    size_px, device = model.config.vision_config.image_size, model.device
+    pixels = data.pixels.to(device)
     model.requires_grad_(True)
     if patches is not None:
         model.vision_model.requires_grad_(False)
         model.vision_model.head.requires_grad_(True)
 
-    def seen(numbers: list[int], free: torch.Tensor, rng: torch.Generator) -> torch.Tensor:
-        if patches is None:
-            values = augment(data.pixels[numbers], size_px, free, rng, augmentation)
-            pooled: torch.Tensor = model.get_image_features(pixel_values=values).pooler_output
-        else:
-            views = torch.randint(patches.shape[1], (len(numbers),), generator=rng)
-            pooled = model.vision_model.head(patches[numbers, views].float())
-        return pooled
-
-    def loss_of_step(step: int) -> torch.Tensor:
-        rng = step_generator(seed, folder.name, step)
-        numbers, free = _draw_pictures(data.sources, rng)
+    def draw(step: int) -> Drawn:
+        numbers, free = _draw_pictures(data.sources, step_generator(seed, folder.name, step))
         captions = _draw_captions([data.facts[i] for i in numbers], data, random.Random(f"{seed}:{folder.name}:{step}"))
         relations = fact_relations([data.facts[i] for i in numbers], [c.facts for c in captions])
-        ids = tokenize(tokenizer, [c.text for c in captions])
-        with autocast(data.pixels.device.type, precision):
-            images, texts = seen(numbers, free, rng), model.get_text_features(input_ids=ids).pooler_output
-        return vector_loss(model, images, texts, relations)
+        return Drawn(numbers, free, tokenize(tokenizer, [c.text for c in captions]), relations)
 
-    train(model, loss_of_step, schedule, folder, quiet=quiet)
+    def seen(drawn: Drawn, rng: torch.Generator) -> torch.Tensor:
+        if patches is None:
+            free = drawn.free.to(device)
+            values = augment(pixels[drawn.numbers], size_px, free, rng, augmentation, colour)
+            pooled: torch.Tensor = model.get_image_features(pixel_values=values).pooler_output
+        else:
+            views = torch.randint(patches.shape[1], (len(drawn.numbers),), generator=rng)
+            pooled = model.vision_model.head(patches[drawn.numbers, views].to(device).float())
+        return pooled
+
+    def loss_of(step: int, drawn: Drawn) -> torch.Tensor:
+        with autocast(device.type, precision):
+            images = seen(drawn, step_generator(seed, f"{folder.name}:views", step))
+            texts = model.get_text_features(input_ids=drawn.ids.to(device)).pooler_output
+        return vector_loss(model, images, texts, drawn.relations.to(device))
+
+    train(model, draw, loss_of, schedule, folder, quiet=quiet)
 
 
 def vector_loss(model: Any, images: torch.Tensor, texts: torch.Tensor, relations: torch.Tensor) -> torch.Tensor:

@@ -29,7 +29,7 @@ def train_decoder(
     seed: int,
     quiet: bool,
 ) -> None:
-    """Train projector and decoder of a Gemma3ForConditionalGeneration; resumes from `folder`.
+    """Train projector and decoder of a Gemma3ForConditionalGeneration, on the device where it is; resumes.
 
     Args:
         model: its vision tower is frozen here.
@@ -44,21 +44,19 @@ def train_decoder(
         quiet: no progress bar.
     """
     model.model.vision_tower.requires_grad_(False)
-    image_id = model.config.image_token_id
+    image_id, device = model.config.image_token_id, model.device
 
-    def loss_of_step(step: int) -> torch.Tensor:
-        batch = collate(
-            draw(step, random.Random(f"{seed}:{folder.name}:{step}")),
-            pad_id=pad_id,
-            image_id=image_id,
-            max_tokens=max_tokens,
-        )
+    def draw_batch(step: int) -> Batch:
+        examples = draw(step, random.Random(f"{seed}:{folder.name}:{step}"))
+        return collate(examples, pad_id=pad_id, image_id=image_id, max_tokens=max_tokens)
+
+    def loss_of(step: int, batch: Batch) -> torch.Tensor:
         views = torch.randint(
             patches.shape[1], (len(batch.pictures),), generator=step_generator(seed, folder.name, step)
         )
-        return batch_loss(model, batch, patches[list(batch.pictures), views].float(), precision)
+        return batch_loss(model, batch.to(device), patches[list(batch.pictures), views].to(device).float(), precision)
 
-    train(model, loss_of_step, schedule, folder, quiet=quiet)
+    train(model, draw_batch, loss_of, schedule, folder, quiet=quiet)
 
 
 def batch_loss(model: Any, batch: Batch, patches: torch.Tensor, precision: Precision = "float32") -> torch.Tensor:

@@ -3,10 +3,10 @@
 import json
 import math
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from torch import nn
@@ -14,6 +14,10 @@ from torch import nn
 from medsiglip.command import progress
 
 Precision = Literal["float32", "bfloat16"]
+Drawn = TypeVar("Drawn")
+
+DRAWING_PROCESSES = 4
+"""Beside a GPU, which would wait for one."""
 
 
 @dataclass(frozen=True)
@@ -33,23 +37,25 @@ class Schedule:
 
 def train(
     modules: nn.Module,
-    loss_of_step: Callable[[int], torch.Tensor],
+    draw: Callable[[int], Drawn],
+    loss_of: Callable[[int, Drawn], torch.Tensor],
     schedule: Schedule,
     folder: Path,
     *,
     save_every_s: float = 120.0,
     quiet: bool = False,
 ) -> None:
-    """Run or go on with one stage.
+    """Run or go on with one stage, on the device where `modules` are.
 
-    `loss_of_step(step)` must depend on nothing but the step and the weights (draw from `step_generator`): then a
-    run that was interrupted ends with the same weights as one that was not.
+    `draw(step)` must depend on nothing but the step, and `loss_of` on nothing but that, the step and the weights (draw
+    from `step_generator`): then, on a CPU, a run that was interrupted ends with the same weights as one that was not.
 
     Args:
         modules: what is trained; parameters that need no gradient are left alone and not saved here.
-        loss_of_step: the loss of a step, a scalar.
+        draw: a step to its examples, on the CPU; for a GPU it runs ahead in processes of its own.
+        loss_of: the step and its examples to the loss, a scalar.
         schedule: learning rates and length.
-        folder: holds state.safetensors, state.json and log.jsonl.
+        folder: holds state.safetensors and log.jsonl.
         save_every_s: seconds between checkpoints.
         quiet: no progress bar.
 
@@ -63,8 +69,9 @@ def train(
     modules.train()
     saved_at = time.monotonic()
     with progress(schedule.total_steps - start, f"steps of {folder.name}", quiet) as advance:
-        for step in range(start, schedule.total_steps):
-            loss = _one_step(loss_of_step, step, optimizer, schedule, named.values())
+        steps = range(start, schedule.total_steps)
+        for step, drawn in zip(steps, _drawn_ahead(draw, steps, _drawing_processes(named)), strict=True):
+            loss = _one_step(loss_of(step, drawn), step, optimizer, schedule, named.values())
             advance(1)
             last = step + 1 == schedule.total_steps
             if step % 20 == 0 or last:
@@ -113,8 +120,42 @@ def load_state(folder: Path, named: dict[str, nn.Parameter], optimizer: torch.op
         moments = {key.split(".", 1)[0] for key in file.keys()} - {"parameter"}  # noqa: SIM118
         for name, parameter in named.items():
             parameter.data.copy_(file.get_tensor(f"parameter.{name}"))
-            optimizer.state[parameter] = {moment: file.get_tensor(f"{moment}.{name}") for moment in moments}
+            optimizer.state[parameter] = {
+                moment: file.get_tensor(f"{moment}.{name}").to(parameter.device) for moment in moments
+            }
         return int(file.metadata()["next_step"])
+
+
+def _drawing_processes(named: dict[str, nn.Parameter]) -> int:
+    on_gpu = any(parameter.device.type == "cuda" for parameter in named.values())
+    return DRAWING_PROCESSES if on_gpu else 0
+
+
+def _drawn_ahead(draw: Callable[[int], Drawn], steps: range, processes: int) -> Iterator[Drawn]:
+    """What `draw` gives for every step, in order; with processes, made while the steps before it run."""
+    from torch.utils.data import DataLoader, Dataset
+
+    class Steps(Dataset[Drawn]):
+        def __len__(self) -> int:
+            return len(steps)
+
+        def __getitem__(self, place: int) -> Drawn:
+            return draw(steps[place])
+
+    return iter(
+        DataLoader(
+            Steps(),
+            batch_size=None,
+            collate_fn=_as_it_is,
+            num_workers=processes,
+            # forked: what draws is a closure over the corpus, which must be neither pickled nor copied
+            multiprocessing_context="fork" if processes else None,
+        )
+    )
+
+
+def _as_it_is(drawn: Drawn) -> Drawn:
+    return drawn
 
 
 def _optimizer(named: dict[str, nn.Parameter], schedule: Schedule) -> torch.optim.Optimizer:
@@ -124,11 +165,12 @@ def _optimizer(named: dict[str, nn.Parameter], schedule: Schedule) -> torch.opti
         {"params": decayed, "weight_decay": schedule.weight_decay},
         {"params": others, "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=schedule.peak_learning_rate, betas=(0.9, 0.98))
+    fused = all(p.device.type == "cuda" for p in named.values())
+    return torch.optim.AdamW(groups, lr=schedule.peak_learning_rate, betas=(0.9, 0.98), fused=fused or None)
 
 
 def _one_step(
-    loss_of_step: Callable[[int], torch.Tensor],
+    loss: torch.Tensor,
     step: int,
     optimizer: torch.optim.Optimizer,
     schedule: Schedule,
@@ -136,14 +178,14 @@ def _one_step(
 ) -> float:
     for group in optimizer.param_groups:
         group["lr"] = schedule.learning_rate(step)
-    loss = loss_of_step(step)
-    if not bool(torch.isfinite(loss)):
-        raise FloatingPointError(f"the loss is {loss.item()} at step {step}; lower the learning rate and resume")
+    value = loss.item()
+    if not math.isfinite(value):
+        raise FloatingPointError(f"the loss is {value} at step {step}; lower the learning rate and resume")
     optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
     nn.utils.clip_grad_norm_(parameters, 1.0)
     optimizer.step()
-    return loss.item()
+    return value
 
 
 def _log(folder: Path, step: int, loss: float, learning_rate: float) -> None:

@@ -29,20 +29,21 @@ def tower_views(
 
     Args:
         tower: a SiglipVisionModel, or the vision_model of a SiglipModel.
-        pixels: (P, 3, S', S') uint8, a little larger than the tower's side.
+        pixels: (P, 3, S', S') uint8, a little larger than the tower's side; moved to where the tower is.
         free_orientation: (P,) bool, true where up and left mean nothing.
         views: V.
         seed: of the augmentation.
         precision: of the tower.
         batch_size: pictures at once.
     """
-    size_px = tower.config.image_size
+    size_px, device = tower.config.image_size, tower.device
     out = []
     for start in range(0, len(pixels), batch_size):
-        batch, free = pixels[start : start + batch_size], free_orientation[start : start + batch_size]
+        chosen = slice(start, start + batch_size)
+        batch, free = pixels[chosen].to(device), free_orientation[chosen].to(device)
         rng = step_generator(seed, "views", start)
         seen = [plain(batch, size_px), *(augment(batch, size_px, free, rng) for _ in range(views - 1))]
-        with torch.inference_mode(), autocast(pixels.device.type, precision):
+        with torch.inference_mode(), autocast(device.type, precision):
             out.append(torch.stack([tower(pixel_values=view).last_hidden_state.bfloat16() for view in seen], 1))
     return torch.cat(out).clone()
 
@@ -65,7 +66,7 @@ def kept_tower_views(
     if path.is_file():
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("made_of") == made_of:
-                kept: torch.Tensor = file.get_tensor("views")
+                kept: torch.Tensor = file.get_tensor("views").to(tower.device)
                 return kept
     seen = tower_views(tower, pixels, free_orientation, views, seed=seed, precision=precision)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,8 +78,8 @@ def kept_tower_views(
 
 def _digest(tower: Any, pixels: torch.Tensor, settings: tuple[object, ...]) -> str:
     digest = hashlib.sha256(repr((settings, tuple(pixels.shape))).encode())
-    digest.update(pixels.numpy().tobytes())
+    digest.update(pixels.cpu().numpy().tobytes())
     for name, tensor in sorted(tower.state_dict().items()):
         if not name.startswith("head."):
-            digest.update(name.encode() + tensor.float().numpy().tobytes())
+            digest.update(name.encode() + tensor.float().cpu().numpy().tobytes())
     return digest.hexdigest()

@@ -107,11 +107,16 @@ def questions_about(facts: Mapping[str, str], seed: int | str, wordings: Wording
     for attribute, value in facts.items():
         if attribute in VALUES:
             asked.append(_open(attribute, value, rng, wordings))
-            claim = value if rng.random() < 0.5 else rng.choice(_false_claims(attribute, value))
+            claim = value if rng.random() < 0.5 else rng.choice(false_claims(attribute, value))
             asked.append(_closed(attribute, claim, claim == value, rng, wordings))
         elif value == "present" or rng.random() < _share_of_absent(attribute):
             asked.append(_closed(attribute, "present", value == "present", rng, wordings))
     return asked
+
+
+def false_claims(attribute: str, value: str) -> list[str]:
+    """Return the values of an attribute that are false where `value` is true."""
+    return [claim for claim in VALUES[attribute] if _contradicts(attribute, claim, {attribute: value})]
 
 
 def balanced_questions(
@@ -232,10 +237,6 @@ def _claims() -> Iterable[tuple[str, str]]:
     for attribute, values in VALUES.items():
         yield from ((attribute, value) for value in values)
     yield from ((finding, "present") for finding in (*FINDINGS, NO_FINDING))
-
-
-def _false_claims(attribute: str, value: str) -> list[str]:
-    return [claim for claim in VALUES[attribute] if _contradicts(attribute, claim, {attribute: value})]
 
 
 def _contradicts(attribute: str, claim: str, about: Mapping[str, str]) -> bool:

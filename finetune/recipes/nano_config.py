@@ -30,6 +30,8 @@ class ContrastiveSection(Section):
     learning_rate: float
     augmentation: float
     """Strength, 0 (none) to 1."""
+    colour: float
+    """How far the colours of histology move, 0 (not at all) to 1."""
     histology_per_step: int
     modality_per_step: int
     chest_per_step: int
@@ -73,6 +75,8 @@ class InstructSection(Section):
     template_per_step: int
     outside_per_step: int
     """Questions that the picture, or what nano knows, cannot answer."""
+    other_forms: float = Field(ge=0, le=1)
+    """Share of the template questions in the form of other evaluations: `Final Answer:`, lettered options."""
     texts_per_step: int
     max_tokens: int
     text_max_tokens: int
@@ -89,6 +93,8 @@ class Config(Section):
     """Empty: from nothing, tokenizers too. Else `nano` or a former run's folder: its weights and tokenizers go on."""
     keep_of_start: float = Field(ge=0, le=1)
     """Share of the starting decoder in the average of weights that is written; 0 for none (arXiv:2109.01903)."""
+    device: str
+    """auto (cuda, then mps, then cpu), or a torch device name."""
     precision: Precision
     """Of the towers and the decoder in training; bfloat16 is many times slower on a CPU without its instructions."""
     pictures: Literal["real", "none"]

@@ -49,3 +49,17 @@ def test_plain_is_the_picture(pictures: torch.Tensor) -> None:
     smaller = plain(pictures, 56)
     assert smaller.shape == (32, 3, 56, 56)
     assert smaller[0, 0, 0, 0] == same[0, 0, 0, 0] and smaller.min() >= -1 and smaller.max() <= 1
+
+
+def test_colour_moves_the_stain_and_nothing_else(pictures: torch.Tensor) -> None:
+    """Each channel of histology by its own line, a gain and an offset; the other pictures stay grey."""
+    mixed = torch.arange(32) < 16
+    coloured = augment(pictures, 56, mixed, step_generator(0, "a", 0), strength=0.0, colour=1.0)
+    plainly = augment(pictures, 56, mixed, step_generator(0, "a", 0), strength=0.0)
+    assert torch.equal(coloured[16:], plainly[16:])
+    levels = [plainly[:16].amax((2, 3)), plainly[:16].amin((2, 3))]
+    moved = [coloured[:16].amax((2, 3)), coloured[:16].amin((2, 3))]
+    gain = (moved[0] - moved[1]) / (levels[0] - levels[1])
+    inside = (moved[0] < 1) & (moved[1] > -1)  # a clipped one lost its gain
+    assert 0.8 <= float(gain[inside].min()) < 0.9 and 1.1 < float(gain[inside].max()) <= 1.2
+    assert float((gain.amax(1) - gain.amin(1)).min()) > 0

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import json
-import random
 import shutil
 import sys
 from collections import Counter
@@ -20,7 +19,6 @@ from data_cards.readers.pictures import NIH14_FINDINGS
 from data_cards.readers.vqa_rad import VisualQuestion
 from data_cards.schema import load_card
 from data_cards.split import side
-from evals.tasks.vqa_rad import prompt as question_prompt
 from finetune import views
 from finetune.cli import main
 from finetune.configuration import load_config
@@ -43,12 +41,13 @@ SIZES = {
 MORE_SIZES = {
     "encoder": {"text_layers": 1, "text_mlp": 16, "vocabulary": 200},
     "decoder": {"sliding_window": 24, "vocabulary": 420, "image_tokens": 4, "views": 2},
-    "instruct": {"max_tokens": 96},
+    "instruct": {"max_tokens": 192},
 }
 PHASE = {
     "steps": 3,
     "learning_rate": 1e-3,
     "augmentation": 1.0,
+    "colour": 0.5,
     "histology_per_step": 3,
     "modality_per_step": 3,
     "chest_per_step": 3,
@@ -429,20 +428,6 @@ def test_a_pictures_modality_is_read_from_its_questions() -> None:
     assert said(question("How was it taken?", "MR - FLAIR", "MODALITY")) == "MRI"
     assert said(question("Where is it?", "on the chest xray", "POS"), question("?", "CT", "MODALITY")) is None
     assert nano_data.facts_said([question("?", "left", "POS")]) == {"body_part": "chest"}
-
-
-def test_answers_are_said_in_one_way() -> None:
-    said = [nano.short_answer(text) for text in (" The Liver. ", "Xray - plain film", "chest x ray", "PA", "a")]
-    assert said == ["liver", "x-ray - plain film", "chest x-ray", "pa", "a"]
-
-
-def test_questions_keep_their_words_but_one() -> None:
-    rng, text = random.Random(0), "Is there a mass in the left lung?"
-    lost = Counter(len(nano.with_a_word_lost(text, rng).split()) for _ in range(600))
-    assert set(lost) == {7, 8} and 150 < lost[7] < 250
-    assert nano.with_a_word_lost("Is this a CT?", rng) == "Is this a CT?"
-    ways = {nano.asked_in_some_way("Is it CT?", rng) for _ in range(400)}
-    assert question_prompt("Is it CT?") in ways and "Is it CT?" in ways and "is it ct?" in ways
 
 
 def test_decoders_are_averaged(trained: Path) -> None:

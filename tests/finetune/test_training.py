@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.training import Schedule, step_generator, train
+from finetune.training import Schedule, _drawn_ahead, step_generator, train
 
 SCHEDULE = Schedule(peak_learning_rate=0.05, total_steps=45, warmup_steps=5)
 
@@ -18,11 +18,14 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.Tanh(), nn.Linear(12, 3))
 
 
-def loss_of(model: nn.Module, stops_at: int | None = None) -> Callable[[int], torch.Tensor]:
-    def loss_of_step(step: int) -> torch.Tensor:
+def draw(step: int) -> torch.Tensor:
+    return torch.randn(8, 6, generator=step_generator(7, "test", step))
+
+
+def loss_of(model: nn.Module, stops_at: int | None = None) -> Callable[[int, torch.Tensor], torch.Tensor]:
+    def loss_of_step(step: int, inputs: torch.Tensor) -> torch.Tensor:
         if step == stops_at:
             raise KeyboardInterrupt
-        inputs = torch.randn(8, 6, generator=step_generator(7, "test", step))
         loss: torch.Tensor = (model(inputs) - inputs[:, :3].sin()).square().mean()
         return loss
 
@@ -31,7 +34,7 @@ def loss_of(model: nn.Module, stops_at: int | None = None) -> Callable[[int], to
 
 def trained(folder: Path) -> nn.Module:
     model = network()
-    train(model, loss_of(model), SCHEDULE, folder, quiet=True)
+    train(model, draw, loss_of(model), SCHEDULE, folder, quiet=True)
     return model
 
 
@@ -45,12 +48,12 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stops_at: int)
     whole = trained(tmp_path / "whole")
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, loss_of(model, stops_at), SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
+        train(model, draw, loss_of(model, stops_at), SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
     torch.manual_seed(99)  # what the process drew before must not count
     resumed = network()
     with torch.no_grad():
         resumed[0].weight.add_(1)  # nor its start
-    train(resumed, loss_of(resumed), SCHEDULE, tmp_path / "cut", quiet=True)
+    train(resumed, draw, loss_of(resumed), SCHEDULE, tmp_path / "cut", quiet=True)
     assert equal(resumed, whole)
     assert not equal(whole, network())
 
@@ -58,7 +61,7 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stops_at: int)
 def test_interrupted_before_any_checkpoint_starts_again(tmp_path: Path) -> None:
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, loss_of(model, 17), SCHEDULE, tmp_path / "cut", quiet=True)
+        train(model, draw, loss_of(model, 17), SCHEDULE, tmp_path / "cut", quiet=True)
     assert equal(trained(tmp_path / "cut"), trained(tmp_path / "whole"))
 
 
@@ -68,7 +71,7 @@ def test_weights_without_the_optimizers_moments_end_elsewhere(tmp_path: Path) ->
 
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, loss_of(model, 17), SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
+        train(model, draw, loss_of(model, 17), SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
     state = tmp_path / "cut" / "state.safetensors"
     forgotten = {k: v if k.startswith(("parameter", "step")) else v * 0 for k, v in load_file(state).items()}
     save_file(forgotten, state, {"next_step": "17"})
@@ -100,11 +103,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
     model = network()
     honest = loss_of(model)
 
-    def burst(step: int) -> torch.Tensor:
-        return honest(step) * (float("nan") if step == 20 else 1.0)
+    def burst(step: int, inputs: torch.Tensor) -> torch.Tensor:
+        return honest(step, inputs) * (float("nan") if step == 20 else 1.0)
 
     with pytest.raises(FloatingPointError, match="the loss is nan at step 20; lower the learning rate"):
-        train(model, burst, SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
+        train(model, draw, burst, SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     assert equal(trained(tmp_path / "cut"), trained(tmp_path / "whole"))
 
@@ -112,7 +115,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
 def test_checkpoints_are_safetensors_only_and_frozen_weights_are_left(tmp_path: Path) -> None:
     model = network()
     model[0].requires_grad_(False)
-    train(model, loss_of(model), SCHEDULE, tmp_path, quiet=True)
+    train(model, draw, loss_of(model), SCHEDULE, tmp_path, quiet=True)
     assert equal(model[0], network()[0])
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "log.jsonl"}
     from safetensors import safe_open
@@ -142,3 +145,9 @@ def test_a_short_run_warms_up_in_a_tenth_of_its_steps() -> None:
     assert schedule.learning_rate(20) == pytest.approx(2.0 * (0.01 + 0.99 * 0.5))
     long = Schedule(peak_learning_rate=2.0, total_steps=10_000)
     assert long.learning_rate(49) == pytest.approx(1.0, rel=1e-3)
+
+
+def test_drawing_in_processes_gives_the_same_in_the_same_order() -> None:
+    """What a GPU's run does; the steps go on from where a resumed run starts."""
+    ahead = list(_drawn_ahead(draw, range(17, 45), 2))
+    assert len(ahead) == 28 and all(torch.equal(a, draw(step)) for a, step in zip(ahead, range(17, 45), strict=True))
