@@ -181,6 +181,7 @@ def _write_part(rows: Sequence[dict[str, Any]], parts: Path, schema: "pa.Schema"
 
 def _merge(out: Path, parts: Path, schema: "pa.Schema") -> None:
     """Join the old file and the parts, one at a time; a later row of the same file replaces an earlier one."""
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     sources = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
@@ -189,7 +190,8 @@ def _merge(out: Path, parts: Path, schema: "pa.Schema") -> None:
     with pq.ParquetWriter(partial, schema) as writer:
         for i, path in enumerate(sources):
             table = pq.read_table(path, schema=schema)
-            writer.write_table(table.filter([newest[file] == i for file in table["file"].to_pylist()]))
+            kept = [newest[file] == i for file in table["file"].to_pylist()]
+            writer.write_table(table.filter(pa.array(kept, pa.bool_())))  # an empty list alone has no type
     partial.replace(out)
     for path in parts.iterdir():
         path.unlink()

@@ -136,6 +136,17 @@ def test_no_readable_file_gives_an_empty_file_with_the_schema(encoder, tmp_path)
 # Resuming
 
 
+def test_a_run_after_one_without_a_readable_file_goes_on(encoder, archive, whole, tmp_path):
+    text = tmp_path / "notes.txt"
+    text.write_text("no picture")
+    out = tmp_path / "some.parquet"
+    for _ in range(2):
+        assert embed_files(encoder, [text], out, on_problem=lambda problem: None) == 0
+        assert keys_of(out) == []
+    embed(encoder, archive, out)
+    assert_same_rows(out, whole)
+
+
 def assert_resumed_is_uninterrupted(encoder, archive, whole, out):
     """Interrupt after every possible number of rows, each time going on."""
     for num_rows in range(1, 15, 2):
