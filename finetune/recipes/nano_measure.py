@@ -85,7 +85,7 @@ def measure_encoder(folder: Path, data: Path, out: Path, *, trained: str, seed: 
     """Zero-shot tasks in both wordings with their baselines, and linear probes; see `measure`."""
     from medsiglip.encoder import MedSigLIP
 
-    encoder, rows = MedSigLIP.from_pretrained(folder), []
+    encoder, rows = MedSigLIP.from_pretrained(folder, dtype="float32"), []
     for side in MEASURED_SIDES:
         names = [name + wordings for name in ENCODER_TASKS for wordings in ("", TRAINED_WORDINGS)]
         scores = _run(encoder, [(name, "real") for name in names], side, data, out, seed, quiet)
@@ -104,7 +104,7 @@ def measure_decoder(folder: Path, data: Path, out: Path, *, trained: str, seed: 
     """Questions about pictures, with their own and with other pictures; see `measure`."""
     from medgemma.model import MedGemma
 
-    decoder, rows = MedGemma.from_pretrained(folder), []
+    decoder, rows = MedGemma.from_pretrained(folder, dtype="float32"), []
     runs: list[tuple[str, Condition]] = [(name, "real") for name in DECODER_TASKS]
     runs += [(name, "shuffled") for name in SHUFFLED_TASKS]
     for side in MEASURED_SIDES:
