@@ -68,6 +68,7 @@ def train_contrastive(
     *,
     augmentation: float,
     colour: float,
+    window: float,
     precision: Precision,
     seed: int,
     quiet: bool,
@@ -97,7 +98,7 @@ def train_contrastive(
     def seen(drawn: Drawn, rng: torch.Generator) -> torch.Tensor:
         if patches is None:
             free = drawn.free.to(device)
-            values = augment(pixels[drawn.numbers], size_px, free, rng, augmentation, colour)
+            values = augment(pixels[drawn.numbers], size_px, free, rng, augmentation, colour, window)
             pooled: torch.Tensor = model.get_image_features(pixel_values=values).pooler_output
         else:
             views = torch.randint(patches.shape[1], (len(drawn.numbers),), generator=rng)

@@ -53,6 +53,7 @@ DECODER = DecoderSection(
     vocabulary=400,
     image_tokens=4,
     views=2,
+    window=0.5,
 )
 
 

@@ -22,7 +22,7 @@ from finetune.recipes.nano_models import (
     GEMMA_TOKENIZER_FILES,
     SIGLIP_TOKENIZER_FILES,
     Pair,
-    average_decoders,
+    average_with_start,
     decoder_config,
     decoder_to_go_on_with,
     encoder_to_go_on_with,
@@ -67,8 +67,9 @@ def how_trained(config: Config, start: Pair | None) -> str:
     contrastive = sum(config.steps(phase) for phase in config.contrastive)
     frozen = sum(config.steps(phase) for phase in config.contrastive if phase.frozen_tower)
     origin, average = "From nothing", ""
-    if start and config.keep_of_start:
-        average = f"; decoder averaged, {1 - config.keep_of_start:.2g} new to {config.keep_of_start:.2g} old"
+    for part, kept in (("encoder", config.keep_of_encoder), ("decoder", config.keep_of_decoder)):
+        if start and kept:
+            average += f"; {part} averaged, {1 - kept:.2g} new to {kept:.2g} old"
     if start:
         origin = f"Gone on from encoder `{fingerprint(start.encoder)}` and decoder `{fingerprint(start.decoder)}`"
     steps = f"{config.steps(config.pretrain)} of pre-training, {config.steps(config.instruct)} of instruction"
@@ -102,11 +103,14 @@ def train_encoder(
             stages / f"contrastive-{number}",
             augmentation=phase.augmentation,
             colour=phase.colour,
+            window=phase.window,
             precision=config.precision,
             seed=config.seed,
             quiet=quiet,
             patches=seen_views(config, corpus, encoder, stages) if phase.frozen_tower else None,
         )
+    if start and config.keep_of_encoder:
+        average_with_start(encoder, start.encoder, config.keep_of_encoder)
     save_encoder(encoder, config.encoder, folder)
     return encoder
 
@@ -135,7 +139,7 @@ def train_text(
     patches = seen_views(config, corpus, encoder, stages)
     if config.pictures == "none":
         grey = tower_views(
-            encoder.vision_model, torch.full_like(corpus.pixels[:1], 128), torch.tensor([False]), 1, seed=0
+            encoder.vision_model, torch.full_like(corpus.pixels[:1], 128), torch.tensor([False]), 1, window=0, seed=0
         )
         patches = grey.expand(patches.shape)
     shape = ImageTokens.of(model.config, tokenizer)
@@ -155,8 +159,8 @@ def train_text(
             seed=config.seed,
             quiet=quiet,
         )
-    if start and config.keep_of_start:
-        average_decoders(model, start.decoder, config.keep_of_start)
+    if start and config.keep_of_decoder:
+        average_with_start(model, start.decoder, config.keep_of_decoder)
     save_decoder(model, tokenizer, config.encoder, folder)
     if start:  # a tokenizer that was read and written says more of its file than one that was made
         keep_tokenizer(start.decoder, GEMMA_TOKENIZER_FILES, folder)
@@ -170,6 +174,7 @@ def seen_views(config: Config, corpus: Corpus, encoder: Any, stages: Path) -> to
         corpus.pixels,
         corpus.free_orientation,
         config.decoder.views,
+        window=config.decoder.window,
         seed=config.seed,
         precision=config.precision,
     )

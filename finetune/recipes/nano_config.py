@@ -32,6 +32,8 @@ class ContrastiveSection(Section):
     """Strength, 0 (none) to 1."""
     colour: float
     """How far the colours of histology move, 0 (not at all) to 1."""
+    window: float = Field(ge=0, le=1)
+    """Share of the other pictures that are seen in another window."""
     histology_per_step: int
     modality_per_step: int
     chest_per_step: int
@@ -54,6 +56,9 @@ class DecoderSection(Section):
     vocabulary: int
     image_tokens: int
     views: int
+    """Of every picture; all but the first are augmented."""
+    window: float = Field(ge=0, le=1)
+    """Share of those in another window."""
 
 
 class PretrainSection(Section):
@@ -91,8 +96,10 @@ class Config(Section):
     """Run the evaluations at the end and write the cards."""
     start: str
     """Empty: from nothing, tokenizers too. Else `nano` or a former run's folder: its weights and tokenizers go on."""
-    keep_of_start: float = Field(ge=0, le=1)
-    """Share of the starting decoder in the average of weights that is written; 0 for none (arXiv:2109.01903)."""
+    keep_of_encoder: float = Field(ge=0, le=1)
+    """Share of the starting encoder in the average of weights that is written; 0 for none (arXiv:2109.01903)."""
+    keep_of_decoder: float = Field(ge=0, le=1)
+    """The same of the decoder."""
     device: str
     """auto (cuda, then mps, then cpu), or a torch device name."""
     precision: Precision

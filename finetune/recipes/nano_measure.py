@@ -16,7 +16,8 @@ from evals.scores import DIFFERENCE, as_json, grades, read_answered, score_dir
 from evals.tasks.catalogue import TASKS
 from evals.tasks.zero_shot import TRAINED_WORDINGS
 from evals.words_alone import mean_of, model_minus_words, words_alone
-from finetune.recipes.nano_probe import PROBED, probe, view_only_auroc
+from finetune.recipes.nano_confounds import background_alone, on_black, view_only_auroc
+from finetune.recipes.nano_probe import PROBED, Compared, probe
 from medsiglip.command import progress
 
 if TYPE_CHECKING:
@@ -94,6 +95,9 @@ def measure_encoder(folder: Path, data: Path, out: Path, *, trained: str, seed: 
             rows += _figures(side, name + TRAINED_WORDINGS, scores[name + TRAINED_WORDINGS])
         view_alone = view_only_auroc(data, side)
         rows.append(_estimate("zero-shot-nih-pneumonia", side, "auroc of the view alone", view_alone))
+        grey = background_alone(data, side)
+        rows.append(_estimate("zero-shot-mednist", side, "accuracy of the background's grey alone", grey))
+        rows += _compared("zero-shot-mednist on black", side, on_black(encoder, data, side))
     for card in PROBED:
         with progress(None, f"pictures of {card}", quiet):
             rows += _probe_rows(encoder, data, card, seed)
@@ -160,15 +164,16 @@ def _words_alone(side: Side, data: Path, out: Path) -> list[Figure]:
 
 
 def _probe_rows(encoder: "MedSigLIP", data: Path, card: str, seed: int) -> list[Figure]:
-    rows = []
-    for side, found in probe(encoder, data, card, MEASURED_SIDES, seed).items():
-        task = f"linear probe of {card}"
-        rows += [
-            _estimate(task, side, "accuracy", found.nano),
-            _estimate(task, side, "accuracy of raw pixels", found.raw_pixels),
-            _estimate(task, side, "accuracy, nano minus raw pixels", found.difference),
-        ]
-    return rows
+    probed = probe(encoder, data, card, MEASURED_SIDES, seed)
+    return [row for side, found in probed.items() for row in _compared(f"linear probe of {card}", side, found)]
+
+
+def _compared(task: str, side: Side, found: Compared) -> list[Figure]:
+    return [
+        _estimate(task, side, "accuracy", found.nano),
+        _estimate(task, side, "accuracy of raw pixels", found.raw_pixels),
+        _estimate(task, side, "accuracy, nano minus raw pixels", found.difference),
+    ]
 
 
 def _estimate(task: str, side: Side, metric: str, found: Estimate) -> Figure:

@@ -105,18 +105,16 @@ def decoder_to_go_on_with(folder: Path, fresh: Any) -> Any:
     return fresh
 
 
-def average_decoders(model: Any, folder: Path, share: float) -> None:
-    """Give every weight but the vision tower's (1 - share) of its own value and `share` of the decoder's in `folder`.
+def average_with_start(model: Any, folder: Path, share: float) -> None:
+    """Give every weight but a decoder's vision tower (1 - share) of its own value and `share` of the one in `folder`.
 
     Source: WiSE-FT (Wortsman et al., arXiv:2109.01903) §3: what fine-tuning forgot comes back for little of its gain.
     """
-    from transformers import Gemma3ForConditionalGeneration
-
-    former = Gemma3ForConditionalGeneration.from_pretrained(folder, dtype=torch.float32).state_dict()
+    former = type(model).from_pretrained(folder, dtype=torch.float32).state_dict()
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "vision_tower" not in name:
-                weight.lerp_(former[name], share)
+                weight.lerp_(former[name].to(weight.device), share)
 
 
 def keep_tokenizer(source: Path, names: tuple[str, ...], folder: Path) -> None:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
 from evals.baselines import small_pixels
-from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_statistic_ci, paired_difference
+from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import read_pictures
 from medsiglip.probe import LinearProbe
@@ -26,7 +26,8 @@ def _label(picture: LabelledPicture) -> str | None:
     return picture.labels["label"]
 
 
-def _pneumonia(picture: LabelledPicture) -> str | None:
+def pneumonia_label(picture: LabelledPicture) -> str | None:
+    """Pneumonia or no finding, None for a film that is neither."""
     if picture.labels["Pneumonia"] == "1":
         return "pneumonia"
     return "no finding" if picture.labels["no_finding"] == "1" else None
@@ -39,14 +40,14 @@ def _retinopathy(picture: LabelledPicture) -> str | None:
 PROBED: Mapping[str, Callable[[LabelledPicture], str | None]] = {
     "histo-lc25000-lung": _label,
     "modality-mednist": _label,
-    "cxr-nih14": _pneumonia,
+    "cxr-nih14": pneumonia_label,
     "derm-ham10000": _label,
     "fundus-dr": _retinopathy,
 }
 """Card to the class of a picture, None for none; dermatoscopy and fundus were in no training of nano's."""
 
 
-class Probed(NamedTuple):
+class Compared(NamedTuple):
     """Accuracies on one side of one set."""
 
     nano: Estimate
@@ -54,7 +55,7 @@ class Probed(NamedTuple):
     difference: Estimate
 
 
-def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed: int) -> dict[Side, Probed]:
+def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed: int) -> dict[Side, Compared]:
     """Fit both probes on the train side of a set and score them on others; of LC25000 one copy a tile.
 
     Raises:
@@ -77,31 +78,12 @@ def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed
     for one in sides:
         rows = on == one
         nano, pixels, clusters = right["nano"][rows], right["raw pixels"][rows], groups[rows].tolist()
-        found[one] = Probed(
+        found[one] = Compared(
             clustered_bootstrap_ci(nano, clusters),
             clustered_bootstrap_ci(pixels, clusters),
             paired_difference(nano, pixels, clusters),
         )
     return found
-
-
-def view_only_auroc(data: Path, on: Side) -> Estimate:
-    """AUROC for pneumonia against no finding by nothing but the film's view: the confound of the set."""
-    from sklearn.metrics import roc_auc_score
-
-    known = [(picture, _pneumonia(picture)) for picture in read_labelled_pictures(data, "cxr-nih14")]
-    labelled = [(picture, label == "pneumonia") for picture, label in known if label is not None]
-    share = {
-        view: np.mean([ill for p, ill in labelled if side(p.group) == "train" and p.labels["view"] == view])
-        for view in sorted({p.labels["view"] for p, _ in labelled})
-    }
-    scored = [(share[p.labels["view"]], ill, p.group) for p, ill in labelled if side(p.group) == on]
-    scores, ill = np.array([s for s, _, _ in scored]), np.array([i for _, i, _ in scored])
-
-    def auroc(rows: NDArray[np.intp]) -> float:
-        return float(roc_auc_score(ill[rows], scores[rows])) if 0 < ill[rows].sum() < len(rows) else float("nan")
-
-    return clustered_statistic_ci(auroc, [group for _, _, group in scored])
 
 
 def _pixel_components(pictures: Sequence[LabelledPicture], train: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -63,3 +63,23 @@ def test_colour_moves_the_stain_and_nothing_else(pictures: torch.Tensor) -> None
     inside = (moved[0] < 1) & (moved[1] > -1)  # a clipped one lost its gain
     assert 0.8 <= float(gain[inside].min()) < 0.9 and 1.1 < float(gain[inside].max()) <= 1.2
     assert float((gain.amax(1) - gain.amin(1)).min()) > 0
+
+
+def test_another_window_changes_the_background_and_keeps_the_order_of_greys(pictures: torch.Tensor) -> None:
+    """Dark 20 and bright 220 of 255: the lower end goes up to the dark, or down by half of the range."""
+    mixed = torch.arange(32) < 8
+    moved = augment(pictures, 56, mixed, step_generator(0, "a", 0), strength=0.0, window=1.0)
+    before = augment(pictures, 56, mixed, step_generator(0, "a", 0), strength=0.0)
+    assert torch.equal(moved[:8], before[:8])  # histology has its colours instead
+    dark, bright = moved[8:, 0].amin((1, 2)), moved[8:, 0].amax((1, 2))
+    highest = ((20 / 255 + 0.5) / (0.8 * 220 / 255 + 0.5)) * 2 - 1
+    assert 2 <= int((dark < -0.999).sum()) <= 14 and -0.4 < float(dark.max()) <= highest
+    assert bool((bright > dark + 0.5).all()) and len(set(dark.tolist())) > 10
+    some = augment(pictures, 56, FIXED, step_generator(0, "a", 0), strength=0.0, window=0.3)
+    assert 3 <= sum(not torch.equal(new, old) for new, old in zip(some, before, strict=True)) <= 20
+
+
+def test_another_window_of_a_picture_of_one_grey_is_finite() -> None:
+    flat = torch.full((32, 3, 72, 72), 128, dtype=torch.uint8)
+    moved = augment(flat, 56, FIXED, step_generator(0, "a", 0), window=1.0)
+    assert bool(moved.isfinite().all()) and float(moved.abs().max()) <= 1

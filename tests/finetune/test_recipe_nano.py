@@ -40,7 +40,7 @@ SIZES = {
 }
 MORE_SIZES = {
     "encoder": {"text_layers": 1, "text_mlp": 16, "vocabulary": 200},
-    "decoder": {"sliding_window": 24, "vocabulary": 420, "image_tokens": 4, "views": 2},
+    "decoder": {"sliding_window": 24, "vocabulary": 420, "image_tokens": 4, "views": 2, "window": 0.5},
     "instruct": {"max_tokens": 192},
 }
 PHASE = {
@@ -48,6 +48,7 @@ PHASE = {
     "learning_rate": 1e-3,
     "augmentation": 1.0,
     "colour": 0.5,
+    "window": 0.5,
     "histology_per_step": 3,
     "modality_per_step": 3,
     "chest_per_step": 3,
@@ -334,6 +335,20 @@ def test_a_run_goes_on_from_another(mini_kit: Path, trained: Path, tmp_path: Pat
     assert not equal(tmp_path / "further", trained)
 
 
+def test_what_goes_on_can_be_averaged_with_its_start(mini_kit: Path, trained: Path, tmp_path: Path) -> None:
+    """Kept whole, it is the start again; kept by a quarter, a quarter of the way back from what was learned."""
+    whole = config(f"start={trained}", "keep_of_encoder=1", "keep_of_decoder=1")
+    nano.run(whole, mini_kit, tmp_path / "whole", quiet=True)
+    assert equal(tmp_path / "whole", trained)
+    for share in ("0", "0.25"):
+        nano.run(config(f"start={trained}", f"keep_of_encoder={share}"), mini_kit, tmp_path / share, quiet=True)
+    start, learned, mixed = (weights(folder) for folder in (trained, tmp_path / "0", tmp_path / "0.25"))
+    for name in (name for name in start if name.startswith("medsiglip.")):
+        expected = 0.75 * learned[name].float() + 0.25 * start[name].float()
+        assert torch.allclose(mixed[name].float(), expected, rtol=1e-2, atol=1e-4), name
+    assert any(not torch.equal(start[name], learned[name]) for name in start if name.startswith("medsiglip."))
+
+
 def test_going_on_refuses_other_sizes_and_empty_folders(mini_kit: Path, trained: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has the shape .* the configuration asks for"):
         nano.run(config(f"start={trained}", "encoder.mlp=24"), mini_kit, tmp_path / "a", quiet=True)
@@ -365,6 +380,7 @@ def test_views_are_kept_and_made_anew_for_another_tower(trained: Path, mini_kit:
             corpus.pixels,
             corpus.free_orientation,
             2,
+            window=0.5,
             seed=0,
             precision="float32",
         )
@@ -439,7 +455,7 @@ def test_decoders_are_averaged(trained: Path) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             weight.add_(1)
-    nano_models.average_decoders(model, folder, 0.25)
+    nano_models.average_with_start(model, folder, 0.25)
     embedding = before["language_model.model.embed_tokens.weight"].float()
     torch.testing.assert_close(model.get_input_embeddings().weight, embedding + 0.75)
     patches = model.model.vision_tower.state_dict()
