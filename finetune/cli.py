@@ -36,6 +36,20 @@ def run_recipe(
     module.run(load_config(module.Config, files, override or []), data, out, quiet)
 
 
+@app.command("measure")
+def measure_pair(
+    data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
+    out: Annotated[Path, typer.Option(help="Answers, scores and figures; an interrupted measurement goes on.")],
+    pair: Annotated[str, typer.Argument(help="`nano`, or the --out of a run of the recipe nano.")] = "nano",
+    quiet: Quiet = False,
+) -> None:
+    """Measure all figures of both cards again and say which differ; status 1 if one does by more than an item."""
+    from finetune.recipes.nano import measure_again
+
+    if not measure_again(pair, data, out, quiet):
+        raise typer.Exit(1)
+
+
 def _recipe(name: str) -> Any:
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")

@@ -14,10 +14,18 @@ import torch
 
 from finetune.configuration import keep_config
 from finetune.contrastive import train_contrastive
+from finetune.recipes.nano_card import (
+    MEASUREMENTS,
+    Measured,
+    differences,
+    read_measurements,
+    write_card,
+    write_measurements,
+)
 from finetune.recipes.nano_config import Config
 from finetune.recipes.nano_data import Corpus, read_corpus, write_data_report
 from finetune.recipes.nano_draws import contrastive_data, instruction_draw, pretraining_draw
-from finetune.recipes.nano_measure import measure
+from finetune.recipes.nano_measure import measure_decoder, measure_encoder
 from finetune.recipes.nano_models import (
     GEMMA_TOKENIZER_FILES,
     SIGLIP_TOKENIZER_FILES,
@@ -58,8 +66,46 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     encoder = train_encoder(config, corpus, start, encoder_folder, out / "stages", device, quiet)
     train_text(config, corpus, encoder, start, decoder_folder, out / "stages", quiet)
     if config.measure:
-        trained = how_trained(config, start)
-        measure(encoder_folder, decoder_folder, data, out / "evals", trained=trained, seed=config.seed, quiet=quiet)
+        trained, evals = how_trained(config, start), out / "evals"
+        for folder, measure in ((encoder_folder, measure_encoder), (decoder_folder, measure_decoder)):
+            write_card(folder, measure(folder, data, evals, seed=config.seed, quiet=quiet), trained)
+
+
+def measure_again(pair: str, data: Path, out: Path, quiet: bool) -> bool:
+    """Measure a pair as its cards were; say what differs from them, and whether nothing does by more than an item.
+
+    Another processor sums in another order, which may flip an answer.
+
+    Args:
+        pair: `nano`, or the folder of a run of this recipe.
+        data: folder with one folder a card.
+        out: `medsiglip.json` and `medgemma.json` are written there; a stopped measurement goes on.
+        quiet: no progress bar.
+
+    Raises:
+        ValueError: the pair or a set is missing, or the pair has no cards.
+    """
+    found = starting_pair(pair or "nano")
+    assert found
+    cards = [read_measurements(folder / MEASUREMENTS) for folder in found]
+    same = True
+    for name, folder, card, measure in zip(
+        ("medsiglip", "medgemma"), found, cards, (measure_encoder, measure_decoder), strict=True
+    ):
+        again = measure(folder, data, out / "evals", seed=card.seed, quiet=quiet)
+        write_measurements(again, out / f"{name}.json")
+        same = _say_differences(name, card, again) and same
+    return same
+
+
+def _say_differences(name: str, card: Measured, again: Measured) -> bool:
+    lines, count = differences(card, again), len(again.figures)
+    more = len(differences(card, again, items=1.5))
+    for line in lines:
+        say(f"{name}: {line}")
+    said = f"{count} figures, {len(lines)} not as on its card, {more} by more than an item"
+    say(f"{name} {again.fingerprint}: {said}")
+    return not more
 
 
 def how_trained(config: Config, start: Pair | None) -> str:

@@ -1,9 +1,6 @@
-"""What a trained nano pair measures on groups it never saw, and the cards that say so."""
+"""What a trained nano pair measures on groups it never saw."""
 
-import json
-import textwrap
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +13,7 @@ from evals.scores import DIFFERENCE, as_json, grades, read_answered, score_dir
 from evals.tasks.catalogue import TASKS
 from evals.tasks.zero_shot import TRAINED_WORDINGS
 from evals.words_alone import mean_of, model_minus_words, words_alone
+from finetune.recipes.nano_card import Figure, Measured
 from finetune.recipes.nano_confounds import background_alone, on_black, view_only_auroc
 from finetune.recipes.nano_probe import PROBED, Compared, probe
 from medsiglip.command import progress
@@ -51,39 +49,16 @@ SHOWN_METRICS = (
 """The metrics that go on a card, in this order; scores.json holds the others too."""
 
 
-@dataclass(frozen=True)
-class Figure:
-    """One row of a card."""
-
-    side: Side
-    task: str
-    metric: str
-    value: float
-    ci95: tuple[float, float]
-    n: int
-    n_groups: int
-
-
-def measure(
-    encoder_folder: Path, decoder_folder: Path, data: Path, out: Path, *, trained: str, seed: int, quiet: bool
-) -> None:
-    """Run the evaluations of both models into OUT/SIDE, and write measurements.json and README.md by their weights.
+def measure_encoder(folder: Path, data: Path, out: Path, *, seed: int, quiet: bool) -> Measured:
+    """Zero-shot tasks in both wordings with their baselines and confounds, and linear probes.
 
     Args:
-        encoder_folder: the trained encoder.
-        decoder_folder: the trained decoder.
+        folder: the trained encoder.
         data: folder with one folder a card.
-        out: items, outputs and scores; a stopped measurement goes on there.
-        trained: a sentence for the cards, how the weights came about.
+        out: items, outputs and scores by side; a stopped measurement goes on there.
         seed: of the items.
         quiet: no progress bar.
     """
-    measure_encoder(encoder_folder, data, out, trained=trained, seed=seed, quiet=quiet)
-    measure_decoder(decoder_folder, data, out, trained=trained, seed=seed, quiet=quiet)
-
-
-def measure_encoder(folder: Path, data: Path, out: Path, *, trained: str, seed: int, quiet: bool) -> None:
-    """Zero-shot tasks in both wordings with their baselines, and linear probes; see `measure`."""
     from medsiglip.encoder import MedSigLIP
 
     encoder, rows = MedSigLIP.from_pretrained(folder, dtype="float32"), []
@@ -101,11 +76,11 @@ def measure_encoder(folder: Path, data: Path, out: Path, *, trained: str, seed: 
     for card in PROBED:
         with progress(None, f"pictures of {card}", quiet):
             rows += _probe_rows(encoder, data, card, seed)
-    _write(folder, rows, encoder.fingerprint, trained, seed)
+    return Measured(encoder.fingerprint, seed, tuple(rows))
 
 
-def measure_decoder(folder: Path, data: Path, out: Path, *, trained: str, seed: int, quiet: bool) -> None:
-    """Questions about pictures, with their own and with other pictures; see `measure`."""
+def measure_decoder(folder: Path, data: Path, out: Path, *, seed: int, quiet: bool) -> Measured:
+    """Questions about pictures, with their own and with other pictures; arguments as of `measure_encoder`."""
     from medgemma.model import MedGemma
 
     decoder, rows = MedGemma.from_pretrained(folder, dtype="float32"), []
@@ -115,7 +90,7 @@ def measure_decoder(folder: Path, data: Path, out: Path, *, trained: str, seed: 
         scores = _run(decoder, runs, side, data, out, seed, quiet)
         rows += [row for name in DECODER_TASKS for row in _figures(side, name, scores[name])]
         rows += _words_alone(side, data, out / side)
-    _write(folder, rows, decoder.fingerprint, trained, seed)
+    return Measured(decoder.fingerprint, seed, tuple(rows))
 
 
 def _run(
@@ -183,32 +158,3 @@ def _estimate(task: str, side: Side, metric: str, found: Estimate) -> Figure:
 def _figure(side: Side, task: str, metric: str, found: dict[str, Any]) -> Figure:
     low, high = found["ci95"]
     return Figure(side, task, metric, found["value"], (low, high), found["n"], found["n_groups"])
-
-
-def _write(folder: Path, figures: Sequence[Figure], fingerprint: str, trained: str, seed: int) -> None:
-    facts = {
-        "fingerprint": fingerprint,
-        "command": "medgemma-eval run TASK --side SIDE --data DIR --out DIR [--shuffle-pictures]",
-        "seed": seed,
-        "figures": [asdict(figure) for figure in figures],
-    }
-    (folder / "measurements.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-    template = (Path(__file__).parent / f"nano_card_{folder.name}.md").read_text(encoding="utf-8")
-    card = template.replace("{{ figures }}", _table(figures)).replace("{{ fingerprint }}", fingerprint)
-    card = card.replace("{{ trained }}", "\n  ".join(textwrap.wrap(trained, 117)))
-    (folder / "README.md").write_text(card, encoding="utf-8")
-
-
-def _table(figures: Sequence[Figure]) -> str:
-    lines = [
-        "| task | metric | side | value | 95 % interval | n | groups |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    places = {(row.task, row.metric): place for place, row in reversed(list(enumerate(figures)))}
-    for row in sorted(figures, key=lambda row: places[row.task, row.metric]):
-        low, high = row.ci95
-        interval = f"{low:.3f} to {high:.3f}"
-        lines.append(
-            f"| {row.task} | {row.metric} | {row.side} | {row.value:.3f} | {interval} | {row.n} | {row.n_groups} |"
-        )
-    return "\n".join(lines)

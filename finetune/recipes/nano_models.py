@@ -37,9 +37,7 @@ def starting_pair(start: str) -> Pair | None:
     pair = Pair(Path(start) / "medsiglip", Path(start) / "medgemma")
     for folder in pair:
         if not (folder / "model.safetensors").is_file():
-            raise ValueError(
-                f"start {start}: found no {folder.name}/model.safetensors there; give nano, or a run's --out"
-            )
+            raise ValueError(f"{start}: found no {folder.name}/model.safetensors there; give nano, or a run's --out")
     return pair
 
 
