@@ -19,7 +19,8 @@ from medsiglip.imaging import read_pictures
 from medsiglip.zero_shot import ZeroShotClassifier
 
 CONSTANT_SHARE = 0.6
-"""A border is padding where so much of it is within CONSTANT_LEVELS of its median: 9 of 10 slices, 1 of 10 films."""
+"""A border is padding where so much of it is within CONSTANT_LEVELS of its median: all slices of MedNIST, 2 % of its
+chest films, 12 % of its hands."""
 CONSTANT_LEVELS = 3
 
 
