@@ -8,7 +8,7 @@ import pytest
 
 from finetune.cli import main
 from finetune.configuration import Section, keep_config, load_config
-from finetune.recipes import nano
+from finetune.recipes import nano, nano_config
 
 
 class Inner(Section):
@@ -108,3 +108,12 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     assert called(monkeypatch, "run", "nano", *places, "--set", "encoder.widht=3") == 1
     assert "error: configuration encoder.widht: Extra inputs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["more", "shuffled", "window"])
+def test_the_recipes_other_files_fit_it(name: str) -> None:
+    """A key that the recipe lost or gained would otherwise be met by the next reader who runs them."""
+    folder = Path(nano.__file__).parent
+    assert {path.stem for path in folder.glob("nano_*.yaml")} == {"nano_more", "nano_shuffled", "nano_window"}
+    read = load_config(nano_config.Config, [folder / "nano.yaml", folder / f"nano_{name}.yaml"], [])
+    assert read != load_config(nano_config.Config, [folder / "nano.yaml"], [])
