@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
-from evals.baselines import raw_pixel_baseline
-from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_statistic_ci, paired_difference
+from evals.baselines import accuracy_of, model_minus_baseline, raw_pixel_baseline
+from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_statistic_ci
 from evals.tasks.zero_shot import class_prompts
 from finetune.recipes.nano_probe import Compared, pneumonia_label
 from medsiglip.encoder import MedSigLIP
@@ -66,11 +66,9 @@ def on_black(encoder: MedSigLIP, data: Path, on: Side) -> Compared:
     changed = [black_background(_pixels(pictures[one.item_id])) for one in pixels]
     found = ZeroShotClassifier(encoder, class_prompts("zero-shot-mednist")).classify(changed)
     said = [found.labels[place] for place in found.probabilities.argmax(1)]
-    nano = [float(one.label == name) for one, name in zip(pixels, said, strict=True)]
-    raw, groups = [float(one.label == one.predicted) for one in pixels], [one.group for one in pixels]
-    return Compared(
-        clustered_bootstrap_ci(nano, groups), clustered_bootstrap_ci(raw, groups), paired_difference(nano, raw, groups)
-    )
+    right = {one.item_id: float(one.label == name) for one, name in zip(pixels, said, strict=True)}
+    nano = clustered_bootstrap_ci(list(right.values()), [one.group for one in pixels])
+    return Compared(nano, accuracy_of(pixels), model_minus_baseline(right, pixels))
 
 
 def black_background(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
