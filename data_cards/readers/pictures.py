@@ -1,10 +1,11 @@
-"""Labelled picture sets: MedNIST, LC25000 lung histology, NIH ChestX-ray14, COVID-19 films, HAM10000, fundus."""
+"""Labelled picture sets: MedNIST, LC25000 lung, NIH ChestX-ray14, COVID-19 films, HAM10000, fundus, VQA-RAD."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from data_cards.readers.tables import cell, find_set, read_csv
+from data_cards.readers.vqa_rad_modality import MODALITY_OF_FILE
 
 NIH14_FINDINGS = (
     "Atelectasis",
@@ -124,6 +125,23 @@ def read_fundus_dr(folder: Path) -> list[LabelledPicture]:
     return _read(folder, "fundus-dr", labels=("label", "label_text", "eye"), optional=optional, group="patient_id")
 
 
+def read_vqa_rad_pictures(folder: Path) -> list[LabelledPicture]:
+    """Read the pictures of vqa-rad; labels: organ (HEAD, CHEST, ABD), modality (CT, MRI, X-ray).
+
+    The group is the MedPix case. The modality is not the release's (see `vqa_rad_modality`); it is empty for pictures
+    that are not in the kit's part.
+
+    Raises:
+        ValueError: labels.csv or one of its columns is missing or a cell is empty.
+    """
+    asked_about = _read(folder, "vqa-rad", labels=("organ",), group="patient_id")
+    pictures = {picture.path: picture for picture in asked_about}.values()
+    return [
+        replace(picture, labels={**picture.labels, "modality": MODALITY_OF_FILE.get(picture.path.name, "")})
+        for picture in pictures
+    ]
+
+
 PICTURE_READERS: dict[str, Callable[[Path], list[LabelledPicture]]] = {
     "modality-mednist": read_mednist,
     "histo-lc25000-lung": read_lung_histology,
@@ -132,6 +150,7 @@ PICTURE_READERS: dict[str, Callable[[Path], list[LabelledPicture]]] = {
     "cxr-covid": read_cxr_covid,
     "derm-ham10000": read_ham10000_part,
     "fundus-dr": read_fundus_dr,
+    "vqa-rad": read_vqa_rad_pictures,
 }
 """Card name to reader."""
 

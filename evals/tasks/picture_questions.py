@@ -45,6 +45,9 @@ MEDNIST_FACTS: dict[str, dict[str, str]] = {
     "HeadCT": {"modality": "CT", "body_part": "head"},
 }
 
+ORGANS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
+"""VQA-RAD's body parts."""
+
 TISSUES = {
     "lung_n": "benign lung tissue",
     "lung_aca": "lung adenocarcinoma",
@@ -87,6 +90,8 @@ def facts(picture: LabelledPicture) -> dict[str, str]:
         return {"modality": "histology", "body_part": "lung", "tissue": _look_up(TISSUES, picture)}
     if picture.card in ("cxr-nih14", "cxr-nih14-64px"):
         return _chest_facts(picture.labels)
+    if picture.card == "vqa-rad":
+        return _vqa_rad_facts(picture)
     raise ValueError(f"{picture.path}: got a picture of {picture.card!r}; expected one of {', '.join(CARDS)}")
 
 
@@ -212,11 +217,18 @@ def _cards(data_dir: str | Path) -> tuple[str, ...]:
     return CARDS
 
 
-def _look_up(table: Mapping[str, Fact], picture: LabelledPicture) -> Fact:
-    label = picture.labels["label"]
+def _look_up(table: Mapping[str, Fact], picture: LabelledPicture, column: str = "label") -> Fact:
+    label = picture.labels[column]
     if label not in table:
-        raise ValueError(f"{picture.path}: got label {label!r}; expected one of {', '.join(table)}; correct labels.csv")
+        raise ValueError(
+            f"{picture.path}: got {column} {label!r}; expected one of {', '.join(table)}; correct labels.csv"
+        )
     return table[label]
+
+
+def _vqa_rad_facts(picture: LabelledPicture) -> dict[str, str]:
+    modality = picture.labels["modality"]
+    return {"body_part": _look_up(ORGANS, picture, "organ")} | ({"modality": modality} if modality else {})
 
 
 def _chest_facts(labels: Mapping[str, str]) -> dict[str, str]:

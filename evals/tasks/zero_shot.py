@@ -77,6 +77,17 @@ TASKS: dict[str, ZeroShotTask] = {
             {facts["body_part"]: {"body_part": facts["body_part"]} for facts in MEDNIST_FACTS.values()},
         ),
         ZeroShotTask(
+            "zero-shot-vqa-rad",
+            "vqa-rad",
+            "4 modality and body part classes of teaching files, many scanners, by caption",
+            {
+                "abdominal CT": {"modality": "CT", "body_part": "abdomen"},
+                "chest X-ray": _CHEST,
+                "head CT": {"modality": "CT", "body_part": "head"},
+                "head MRI": {"modality": "MRI", "body_part": "head"},
+            },
+        ),
+        ZeroShotTask(
             "zero-shot-nih-pneumonia",
             "cxr-nih14",
             "pneumonia or no finding by caption",

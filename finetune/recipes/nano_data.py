@@ -6,7 +6,6 @@ Letters: P pictures.
 import hashlib
 import json
 import random
-import re
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -26,27 +25,20 @@ from evals.tasks.picture_questions import facts
 from evals.tasks.wording import CLOSED_QUESTIONS, OPEN_QUESTIONS
 from medsiglip.imaging import read_pictures, resize
 
-LABELLED_CARDS = ("histo-lc25000-lung", "modality-mednist", "cxr-nih14")
+PICTURE_CARDS = ("histo-lc25000-lung", "modality-mednist", "cxr-nih14", "vqa-rad")
 TEXT_CARDS = ("medquad", "pubmedqa", "mts-dialog")
 STAGES = {
     "tokenizers": {"texts": TEXT_CARDS, "captions and questions": "all patterns", "questions": ("vqa-rad",)},
-    "contrastive": {"pictures with captions made of their facts": (*LABELLED_CARDS, "vqa-rad")},
-    "pretrain": {"texts": TEXT_CARDS, "pictures with captions made of their facts": (*LABELLED_CARDS, "vqa-rad")},
+    "contrastive": {"pictures with captions made of their facts": PICTURE_CARDS},
+    "pretrain": {"texts": TEXT_CARDS, "pictures with captions made of their facts": PICTURE_CARDS},
     "instruct": {
         "questions": ("vqa-rad",),
-        "pictures with questions made of their facts, and ones they cannot answer": (*LABELLED_CARDS, "vqa-rad"),
+        "pictures with questions made of their facts, and ones they cannot answer": PICTURE_CARDS,
         "questions that no picture answers": ("medquad",),
         "texts": TEXT_CARDS,
     },
 }
 """What each stage reads of which sets."""
-ORGAN_FACTS = {"HEAD": "head", "CHEST": "chest", "ABD": "abdomen"}
-MODALITY_WORDS = {
-    "CT": r"\bct\b|computed tomography",
-    "MRI": r"\bmri?\b|\bflair\b|\bdwi\b|\bt[12]\b|diffusion weighted",
-    "X-ray": r"\bx-?\s?ray\b|\bplain film\b|\bradiograph\b|\bpa\b|posteroanterior",
-}
-"""Words of VQA-RAD's questions and answers that name a modality."""
 MARGIN_PX = 16
 """Pictures are kept this much larger than the tower's side, for the random crop."""
 
@@ -82,9 +74,7 @@ class Corpus:
 
     @cached_property
     def _numbers(self) -> dict[str, tuple[int, ...]]:
-        return {
-            card: tuple(i for i, of in enumerate(self.cards) if of == card) for card in (*LABELLED_CARDS, "vqa-rad")
-        }
+        return {card: tuple(i for i, of in enumerate(self.cards) if of == card) for card in PICTURE_CARDS}
 
     def numbers_of(self, card: str) -> tuple[int, ...]:
         """Rows of one set."""
@@ -92,7 +82,7 @@ class Corpus:
 
     def draw_picture(self, rng: random.Random) -> int:
         """A row of any set: chest films most often, for they have most to be asked."""
-        card = rng.choices((*LABELLED_CARDS, "vqa-rad"), weights=(3, 2, 4, 2))[0]
+        card = rng.choices(PICTURE_CARDS, weights=(3, 2, 4, 2))[0]
         return rng.choice(self._numbers[card])
 
     def with_shuffled_labels(self, seed: int) -> "Corpus":
@@ -134,27 +124,20 @@ def read_corpus(data: Path, size_px: int) -> Corpus:
     Raises:
         ValueError: a set or one of its files is missing.
     """
-    labelled = [
+    pictures = [
         picture
-        for card in LABELLED_CARDS
+        for card in PICTURE_CARDS
         for picture in read_labelled_pictures(data, card)
         if side(picture.group) == "train"
     ]
     questions = [q for q in read_vqa_rad(find_set(data, "vqa-rad")) if side(q.group) == "train"]
-    asked_about: dict[Path, list[VisualQuestion]] = {}
-    for question in questions:
-        asked_about.setdefault(question.path, []).append(question)
-    paths = [*(p.path for p in labelled), *asked_about]
     text_cards, texts = zip(*_texts(data), strict=True)
     return Corpus(
-        pixels=_pixels(paths, size_px + MARGIN_PX),
-        facts=(
-            *(facts(p) for p in labelled),
-            *(facts_said(asked) for asked in asked_about.values()),
-        ),
-        cards=(*(p.card for p in labelled), *("vqa-rad" for _ in asked_about)),
-        paths=tuple(paths),
-        groups=(*(p.group for p in labelled), *(asked[0].group for asked in asked_about.values())),
+        pixels=_pixels([picture.path for picture in pictures], size_px + MARGIN_PX),
+        facts=tuple(facts(picture) for picture in pictures),
+        cards=tuple(picture.card for picture in pictures),
+        paths=tuple(picture.path for picture in pictures),
+        groups=tuple(picture.group for picture in pictures),
         questions=tuple(questions),
         texts=texts,
         text_cards=text_cards,
@@ -172,7 +155,7 @@ def write_data_report(corpus: Corpus, path: Path) -> None:
             "source": str(load_card(name).source),
             **(_text_counts(corpus, name) if name in TEXT_CARDS else _picture_counts(corpus, name)),
         }
-        for name in (*LABELLED_CARDS, "vqa-rad", *TEXT_CARDS)
+        for name in (*PICTURE_CARDS, *TEXT_CARDS)
     }
     report = {
         "side": "train",
@@ -202,28 +185,6 @@ def _picture_counts(corpus: Corpus, card: str) -> dict[str, int]:
 def _text_counts(corpus: Corpus, card: str) -> dict[str, int]:
     texts = [text for text, of in zip(corpus.texts, corpus.text_cards, strict=True) if of == card]
     return {"texts": len(texts), "duplicates_kept": len(texts) - len(set(texts))}
-
-
-def facts_said(questions: Sequence[VisualQuestion]) -> dict[str, str]:
-    """What the questions about one picture and their answers say of it: the body part, and the modality if they agree.
-
-    As the report makes captions of SLAKE from its questions and answers (§2.1).
-    """
-    known = {"body_part": ORGAN_FACTS[questions[0].organ]}
-    said = {
-        modality
-        for question in questions
-        for modality, words in MODALITY_WORDS.items()
-        if re.search(words, _stated(question).lower())
-    }
-    return known | ({"modality": said.pop()} if len(said) == 1 else {})
-
-
-def _stated(question: VisualQuestion) -> str:
-    """The part of a question and its answer that is said of the picture as a fact."""
-    if "MODALITY" not in question.question_type:
-        return f"{question.question} {question.answer}"  # "Is this CT normal?" takes CT for granted
-    return question.question if question.answer.strip().lower() == "yes" else question.answer
 
 
 def _pixels(paths: Sequence[Path], side_px: int) -> torch.Tensor:

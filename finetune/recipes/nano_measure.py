@@ -26,6 +26,7 @@ ENCODER_TASKS = (
     "zero-shot-mednist",
     "zero-shot-modality",
     "zero-shot-body-part",
+    "zero-shot-vqa-rad",
     "zero-shot-nih-pneumonia",
 )
 DECODER_TASKS = ("vqa-rad", "picture-questions", "picture-questions-new-wordings", "outside-questions")

@@ -1,5 +1,6 @@
 import gzip
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_cards.readers.tables import find_set, read_csv, read_json_array, read_
 from data_cards.readers.text import read_medquad, read_mts_dialog, read_pubmedqa
 from data_cards.readers.vqa_rad import read_vqa_rad
 from data_cards.split import side
+from evals.tasks.picture_questions import facts
 
 MEDNIST = "file,label,label_text,group,licence\nimages/a.jpg,CXR,chest X-ray,CXR_block00,CC BY-SA 4.0\n"
 
@@ -129,3 +131,37 @@ def test_kit_vqa_rad(kit: Path) -> None:
     assert len({q.item_id for q in questions}) == 1513 and len({q.group for q in questions}) == 219
     assert sum(q.answer_type == "CLOSED" for q in questions) == 884
     assert all(q.path.is_file() for q in questions)
+
+
+def test_a_picture_of_vqa_rad_is_one_however_often_it_is_asked_about(tmp_path: Path) -> None:
+    rows = (
+        ("images/synpic39757.jpg", "HEAD", "a"),
+        ("images/synpic39757.jpg", "HEAD", "a"),
+        ("images/synpic57317.jpg", "HEAD", "b"),
+        ("images/new.jpg", "CHEST", "c"),
+    )
+    lines = [f"{file},{organ},{case},CC0 1.0" for file, organ, case in rows]
+    (tmp_path / "labels.csv").write_text("\n".join(("file,organ,patient_id,licence", *lines)) + "\n")
+    pictures = PICTURE_READERS["vqa-rad"](tmp_path)
+    assert [picture.group for picture in pictures] == ["a", "b", "c"]
+    assert [facts(picture) for picture in pictures] == [
+        {"body_part": "head", "modality": "CT"},
+        {"body_part": "head", "modality": "MRI"},
+        {"body_part": "chest"},  # read by nobody
+    ]
+
+
+@pytest.mark.kit
+def test_vqa_rads_modalities_are_those_of_its_questions(kit: Path) -> None:
+    """The modality was read by eye; the questions that name it are another's word."""
+    words = {"CT": r"\bct\b", "MRI": r"\bmri\b|\bflair\b|\bdwi\b", "X-ray": r"\bx-?\s?ray\b|\bplain film\b|\bcxr\b"}
+    modality_of = {picture.path: picture.labels["modality"] for picture in read_labelled_pictures(kit, "vqa-rad")}
+    assert len(modality_of) == 220 and set(modality_of.values()) == set(words)
+    named = [
+        (modality, modality_of[question.path])
+        for question in read_vqa_rad(kit / "vqa-rad")
+        if "MODALITY" not in question.question_type  # those may ask whether it is another
+        for modality, pattern in words.items()
+        if re.search(pattern, question.question.lower())
+    ]
+    assert len(named) > 20 and all(said == seen for said, seen in named)

@@ -111,6 +111,8 @@ WORDING_SHA256 = {
     "zero-shot-modality-trained-wordings 1": "418b6ac555e1398c",
     "zero-shot-body-part 2": "bddbb6b2806b0637",
     "zero-shot-body-part-trained-wordings 1": "147d605bb7a311ef",
+    "zero-shot-vqa-rad 2": "53e399af6bd3ac90",
+    "zero-shot-vqa-rad-trained-wordings 1": "cbc65b84ec3e61b3",
     "zero-shot-nih-pneumonia 2": "d12b0df65b635304",
     "zero-shot-nih-pneumonia-trained-wordings 1": "8b3f1da5d7f80ceb",
 }

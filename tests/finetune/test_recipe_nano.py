@@ -16,7 +16,6 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from data_cards.readers.pictures import NIH14_FINDINGS
-from data_cards.readers.vqa_rad import VisualQuestion
 from data_cards.schema import load_card
 from data_cards.split import side
 from finetune import views
@@ -426,24 +425,8 @@ def test_the_data_report_counts_groups_and_duplicates(mini_kit: Path, tmp_path: 
 
 
 def test_no_set_is_trained_on_that_may_not_ship() -> None:
-    for name in (*nano_data.LABELLED_CARDS, "vqa-rad", *nano_data.TEXT_CARDS):
+    for name in (*nano_data.PICTURE_CARDS, *nano_data.TEXT_CARDS):
         assert load_card(name).licence_allows_training_shipped_weights, name
-
-
-def question(text: str, answer: str, question_type: str) -> VisualQuestion:
-    return VisualQuestion("q", Path("p"), text, answer, "OPEN", question_type, "CHEST", "g", "train", "CC0")
-
-
-def test_a_pictures_modality_is_read_from_its_questions() -> None:
-    def said(*questions: VisualQuestion) -> str | None:
-        return nano_data.facts_said(questions).get("modality")
-
-    assert said(question("Is this CT normal?", "no", "ABN")) == "CT"
-    assert said(question("Is this a CT scan?", "no", "MODALITY")) is None
-    assert said(question("Is this a CT scan?", "Yes", "MODALITY")) == "CT"
-    assert said(question("How was it taken?", "MR - FLAIR", "MODALITY")) == "MRI"
-    assert said(question("Where is it?", "on the chest xray", "POS"), question("?", "CT", "MODALITY")) is None
-    assert nano_data.facts_said([question("?", "left", "POS")]) == {"body_part": "chest"}
 
 
 def test_decoders_are_averaged(trained: Path) -> None:
