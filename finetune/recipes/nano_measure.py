@@ -14,7 +14,7 @@ from evals.tasks.catalogue import TASKS
 from evals.tasks.zero_shot import TRAINED_WORDINGS
 from evals.words_alone import mean_of, model_minus_words, words_alone
 from finetune.recipes.nano_card import Figure, Measured
-from finetune.recipes.nano_confounds import background_alone, on_black, view_only_auroc
+from finetune.recipes.nano_confounds import background_alone, modality_of_dicom_files, on_black, view_only_auroc
 from finetune.recipes.nano_probe import PROBED, Compared, probe
 from medsiglip.command import progress
 
@@ -74,6 +74,8 @@ def measure_encoder(folder: Path, data: Path, out: Path, *, seed: int, quiet: bo
         grey = background_alone(data, side)
         rows.append(_estimate("zero-shot-mednist", side, "accuracy of the background's grey alone", grey))
         rows += _compared("zero-shot-mednist on black", side, on_black(encoder, data, side))
+    of_dicom = modality_of_dicom_files(encoder, data)
+    rows.append(_estimate("zero-shot-modality of dicom-real", "held-out", "accuracy", of_dicom))
     for card in PROBED:
         with progress(None, f"pictures of {card}", quiet):
             rows += _probe_rows(encoder, data, card, seed)
