@@ -31,6 +31,7 @@ from finetune.recipes.nano_models import (
     SIGLIP_TOKENIZER_FILES,
     Pair,
     average_with_start,
+    blind,
     decoder_config,
     decoder_to_go_on_with,
     encoder_to_go_on_with,
@@ -44,7 +45,7 @@ from finetune.recipes.nano_models import (
 from finetune.supervised import train_decoder
 from finetune.tokenizers import train_gemma_tokenizer, train_siglip_tokenizer
 from finetune.training import Schedule
-from finetune.views import kept_tower_views, tower_views
+from finetune.views import kept_tower_views
 from medgemma.chat import ImageTokens
 from medgemma.plug import plug
 from medsiglip.command import say
@@ -184,10 +185,7 @@ def train_text(
     model.to(encoder.device)
     patches = seen_views(config, corpus, encoder, stages)
     if config.pictures == "none":
-        grey = tower_views(
-            encoder.vision_model, torch.full_like(corpus.pixels[:1], 128), torch.tensor([False]), 1, window=0, seed=0
-        )
-        patches = grey.expand(patches.shape)
+        patches = torch.zeros_like(patches[:1]).expand(patches.shape)
     shape = ImageTokens.of(model.config, tokenizer)
     for stage, section, draw in (
         ("pretrain", config.pretrain, pretraining_draw(corpus, tokenizer, shape, config.pretrain)),
@@ -207,6 +205,8 @@ def train_text(
         )
     if start and config.keep_of_decoder:
         average_with_start(model, start.decoder, config.keep_of_decoder)
+    if config.pictures == "none":
+        blind(model)
     save_decoder(model, tokenizer, config.encoder, folder)
     if start:  # a tokenizer that was read and written says more of its file than one that was made
         keep_tokenizer(start.decoder, GEMMA_TOKENIZER_FILES, folder)

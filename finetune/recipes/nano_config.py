@@ -105,7 +105,7 @@ class Config(Section):
     precision: Precision
     """Of the towers and the decoder in training; bfloat16 is many times slower on a CPU without its instructions."""
     pictures: Literal["real", "none"]
-    """none: the decoder sees the same grey picture everywhere, the text-only control."""
+    """none: the decoder sees nothing in any picture, in training and ever after: the text-only control."""
     labels: Literal["real", "shuffled"]
     """shuffled: facts and answers go to the pictures of other groups, the control that must show chance."""
     encoder: EncoderSection

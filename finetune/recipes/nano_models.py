@@ -115,6 +115,12 @@ def average_with_start(model: Any, folder: Path, share: float) -> None:
                 weight.lerp_(former[name].to(weight.device), share)
 
 
+def blind(model: Any) -> None:
+    """Have a decoder see nothing in any picture: what it was shown in training as the text-only control."""
+    with torch.no_grad():
+        model.model.multi_modal_projector.mm_input_projection_weight.zero_()
+
+
 def keep_tokenizer(source: Path, names: tuple[str, ...], folder: Path) -> None:
     """Copy a former run's tokenizer."""
     folder.mkdir(parents=True, exist_ok=True)

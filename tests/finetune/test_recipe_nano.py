@@ -429,6 +429,22 @@ def test_no_set_is_trained_on_that_may_not_ship() -> None:
         assert load_card(name).licence_allows_training_shipped_weights, name
 
 
+def test_the_text_only_control_sees_nothing_in_any_picture(mini_kit: Path, trained: Path, tmp_path: Path) -> None:
+    """Its answers, and so every figure that an evaluation gives, are the same whatever it is shown."""
+    from transformers import Gemma3ForConditionalGeneration
+
+    nano.run(config("pictures=none"), mini_kit, tmp_path, quiet=True)
+    pixels = torch.randn(2, 3, 28, 28, generator=torch.Generator().manual_seed(0))
+
+    def seen(folder: Path) -> torch.Tensor:
+        model = Gemma3ForConditionalGeneration.from_pretrained(folder / "medgemma", dtype=torch.float32)
+        return torch.as_tensor(model.get_image_features(pixels).pooler_output)
+
+    assert (seen(tmp_path) == 0).all() and not (seen(trained) == 0).any(-1).any()
+    encoders = (load_file(folder / "medsiglip/model.safetensors") for folder in (tmp_path, trained))
+    assert all(torch.equal(one, other) for one, other in zip(*(e.values() for e in encoders), strict=True))
+
+
 def test_decoders_are_averaged(trained: Path) -> None:
     from transformers import Gemma3ForConditionalGeneration
 
