@@ -18,6 +18,7 @@ def test_differences_pair_by_item_and_metric() -> None:
 
 
 @pytest.mark.kit
+@pytest.mark.filterwarnings("error")
 def test_words_alone_answer_every_question_of_the_side(kit: Path) -> None:
     graded = words_alone(kit)
     assert len({one.item_id for one in graded}) == len(graded) > 150
