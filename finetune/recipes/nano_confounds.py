@@ -1,4 +1,4 @@
-"""What gives a class of the kit away without being it, a film's view, the grey around the body; and nano without it.
+"""What gives a class of the kit away without being it (view, grey around the body); nano without it, and elsewhere.
 
 Letters: N pictures, H and W height and width in pixels.
 """
