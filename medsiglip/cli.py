@@ -53,6 +53,11 @@ def classify(
         raise ValueError('give either --labels "a;b" or --task NAME')
     if task and independent:
         raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
+    if not independent and labels.strip(" ;") and ";" not in labels.strip(" ;"):
+        raise ValueError(
+            f"--labels {labels!r}: one label, so its probability is 1 whatever the picture shows; "
+            "separate labels by semicolons, or add --independent"
+        )
     check_policy(policy)
     problems = Problems()
     paths = files_of(files, problems)

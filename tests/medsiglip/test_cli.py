@@ -231,6 +231,11 @@ def test_a_bad_file_is_one_line_in_a_process_of_its_own(repository, study, tiny_
     assert run.stderr.splitlines() == [f"error: {files[1]}: {BAD['cut.png']}", summary]
 
 
+def test_one_label_may_be_asked_for_alone(medsiglip, films):
+    status, out, _ = medsiglip("classify", films[0], "--labels", "nodule", "--independent")
+    assert status == 0 and len(out.splitlines()) == 2
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -239,6 +244,7 @@ def test_a_bad_file_is_one_line_in_a_process_of_its_own(repository, study, tiny_
         (["--task", "modality", "--independent"], "--independent goes with --labels"),
         (["--labels", " ; "], "no labels given, or a label has no prompt; give at least one non-empty label"),
         (["--labels", "a;b;a"], "a label is given twice"),
+        (["--labels", "CT,X-ray;"], "--labels 'CT,X-ray;': one label, so its probability is 1"),
         (["--task", "chest"], "task 'chest' is unknown; choose one of modality, "),
         (["--labels", "a;b", "--dtype", "float16"], "dtype 'float16': choose float32 or bfloat16"),
         (["--labels", "a;b", "--out", "."], ".: a folder; give the name of a file to write"),
