@@ -32,6 +32,8 @@ Fact = TypeVar("Fact")
 
 CARDS = ("modality-mednist", "histo-lc25000-lung", "cxr-nih14")
 """The sets asked about."""
+FACT_CARDS = (*CARDS, "cxr-nih14-64px", "vqa-rad")
+"""The sets whose labels `facts` puts into words."""
 
 HELD_OUT_SIDES = ("held-out", "final", "train")
 """What --side may be, the default first."""
@@ -92,7 +94,7 @@ def facts(picture: LabelledPicture) -> dict[str, str]:
         return _chest_facts(picture.labels)
     if picture.card == "vqa-rad":
         return _vqa_rad_facts(picture)
-    raise ValueError(f"{picture.path}: got a picture of {picture.card!r}; expected one of {', '.join(CARDS)}")
+    raise ValueError(f"{picture.path}: got a picture of {picture.card!r}; expected one of {', '.join(FACT_CARDS)}")
 
 
 def questions_about(facts: Mapping[str, str], seed: int | str, wordings: Wordings = "train") -> list[QuestionAnswer]:

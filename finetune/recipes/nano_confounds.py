@@ -3,6 +3,7 @@
 Letters: N pictures, H and W height and width in pixels.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -67,8 +68,7 @@ def on_black(encoder: MedSigLIP, data: Path, on: Side) -> Compared:
     pixels = raw_pixel_baseline(data, "zero-shot-mednist", on, change=black_background)
     pictures = {picture.picture_id: picture for picture in read_labelled_pictures(data, "modality-mednist")}
     changed = [black_background(_pixels(pictures[one.item_id])) for one in pixels]
-    found = ZeroShotClassifier(encoder, class_prompts("zero-shot-mednist")).classify(changed)
-    said = [found.labels[place] for place in found.probabilities.argmax(1)]
+    said = _named(encoder, "zero-shot-mednist", changed)
     right = {one.item_id: float(one.label == name) for one, name in zip(pixels, said, strict=True)}
     nano = clustered_bootstrap_ci(list(right.values()), [one.group for one in pixels])
     return Compared(nano, accuracy_of(pixels), model_minus_baseline(right, pixels))
@@ -82,8 +82,7 @@ def modality_of_dicom_files(encoder: MedSigLIP, data: Path) -> Estimate:
     table = find_set(data, "dicom-real") / "labels.csv"
     rows = [row for row in read_csv(table, ("file", "modality", "patient_id")) if row["modality"] in DICOM_MODALITIES]
     pictures = [read_pictures(table.parent / row["file"])[0].pixels for row in rows]
-    found = ZeroShotClassifier(encoder, class_prompts("zero-shot-modality")).classify(pictures)
-    said = [found.labels[place] for place in found.probabilities.argmax(1)]
+    said = _named(encoder, "zero-shot-modality", pictures)
     right = [DICOM_MODALITIES[row["modality"]] == name for row, name in zip(rows, said, strict=True)]
     return clustered_bootstrap_ci(right, [row["patient_id"] for row in rows])
 
@@ -100,6 +99,12 @@ def black_background(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
         return pixels
     stretched = (pixels.astype(np.float32) - grey) * (255 / (255 - grey))
     return stretched.clip(0, 255).round().astype(np.uint8)
+
+
+def _named(encoder: MedSigLIP, task: str, pictures: Sequence[NDArray[np.uint8]]) -> list[str]:
+    """The class of each picture, by a task's held-out captions."""
+    found = ZeroShotClassifier(encoder, class_prompts(task)).classify(pictures)
+    return [found.labels[place] for place in found.probabilities.argmax(1)]
 
 
 def _border(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
