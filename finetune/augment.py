@@ -3,8 +3,24 @@
 Letters: B pictures, S side in pixels.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """What is changed in pictures, and how much."""
+
+    strength: float = 1.0
+    """Of crop, shift, exposure and blur: 0 is none, 1 is all of it."""
+    colour: float = 0.0
+    """How far the colours of pictures with a free orientation move, channel by channel; 0 is not at all."""
+    window: float = 0.0
+    """Share of the other pictures that are seen in another window."""
+    frame: float = 0.0
+    """Share of the other pictures that are seen smaller, in a frame of one grey."""
 
 
 def augment(
@@ -12,11 +28,9 @@ def augment(
     size_px: int,
     free_orientation: torch.Tensor,
     rng: torch.Generator,
-    strength: float = 1.0,
-    colour: float = 0.0,
-    window: float = 0.0,
+    how: Augmentation = Augmentation(),
 ) -> torch.Tensor:
-    """Random crop, shift, exposure, sharpness, another window; any of the eight orientations and another stain.
+    """Random crop, shift, exposure, sharpness, another window, a frame; any of the eight orientations, another stain.
 
     All chance is drawn on the CPU: the same pictures get the same views on every device.
 
@@ -25,18 +39,17 @@ def augment(
         size_px: S, the side of what comes out.
         free_orientation: (B,) bool, true where up and left mean nothing (histology).
         rng: source of all randomness, a CPU generator.
-        strength: 0 changes nothing but the orientation, 1 is all of it.
-        colour: how far the colours of pictures with a free orientation move, channel by channel; 0 is not at all.
-        window: share of the other pictures that are seen in another window.
+        how: what is changed besides the orientation.
 
     Returns:
         (B, 3, S, S) float32 in about -1..1.
     """
+    strength, colour = how.strength, how.colour
     values = pictures.float() / 127.5 - 1
     values = _resample(_reorient(values, free_orientation, rng), size_px, rng, strength)
     values = _blur_some(values, ~free_orientation, rng, 0.3 * strength)
-    if window:
-        values = _rewindow_some(values, ~free_orientation, rng, window)
+    if how.window:
+        values = _rewindow_some(values, ~free_orientation, rng, how.window)
     contrast = _uniform((len(values), 1), 1 - 0.2 * strength, 1 + 0.2 * strength, rng)
     brightness = _uniform((len(values), 1), -0.15 * strength, 0.15 * strength, rng)
     if colour:
@@ -44,6 +57,8 @@ def augment(
         contrast = contrast * _uniform((len(values), 3), 1 - 0.2 * colour, 1 + 0.2 * colour, rng) ** stained
         brightness = brightness + _uniform((len(values), 3), -0.2 * colour, 0.2 * colour, rng) * stained
     moved = values * contrast.to(values.device)[..., None, None] + brightness.to(values.device)[..., None, None]
+    if how.frame:
+        moved = _frame_some(moved, ~free_orientation, rng, how.frame)
     return moved.clamp(-1, 1)
 
 
@@ -107,6 +122,22 @@ def _rewindow_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Gener
     width = (upper - lower).clamp(min=0.1)
     moved = (seen - lower[:, None, None, None]) / width[:, None, None, None]
     return torch.where(chosen[:, None, None, None], moved.clamp(0, 1) * 2 - 1, values)
+
+
+def _frame_some(values: torch.Tensor, allowed: torch.Tensor, rng: torch.Generator, share: float) -> torch.Tensor:
+    """Set some pictures into a frame, black or of any grey, at half their size or more: films are often scanned so."""
+    chosen = (torch.rand(len(values), generator=rng) < share).to(values.device) & allowed
+    scale = _uniform((len(values),), 0.5, 1.0, rng)
+    shift = (torch.rand(len(values), 2, generator=rng) * 2 - 1) * (1 / scale - 1)[:, None]
+    grey = _uniform((len(values),), -2.0, 1.0, rng).clamp(min=-1).to(values.device)[chosen, None, None, None]
+    larger, zero = 1 / scale, torch.zeros(len(values))
+    affine = torch.stack([larger, zero, shift[:, 0], zero, larger, shift[:, 1]], 1).view(-1, 2, 3).to(values.device)
+    if not bool(chosen.any()):
+        return values
+    out = values.clone()
+    grid = F.affine_grid(affine[chosen], list(out[chosen].shape), align_corners=False)
+    out[chosen] = F.grid_sample(values[chosen] - grey, grid, padding_mode="zeros", align_corners=False) + grey
+    return out
 
 
 def _uniform(shape: tuple[int, ...], low: float, high: float, rng: torch.Generator) -> torch.Tensor:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from evals.tasks.zero_shot import Caption
-from finetune.augment import augment
+from finetune.augment import Augmentation, augment
 from finetune.losses.contrastive import fact_relations, sigmoid_loss
 from finetune.training import Precision, Schedule, autocast, step_generator, train
 from medsiglip.encoder import tokenize
@@ -66,9 +66,7 @@ def train_contrastive(
     schedule: Schedule,
     folder: Path,
     *,
-    augmentation: float,
-    colour: float,
-    window: float,
+    augmentation: Augmentation,
     precision: Precision,
     seed: int,
     quiet: bool,
@@ -98,7 +96,7 @@ def train_contrastive(
     def seen(drawn: Drawn, rng: torch.Generator) -> torch.Tensor:
         if patches is None:
             free = drawn.free.to(device)
-            values = augment(pixels[drawn.numbers], size_px, free, rng, augmentation, colour, window)
+            values = augment(pixels[drawn.numbers], size_px, free, rng, augmentation)
             pooled: torch.Tensor = model.get_image_features(pixel_values=values).pooler_output
         else:
             views = torch.randint(patches.shape[1], (len(drawn.numbers),), generator=rng)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from finetune.augment import augment, plain
+from finetune.augment import Augmentation, augment, plain
 from finetune.training import Precision, autocast, step_generator
 
 
@@ -19,7 +19,7 @@ def tower_views(
     free_orientation: torch.Tensor,
     views: int,
     *,
-    window: float,
+    augmentation: Augmentation,
     seed: int,
     precision: Precision = "float32",
     batch_size: int = 64,
@@ -33,7 +33,7 @@ def tower_views(
         pixels: (P, 3, S', S') uint8, a little larger than the tower's side; moved to where the tower is.
         free_orientation: (P,) bool, true where up and left mean nothing.
         views: V.
-        window: share of the augmented views in another window, see `augment`.
+        augmentation: of the augmented views.
         seed: of the augmentation.
         precision: of the tower.
         batch_size: pictures at once.
@@ -44,7 +44,7 @@ def tower_views(
         chosen = slice(start, start + batch_size)
         batch, free = pixels[chosen].to(device), free_orientation[chosen].to(device)
         rng = step_generator(seed, "views", start)
-        seen = [plain(batch, size_px), *(augment(batch, size_px, free, rng, window=window) for _ in range(views - 1))]
+        seen = [plain(batch, size_px), *(augment(batch, size_px, free, rng, augmentation) for _ in range(views - 1))]
         with torch.inference_mode(), autocast(device.type, precision):
             out.append(torch.stack([tower(pixel_values=view).last_hidden_state.bfloat16() for view in seen], 1))
     return torch.cat(out).clone()
@@ -57,7 +57,7 @@ def kept_tower_views(
     free_orientation: torch.Tensor,
     views: int,
     *,
-    window: float,
+    augmentation: Augmentation,
     seed: int,
     precision: Precision,
 ) -> torch.Tensor:
@@ -65,13 +65,15 @@ def kept_tower_views(
     from safetensors import safe_open
     from safetensors.torch import save_file
 
-    made_of = _digest(tower, pixels, (views, window, seed, precision))
+    made_of = _digest(tower, pixels, (views, augmentation, seed, precision))
     if path.is_file():
         with safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("made_of") == made_of:
                 kept: torch.Tensor = file.get_tensor("views").to(tower.device)
                 return kept
-    seen = tower_views(tower, pixels, free_orientation, views, window=window, seed=seed, precision=precision)
+    seen = tower_views(
+        tower, pixels, free_orientation, views, augmentation=augmentation, seed=seed, precision=precision
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
     save_file({"views": seen}, partial, metadata={"made_of": made_of})

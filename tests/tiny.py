@@ -53,7 +53,9 @@ DECODER = DecoderSection(
     vocabulary=400,
     image_tokens=4,
     views=2,
+    augmentation=1.0,
     window=0.5,
+    frame=0.5,
 )
 
 

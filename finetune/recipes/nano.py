@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from finetune.augment import Augmentation
 from finetune.configuration import keep_config
 from finetune.contrastive import train_contrastive
 from finetune.recipes.nano_card import (
@@ -148,9 +149,7 @@ def train_encoder(
             contrastive_data(corpus, phase),
             Schedule(phase.learning_rate, config.steps(phase)),
             stages / f"contrastive-{number}",
-            augmentation=phase.augmentation,
-            colour=phase.colour,
-            window=phase.window,
+            augmentation=Augmentation(phase.augmentation, phase.colour, phase.window, phase.frame),
             precision=config.precision,
             seed=config.seed,
             quiet=quiet,
@@ -214,13 +213,14 @@ def train_text(
 
 def seen_views(config: Config, corpus: Corpus, encoder: Any, stages: Path) -> torch.Tensor:
     """(P, V, N, width): what the finished tower sees of every picture; kept with the stages."""
+    decoder = config.decoder
     return kept_tower_views(
         stages / "views.safetensors",
         encoder.vision_model,
         corpus.pixels,
         corpus.free_orientation,
-        config.decoder.views,
-        window=config.decoder.window,
+        decoder.views,
+        augmentation=Augmentation(decoder.augmentation, window=decoder.window, frame=decoder.frame),
         seed=config.seed,
         precision=config.precision,
     )

@@ -34,6 +34,8 @@ class ContrastiveSection(Section):
     """How far the colours of histology move, 0 (not at all) to 1."""
     window: float = Field(ge=0, le=1)
     """Share of the other pictures that are seen in another window."""
+    frame: float = Field(ge=0, le=1)
+    """Share of the other pictures that are seen smaller, in a frame of one grey."""
     histology_per_step: int
     modality_per_step: int
     chest_per_step: int
@@ -57,8 +59,12 @@ class DecoderSection(Section):
     image_tokens: int
     views: int
     """Of every picture; all but the first are augmented."""
+    augmentation: float
+    """Strength of those, 0 (none) to 1."""
     window: float = Field(ge=0, le=1)
     """Share of those in another window."""
+    frame: float = Field(ge=0, le=1)
+    """Share of those that are seen smaller, in a frame of one grey."""
 
 
 class PretrainSection(Section):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from finetune.augment import plain
+from finetune.augment import Augmentation, plain
 from finetune.collate import Batch, Example, collate
 from finetune.losses.completion import IGNORED, completion_loss
 from finetune.supervised import batch_loss
@@ -15,6 +15,7 @@ from tests import tiny
 
 PAD, IMAGE = 0, 9
 WITH_PICTURE = Example((2, 5, 7, IMAGE, IMAGE, 8, 30), (41, 42, 6), (17,))
+SEEN = Augmentation(window=0.5)
 TEXT = Example((2,), (51, 52, 53, 54, 1))
 
 
@@ -98,7 +99,7 @@ def picture_batch(decoder: Any) -> tuple[Batch, torch.Tensor]:
         max_tokens=32,
     )
     pictures = torch.stack([torch.from_numpy(tiny.picture_array(i, 72, 72)).permute(2, 0, 1) for i in range(2)])
-    views = tower_views(decoder.model.vision_tower, pictures, torch.tensor([False, True]), 3, window=0.5, seed=0)
+    views = tower_views(decoder.model.vision_tower, pictures, torch.tensor([False, True]), 3, augmentation=SEEN, seed=0)
     return batch, views
 
 
@@ -146,5 +147,5 @@ def test_views_are_the_picture_itself_and_augmented_ones(
     assert views.shape == (2, 3, 16, 16) and views.dtype == torch.bfloat16
     assert not torch.equal(views[:, 0], views[:, 1]) and not torch.equal(views[:, 1], views[:, 2])
     pictures = torch.stack([torch.from_numpy(tiny.picture_array(i, 72, 72)).permute(2, 0, 1) for i in range(2)])
-    again = tower_views(decoder.model.vision_tower, pictures, torch.tensor([False, True]), 3, window=0.5, seed=0)
+    again = tower_views(decoder.model.vision_tower, pictures, torch.tensor([False, True]), 3, augmentation=SEEN, seed=0)
     assert torch.equal(views, again)

@@ -19,6 +19,7 @@ from data_cards.readers.pictures import NIH14_FINDINGS
 from data_cards.schema import load_card
 from data_cards.split import side
 from finetune import views
+from finetune.augment import Augmentation
 from finetune.cli import main
 from finetune.configuration import load_config
 from finetune.recipes import nano, nano_config, nano_data, nano_models
@@ -48,6 +49,7 @@ PHASE = {
     "augmentation": 1.0,
     "colour": 0.5,
     "window": 0.5,
+    "frame": 0.5,
     "histology_per_step": 3,
     "modality_per_step": 3,
     "chest_per_step": 3,
@@ -379,7 +381,7 @@ def test_views_are_kept_and_made_anew_for_another_tower(trained: Path, mini_kit:
             corpus.pixels,
             corpus.free_orientation,
             2,
-            window=0.5,
+            augmentation=Augmentation(window=0.5),
             seed=0,
             precision="float32",
         )
