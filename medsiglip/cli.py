@@ -31,7 +31,7 @@ Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
 @app.command()
 def classify(
     files: Files,
-    labels: Annotated[str, typer.Option(help="Labels, separated by semicolons.")] = "",
+    labels: Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")] = None,
     task: Annotated[str, typer.Option(help="A named label set instead of --labels.")] = "",
     independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
     out: Annotated[Path | None, typer.Option(help="CSV file; stdout without it.")] = None,
@@ -49,13 +49,14 @@ def classify(
     from medsiglip.imaging.dicom.policies import check_policy
     from medsiglip.zero_shot import ZeroShotClassifier
 
-    if bool(labels) == bool(task):
+    named = ";".join(labels or [])
+    if bool(named) == bool(task):
         raise ValueError('give either --labels "a;b" or --task NAME')
     if task and independent:
         raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
-    if not independent and labels.strip(" ;") and ";" not in labels.strip(" ;"):
+    if not independent and named.strip(" ;") and ";" not in named.strip(" ;"):
         raise ValueError(
-            f"--labels {labels!r}: one label, so its probability is 1 whatever the picture shows; "
+            f"--labels {named!r}: one label, so its probability is 1 whatever the picture shows; "
             "separate labels by semicolons, or add --independent"
         )
     check_policy(policy)
@@ -65,7 +66,7 @@ def classify(
     if task:
         classifier = ZeroShotClassifier.for_task(encoder, task)
     else:
-        classifier = ZeroShotClassifier(encoder, labels.split(";"), independent=independent)
+        classifier = ZeroShotClassifier(encoder, named.split(";"), independent=independent)
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = csv.writer(file, lineterminator="\n").writerow
         write(["file", "frame", "label", "probability", "score", "policy"])

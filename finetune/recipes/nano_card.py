@@ -5,10 +5,13 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from data_cards.split import Side
 
 MEASUREMENTS = "measurements.json"
+CardSide = Side | Literal["both"]
+"""`both` is held-out and final together, for differences that either is too small to show."""
 AS_PRINTED = 5e-4
 """Figures that differ by less look the same on a card."""
 
@@ -17,7 +20,7 @@ AS_PRINTED = 5e-4
 class Figure:
     """One row of a card."""
 
-    side: Side
+    side: CardSide
     task: str
     metric: str
     value: float

@@ -12,14 +12,11 @@ from numpy.typing import NDArray
 
 from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
-from evals.baselines import small_pixels
+from evals.baselines import has_colour, small_pixels
 from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import read_pictures
 from medsiglip.probe import LinearProbe
-
-PIXEL_COMPONENTS = 128
-"""Principal components of the 24 x 24 pixels that the pixel probe reads: a linear map of them, and far quicker."""
 
 
 def _label(picture: LabelledPicture) -> str | None:
@@ -71,7 +68,7 @@ def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed
     on = np.array([side(group) for group in groups.tolist()])
     vectors = encoder.encode_images([read_pictures(picture.path)[0] for picture in pictures])
     right = {}
-    for name, features in (("nano", vectors), ("raw pixels", _pixel_components(pictures, on == "train"))):
+    for name, features in (("nano", vectors), ("raw pixels", _standardised_pixels(pictures, on == "train"))):
         fitted = LinearProbe.fit(features[on == "train"], labels[on == "train"], groups[on == "train"], seed=seed)
         right[name] = np.array(fitted.predict(features)) == labels
     found = {}
@@ -86,13 +83,14 @@ def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed
     return found
 
 
-def _pixel_components(pictures: Sequence[LabelledPicture], train: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """(N, PIXEL_COMPONENTS) float32: standardised pixels and their components, both learned on the train side."""
-    from sklearn.decomposition import PCA
-    from sklearn.pipeline import make_pipeline
+def _standardised_pixels(pictures: Sequence[LabelledPicture], train: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """(N, D) float32: 24 x 24 pixels, standardised on the train side and of about unit length, as embeddings are.
+
+    The length makes the strengths that the probe tries mean the same for both.
+    """
     from sklearn.preprocessing import StandardScaler
 
-    pixels = small_pixels(picture.path for picture in pictures).reshape(len(pictures), -1)
-    components = min(PIXEL_COMPONENTS, int(train.sum()))
-    reduced = make_pipeline(StandardScaler(), PCA(components, random_state=0, whiten=True)).fit(pixels[train])
-    return np.asarray(reduced.transform(pixels), dtype=np.float32)
+    pixels = small_pixels(picture.path for picture in pictures)
+    rows = pixels[..., : 3 if has_colour(pixels) else 1].reshape(len(pixels), -1)
+    standardised = StandardScaler().fit(rows[train]).transform(rows)
+    return np.asarray(standardised / np.sqrt(rows.shape[1]), dtype=np.float32)

@@ -85,6 +85,12 @@ def test_classify_writes_its_columns_to_stdout(medsiglip, films, encoder, arrays
         assert math.fsum(float(row["probability"]) for row in rows[first : first + 3]) == pytest.approx(1, abs=2e-6)
 
 
+def test_labels_given_again_are_added(medsiglip, films):
+    at_once = medsiglip("classify", *films, "--labels", "nodule;edema;fracture")
+    assert medsiglip("classify", *films, "--labels", "nodule;edema", "--labels", "fracture") == at_once
+    assert medsiglip("classify", *films, "--labels", "nodule", "--labels", "edema;", "--labels", "fracture") == at_once
+
+
 def test_classify_independent_labels(medsiglip, films):
     _, out, _ = medsiglip("classify", films[0], "--labels", "nodule;fracture", "--independent")
     for row in rows_of(out):
