@@ -206,7 +206,7 @@ def _probe_rows(encoder: "MedSigLIP", data: Path, card: str, seed: int) -> list[
     return [row for side, found in probed.items() for row in _compared(f"linear probe of {card}", side, found)]
 
 
-def _compared(task: str, side: Side, found: Compared) -> list[Figure]:
+def _compared(task: str, side: CardSide, found: Compared) -> list[Figure]:
     return [
         _estimate(task, side, "accuracy", found.nano),
         _estimate(task, side, "accuracy of raw pixels", found.raw_pixels),

@@ -14,6 +14,7 @@ from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
 from evals.baselines import has_colour, small_pixels
 from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
+from finetune.recipes.nano_card import CardSide
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import read_pictures
 from medsiglip.probe import LinearProbe
@@ -52,8 +53,8 @@ class Compared(NamedTuple):
     difference: Estimate
 
 
-def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed: int) -> dict[Side, Compared]:
-    """Fit both probes on the train side of a set and score them on others; of LC25000 one copy a tile.
+def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed: int) -> dict[CardSide, Compared]:
+    """Fit both probes on the train side of a set and score them on others and `both`; of LC25000 one copy a tile.
 
     Raises:
         ValueError: the set is missing or broken.
@@ -71,9 +72,9 @@ def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed
     for name, features in (("nano", vectors), ("raw pixels", _standardised_pixels(pictures, on == "train"))):
         fitted = LinearProbe.fit(features[on == "train"], labels[on == "train"], groups[on == "train"], seed=seed)
         right[name] = np.array(fitted.predict(features)) == labels
-    found = {}
-    for one in sides:
-        rows = on == one
+    found: dict[CardSide, Compared] = {}
+    scored: dict[CardSide, NDArray[np.bool_]] = {**{one: on == one for one in sides}, "both": np.isin(on, sides)}
+    for one, rows in scored.items():
         nano, pixels, clusters = right["nano"][rows], right["raw pixels"][rows], groups[rows].tolist()
         found[one] = Compared(
             clustered_bootstrap_ci(nano, clusters),
