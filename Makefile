@@ -31,11 +31,13 @@ demo: $(STAMP)
 test: $(STAMP)
 	$(BIN)/pytest
 
+# Two workers of one thread each: under five minutes on two cores.
+CHECK_WORKERS ?= 2
 check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/pytest -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n $(CHECK_WORKERS) --dist worksteal -m "not slow"
 
 bench: $(STAMP)
 	$(BIN)/python -m benchmarks.encoder
