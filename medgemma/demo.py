@@ -126,11 +126,11 @@ def run_demo(out: Path, model: str, encoder: str, device: str, dtype: str, quiet
 
 
 def figures_of(folder: Path) -> list[dict[str, Any]]:
-    """The measured figures beside a checkpoint (measurements.json), to four digits; empty where there are none."""
+    """The measured figures beside a checkpoint (measurements.json), rounded as on its card; empty without them."""
     path = folder / "measurements.json"
     if not path.is_file():
         return []
-    measured = json.loads(path.read_text(encoding="utf-8"), parse_float=lambda text: round(float(text), 4))
+    measured = json.loads(path.read_text(encoding="utf-8"), parse_float=lambda text: round(float(text), 3))
     rows: list[dict[str, Any]] = measured["figures"]
     return rows
 

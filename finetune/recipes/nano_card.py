@@ -60,7 +60,7 @@ def write_measurements(measured: Measured, path: Path) -> None:
         "fingerprint": measured.fingerprint,
         "command": "medgemma-finetune measure PAIR --data DIR --out DIR",
         "seed": measured.seed,
-        "figures": [asdict(figure) for figure in measured.figures],
+        "figures": [asdict(figure) for figure in sides_together(measured.figures)],
     }
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
@@ -99,16 +99,21 @@ def differences(card: Measured, again: Measured, items: float = 0.0) -> list[str
 
 
 def table(figures: Sequence[Figure]) -> str:
-    """The figures as a Markdown table, a task's metrics of both sides together."""
+    """The figures as a Markdown table."""
     lines = [
         "| task | metric | side | value | 95 % interval | n | groups |",
         "| --- | --- | --- | --- | --- | --- | --- |",
     ]
-    places = {(row.task, row.metric): place for place, row in reversed(list(enumerate(figures)))}
-    for row in sorted(figures, key=lambda row: places[row.task, row.metric]):
+    for row in sides_together(figures):
         low, high = row.ci95
         interval = f"{low:.3f} to {high:.3f}"
         lines.append(
             f"| {row.task} | {row.metric} | {row.side} | {row.value:.3f} | {interval} | {row.n} | {row.n_groups} |"
         )
     return "\n".join(lines)
+
+
+def sides_together(figures: Sequence[Figure]) -> list[Figure]:
+    """The figures in their order, but all sides of a metric where it comes first."""
+    places = {(row.task, row.metric): place for place, row in reversed(list(enumerate(figures)))}
+    return sorted(figures, key=lambda row: places[row.task, row.metric])

@@ -46,6 +46,16 @@ def test_results_hold_answers_probabilities_and_the_cards_figures(out: Path) -> 
 
 
 @needs_nano
+@pytest.mark.parametrize("folder", [ENCODER_FOLDER, DECODER_FOLDER], ids=["encoder", "decoder"])
+def test_the_page_says_what_the_cards_say_side_by_side(out: Path, folder: Path) -> None:
+    page = (out / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
+    rows = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in re.findall(r"<tr>(.*?)</tr>", page, re.DOTALL)]
+    card = [line[2:-2].split(" | ") for line in (folder / "README.md").read_text().splitlines() if line[:2] == "| "]
+    measured = [[*row[:5], f"{row[5]} ({row[6]})"] for row in card[2:]]
+    assert len(measured) >= 50 and [row for row in rows if row in measured] == measured
+
+
+@needs_nano
 def test_no_patient_tag_of_the_demo_files_is_in_the_output(out: Path) -> None:
     import pydicom
     from pydicom.data import get_testdata_file
