@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from threadpoolctl import threadpool_limits
 
 STRENGTHS = tuple(float(c) for c in np.logspace(-3, 3, 7))
 """Inverse regularisation strengths that are tried."""
@@ -26,7 +27,7 @@ class LinearProbe:
 
     @classmethod
     def fit(cls, vectors: np.ndarray, labels: Sequence[str], groups: Sequence[str], *, seed: int = 0) -> "LinearProbe":
-        """Fit on embeddings.
+        """Fit on embeddings, on one thread: several wait for each other longer than they work, and round otherwise.
 
         Args:
             vectors: (N, D) float32 embeddings.
@@ -43,8 +44,9 @@ class LinearProbe:
         classes = tuple(sorted(set(names.tolist())))
         if len(classes) < 2:
             raise ValueError(f"got {len(classes)} classes; a probe needs two")
-        strength = _best_strength(vectors, names, np.asarray(groups), seed)
-        regression = _regression(strength, seed).fit(vectors, names)
+        with threadpool_limits(1):
+            strength = _best_strength(vectors, names, np.asarray(groups), seed)
+            regression = _regression(strength, seed).fit(vectors, names)
         weight, bias = regression.coef_, regression.intercept_
         if len(classes) == 2:  # scikit-learn keeps one row for two classes: half of it each way is the same softmax
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2

@@ -3,7 +3,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from threadpoolctl import threadpool_limits
 
 from evals.baselines import (
     BaselinePrediction,
@@ -53,13 +52,3 @@ def test_lung_histology_by_raw_pixels(kit: Path) -> None:
     predictions = raw_pixel_baseline(kit, "zero-shot-lung-histology")
     assert len({p.group for p in predictions}) == len(predictions)
     assert 0.68 < accuracy_of(predictions).value < 0.8
-
-
-@pytest.mark.kit
-@pytest.mark.slow
-def test_raw_pixels_say_the_same_on_one_thread_and_on_two(kit: Path) -> None:
-    said = []
-    for threads in (1, 2):
-        with threadpool_limits(threads):
-            said.append([p.predicted for p in raw_pixel_baseline(kit, "zero-shot-mednist")])
-    assert said[0] == said[1]
