@@ -64,8 +64,8 @@ def raw_pixel_baseline(
     pixels, new_pixels = (small_pixels((p.path for p in some), change) for some in (train, held_out))
     channels = 3 if has_colour(pixels) else 1
     with threadpool_limits(1):
-        model.fit(_rows(pixels, channels), [str(label_of(task, p)) for p in train])
-    table = model.predict_proba(_rows(new_pixels, channels))
+        model.fit(pixel_rows(pixels, channels), [str(label_of(task, p)) for p in train])
+    table = model.predict_proba(pixel_rows(new_pixels, channels))
     return [_prediction(task, p, model.classes_, row) for p, row in zip(held_out, table, strict=True)]
 
 
@@ -114,7 +114,7 @@ def has_colour(pixels: NDArray[np.float32]) -> bool:
     return bool((pixels != pixels[..., :1]).any())
 
 
-def _rows(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float64]:
+def pixel_rows(pixels: NDArray[np.float32], channels: int) -> NDArray[np.float64]:
     """Return (N, H * W * channels) float64."""
     return pixels[..., :channels].reshape(len(pixels), -1).astype(np.float64)
 

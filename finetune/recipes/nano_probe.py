@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
-from evals.baselines import has_colour, small_pixels
+from evals.baselines import has_colour, pixel_rows, small_pixels
 from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
 from finetune.recipes.nano_card import CardSide
 from medsiglip.encoder import MedSigLIP
@@ -92,6 +92,6 @@ def _standardised_pixels(pictures: Sequence[LabelledPicture], train: NDArray[np.
     from sklearn.preprocessing import StandardScaler
 
     pixels = small_pixels(picture.path for picture in pictures)
-    rows = pixels[..., : 3 if has_colour(pixels) else 1].reshape(len(pixels), -1)
+    rows = pixel_rows(pixels, 3 if has_colour(pixels) else 1)
     standardised = StandardScaler().fit(rows[train]).transform(rows)
     return np.asarray(standardised / np.sqrt(rows.shape[1]), dtype=np.float32)
