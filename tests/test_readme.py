@@ -135,3 +135,15 @@ def test_the_file_tree_is_true(repository: Path) -> None:
     on_top = {line.split()[0].strip("/") for line in tree.splitlines() if not line.startswith(" ")}
     packages = {path.parent.name for path in repository.glob("*/__init__.py")}
     assert packages <= on_top | {"benchmarks", "tests"}
+
+
+def test_the_page_on_nano_says_what_the_cards_say(repository: Path) -> None:
+    page = (repository / "docs" / "nano.md").read_text(encoding="utf-8").replace("−", "-")
+    tables = page[page.index("## The encoder beside raw pixels") : page.index("nano says that it does not know")]
+    rows = "\n".join(line for line in tables.splitlines() if line.startswith("|"))
+    said = re.findall(r"(-?\d\.\d{3}) \((-?\d\.\d{3}) to (-?\d\.\d{3})\)", rows)
+    measured = set()
+    for folder in ("medsiglip/nano", "medgemma/nano"):
+        for figure in json.loads((repository / folder / "measurements.json").read_text(encoding="utf-8"))["figures"]:
+            measured.add(tuple(f"{number:.3f}" for number in (figure["value"], *figure["ci95"])))
+    assert len(said) >= 40 and set(said) <= measured, sorted(set(said) - measured)
