@@ -124,6 +124,16 @@ def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target} is not in the Makefile"
 
 
+def test_the_readme_shows_rows_of_the_kit_table(repository: Path) -> None:
+    shown = re.findall(r"^\| .*", (repository / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    written = (repository / "docs" / "kit-table.md").read_text(encoding="utf-8").splitlines()
+    header = shown.index("| task | metric | value [95 % interval] | commonest answer | n | groups |")
+    rows = shown[header : header + 7]
+    assert len(rows) == 7 and set(rows) <= set(written), "copy these rows of docs/kit-table.md into README.md again"
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    assert "--markdown --into docs/kit-table.md" in makefile and "begin kit table" in "".join(written)
+
+
 def test_the_file_tree_is_true(repository: Path) -> None:
     tree = next(block for block in blocks(repository, "") if block.startswith("finetune/"))
     parent = repository
