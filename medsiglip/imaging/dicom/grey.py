@@ -249,7 +249,7 @@ def _full_range_tone(source: _File, transforms: _Transforms, found: ValueCounts)
     a range is not cut here. Unsigned eight-bit ones are kept, signed ones stretched to 0..255, all others to
     0..65535, cut and inverted, then rounded to eight bits.
 
-    Source: reference/medgemma.md A.9.
+    Source: the serving container of Google-Health/medgemma, python/data_accessors.
     """
     low, high = (float(found.values[0]), float(found.values[-1])) if len(found.values) else (0.0, 0.0)
     modality = transforms.modality
