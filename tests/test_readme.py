@@ -49,6 +49,18 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
 
 
+def run_page(repository: Path, page: str, folder: Path) -> str:
+    """Run the commands of a page, then all of its Python as one program; return what that printed."""
+    for words in [words for block in blocks(repository, "bash", page) for words in commands(block)]:
+        done = run(words, folder)
+        assert done.returncode == 0, f"{page}: {shlex.join(words)}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    code = "\n".join(blocks(repository, "python", page))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @needs_nano
 @pytest.mark.slow
 def test_example_commands_run(repository: Path, study_folder: Path) -> None:
@@ -73,49 +85,47 @@ def test_example_python_runs(repository: Path, study_folder: Path) -> None:
 @needs_nano
 @pytest.mark.kit
 @pytest.mark.slow
-def test_evaluation_commands_run_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
+def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
     in_place = {"DATA": str(kit), "runs/a": "runs/vqa-rad", "runs/b": "runs/vqa-rad"}
+    (block,) = blocks(repository, "bash", "docs/evaluations.md")
     said = []
-    for words in commands(blocks(repository, "bash")[2]):
-        if words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
-            continue
+    for words in commands(block):
         limit = ["--limit", "24"] if words[:2] == ["medgemma-eval", "run"] else []
         done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         said.append(done.stdout)
-    assert len(said) == 7
-    assert "closed_accuracy_real_minus_shuffled" in said[1]
+    assert len(said) == 9
+    assert "closed_accuracy_real_minus_shuffled" in said[5]
 
 
 @pytest.mark.slow
 def test_the_page_on_pixels_runs(repository: Path, study_folder: Path) -> None:
-    (block,), (code,) = (blocks(repository, language, "docs/pixels.md") for language in ("bash", "python"))
-    for words in commands(block):
-        done = run(words, study_folder)
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    said = run_page(repository, "docs/pixels.md", study_folder)
     assert {"look.png", "report.png", "sheet.png"} <= {path.name for path in study_folder.iterdir()}
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "Volume CT" in done.stdout and "(3, 128, 128)" in done.stdout
+    assert "Volume CT" in said and "(3, 128, 128)" in said
+
+
+@needs_nano
+@pytest.mark.slow
+def test_the_page_on_labels_runs(repository: Path, study_folder: Path) -> None:
+    said = run_page(repository, "docs/labels.md", study_folder)
+    assert {"labels.csv", "findings.csv", "modality.csv"} <= {path.name for path in study_folder.iterdir()}
+    assert said.startswith("(1, 2)\n('CT', 'X-ray')") and re.search(r"\[('[ab]'(, )?){4}\]", said)
 
 
 @needs_nano
 @pytest.mark.slow
 def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
-    code = "\n".join(blocks(repository, "python", "docs/asking.md"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, second = run_page(repository, "docs/asking.md", study_folder).splitlines()
+    assert (study_folder / "replies.jsonl").is_file() and (study_folder / "spine.png").is_file()
     assert "('ct-report',)" in first and re.fullmatch(r"[A-E] (axial|coronal) 3 (True|False)", second)
 
 
 @needs_nano
 @pytest.mark.slow
 def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
-    (code,) = blocks(repository, "python", "docs/engine.md")
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "Completion(" in done.stdout and done.stdout.count(" stop\n") == 3
+    said = run_page(repository, "docs/engine.md", study_folder)
+    assert "Completion(" in said and said.count(" stop\n") == 3
 
 
 def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
