@@ -184,7 +184,11 @@ def _answer_on_server(item: Item, server: Endpoint, generation: Generation) -> O
     attempts, replies = 0, []
     try:
         for sample in range(generation.n_samples):
-            replies.append(server.answer(item.files, item.prompt, generation, sample))
+            replies.append(
+                server.answer(
+                    item.files, item.prompt, generation.sampling, system=generation.system_turn, sample=sample
+                )
+            )
             attempts += replies[-1].attempts
     except EndpointRefused:
         raise

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import httpx2
 
-from evals.generation import Generation
 from medgemma.answers import split_thinking
+from medgemma.engine.request import Sampling
 
 if TYPE_CHECKING:
     from medsiglip.imaging import Picture
@@ -119,14 +119,17 @@ class Endpoint:
         """What stands for the weights, which a server does not show: its address and the model's name there."""
         return f"{self.model} at {self.url}"
 
-    def answer(self, files: Sequence[str], prompt: str, generation: Generation, sample: int = 0) -> Reply:
+    def answer(
+        self, files: Sequence[str], prompt: str, sampling: Sampling, *, system: str = "", sample: int = 0
+    ) -> Reply:
         """Ask for one answer.
 
         Args:
             files: Pictures, put before the text in this order.
             prompt: The text.
-            generation: How; `max_tokens` of it are asked for.
-            sample: Number of the draw; its seed is `generation.seed + sample`.
+            sampling: How; one answer is asked for, whatever its `num_samples`, and its `stop_ids` stay here.
+            system: A system turn; empty for none.
+            sample: Number of the draw; its seed is `sampling.seed + sample`.
 
         Raises:
             EndpointFault: There is no answer after all attempts, or the server refuses this item.
@@ -135,23 +138,23 @@ class Endpoint:
         """
         content = [*self._shown(tuple(files)), {"type": "text", "text": prompt}]
         messages: list[Mapping[str, Any]] = [{"role": "user", "content": content}]
-        if generation.system_turn:
-            messages.insert(0, {"role": "system", "content": generation.system_turn})
-        return self.chat(messages, generation, sample)
+        if system:
+            messages.insert(0, {"role": "system", "content": system})
+        return self.chat(messages, sampling, sample)
 
-    def chat(self, messages: Sequence[Mapping[str, Any]], generation: Generation, sample: int = 0) -> Reply:
+    def chat(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, sample: int = 0) -> Reply:
         """Ask for the next turn of a conversation.
 
         Args:
-            messages: As the API takes them, the system turn (if any) included; `generation.system_turn` is not added.
-            generation: As in `answer`.
+            messages: As the API takes them, the system turn (if any) included.
+            sampling: As in `answer`.
             sample: As in `answer`.
 
         Raises:
             EndpointFault: There is no answer after all attempts, or the server refuses these messages.
             EndpointRefused: It refuses everything.
         """
-        body = self._body(messages, generation, sample)
+        body = self._body(messages, sampling, sample)
         attempts = 0
         while True:
             found = self._attempt(body)
@@ -162,13 +165,15 @@ class Endpoint:
                 raise EndpointFault(found.reason, attempts)
             self._sleep(_wait_s(attempts, found.retry_after_s))
 
-    def _body(self, messages: Sequence[Mapping[str, Any]], generation: Generation, sample: int) -> bytes:
+    def _body(self, messages: Sequence[Mapping[str, Any]], sampling: Sampling, sample: int) -> bytes:
         body = {
             "model": self.model,
             "messages": list(messages),
-            "max_tokens": generation.max_tokens,
-            "temperature": generation.temperature,
-            **({} if generation.is_greedy else {"seed": generation.seed + sample}),
+            "max_tokens": sampling.max_new_tokens,
+            "temperature": sampling.temperature,
+            **({"top_k": sampling.top_k} if sampling.top_k is not None else {}),
+            **({"top_p": sampling.top_p} if sampling.top_p < 1 else {}),
+            **({} if sampling.temperature == 0 else {"seed": sampling.seed + sample}),
         }
         return json.dumps(body).encode()
 

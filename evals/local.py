@@ -14,7 +14,7 @@ from evals.outputs import Output
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions, Asked
 from medgemma.content import open_study, study_parts
-from medgemma.engine import Completion, Sampling
+from medgemma.engine import Completion
 
 ITEMS_AHEAD = 48
 """Submitted and not finished; the engine decodes 32 samples together."""
@@ -77,7 +77,7 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
 
 def _asked(item: Item, model: MedGemma, generation: Generation) -> Asked:
     options = AnswerOptions(
-        Sampling(temperature=generation.temperature, seed=generation.seed, num_samples=generation.n_samples),
+        generation.sampling,
         thinking=generation.thinking_tokens if generation.thinking else None,
         system=generation.system,
     )

@@ -13,7 +13,7 @@ from evals.generation import Generation
 from medsiglip.imaging import ImageError
 from tests.evals.faulty_server import pictures_of, serving, text_of
 
-PLAIN = Generation(max_new_tokens=8)
+PLAIN = Generation(max_new_tokens=8).sampling
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_thinking_and_draws_are_asked_for(picture: str) -> None:
     how = Generation(8, system="You read films.", thinking=True, thinking_tokens=100, n_samples=3, temperature=0.7)
     trace = "say <unused94>thought\nhm<unused95>Yes"
     with serving(lambda *_: trace) as server, Endpoint(server.url) as endpoint:
-        reply = endpoint.answer([], "q", how, sample=2)
+        reply = endpoint.answer([], "q", how.sampling, system=how.system_turn, sample=2)
     (body,) = server.asked
     system = "SYSTEM INSTRUCTION: think silently if needed. You read films."
     assert body["messages"][0] == {"role": "system", "content": system}
