@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from medgemma import checkpoint_cli
-from medgemma.ask_cli import ask
-from medgemma.batch_cli import batch
-from medgemma.chat_cli import chat
-from medgemma.film_cli import compare, locate, report
+from medgemma.commands import checkpoint as checkpoint_cli
+from medgemma.commands.ask import ask
+from medgemma.commands.batch import batch
+from medgemma.commands.chat import chat
+from medgemma.commands.film import compare, locate, report
 from medsiglip.command import Device, Dtype, Model, Quiet, new_app, run
 
 app = new_app("MedGemma: questions about medical pictures. Not a medical device.")
@@ -27,7 +27,7 @@ def demo(
     quiet: Quiet = False,
 ) -> None:
     """Label and question real pictures that the installed packages carry; offline, in half a minute."""
-    from medgemma.demo import run_demo
+    from medgemma.commands.demo import run_demo
 
     report = run_demo(out, model, encoder, device, dtype, quiet)
     typer.echo(str(report))

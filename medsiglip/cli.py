@@ -127,10 +127,10 @@ def look(
 
     Text that is burned into the pixels is shown as it is.
     """
+    from medsiglip.checkpoints.weights import resolve_model
     from medsiglip.imaging.drawing import save_png
     from medsiglip.imaging.look import View, draw, opened
     from medsiglip.preprocess import Preprocessing
-    from medsiglip.weights import resolve_model
 
     if out.suffix.lower() != ".png" or out.is_dir():
         raise ValueError(f"--out {out}: give the name of a PNG file, such as look.png")

@@ -7,10 +7,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter
-from evals.clinic.shared_engine import SharedEngine
-from evals.endpoint import Endpoint, EndpointFault
-from evals.generation import Generation
-from medgemma.thinking import THINKING_SYSTEM_TEXT
+from evals.running.generation import Generation
+from medgemma.endpoint import Endpoint, EndpointFault
+from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT
+from medgemma.shared_engine import SharedEngine
 
 if TYPE_CHECKING:
     from medgemma import MedGemma
@@ -30,7 +30,7 @@ def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
     Raises:
         ValueError: It is to think and cannot.
     """
-    from medgemma.chat import render
+    from medgemma.prompts.chat import render
 
     asking = model.asking
     if generation.thinking and asking.markers is None:
