@@ -20,11 +20,11 @@ from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.measure import Neighbours, append, machine, provenance
+from evals.generation import Generation
 from evals.items import Item
 from evals.outputs import Output
 from evals.running.answering import side_by_side
 from evals.running.choosing import choose_items
-from evals.running.generation import Generation
 from evals.running.local import answer_on_engine
 from evals.tasks.catalogue import TASKS
 from evals.tasks.question_sets import SETS

@@ -15,18 +15,17 @@ from typing import TYPE_CHECKING, Any
 from medgemma.answers import Answer
 from medgemma.answers.constraints import cut_at
 from medgemma.asking import AnswerOptions, Asked, Asking, Reply
+from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
 from medgemma.prompts.content import Part, open_study, study_parts
 from medgemma.prompts.thinking import Speech
-from medsiglip.checkpoints.weights import fingerprint, resolve_model
+from medsiglip.checkpoints.folders import fingerprint, resolve_model
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
 
 if TYPE_CHECKING:
     from medgemma.engine.engine import Engine
     from medgemma.engine.request import ChoiceScore
-
-NANO_FOLDER = Path(__file__).parent / "nano"
 
 
 @dataclass

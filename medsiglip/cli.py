@@ -127,7 +127,7 @@ def look(
 
     Text that is burned into the pixels is shown as it is.
     """
-    from medsiglip.checkpoints.weights import resolve_model
+    from medsiglip.checkpoints.folders import resolve_model
     from medsiglip.imaging.drawing import save_png
     from medsiglip.imaging.look import View, draw, opened
     from medsiglip.preprocess import Preprocessing

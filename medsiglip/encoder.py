@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medsiglip.checkpoints.weights import fingerprint, load_strictly, read_json, resolve_model
+from medsiglip.checkpoints.folders import fingerprint, read_json, resolve_model
+from medsiglip.checkpoints.weights import load_strictly
 from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
 

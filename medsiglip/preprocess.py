@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsiglip.checkpoints.weights import read_json
+from medsiglip.checkpoints.folders import read_json
 from medsiglip.imaging import RESIZE_POLICIES, Picture, Square, resize
 
 if TYPE_CHECKING:

@@ -11,12 +11,12 @@ from PIL import Image
 
 from evals.tasks.vqa_rad import prompt
 from medgemma.engine import Request, Sampling
-from medgemma.model import NANO_FOLDER as DECODER_FOLDER
 from medgemma.model import MedGemma
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
 from medgemma.prompts.chat import user_message
-from medsiglip.checkpoints.weights import NANO_FOLDER as ENCODER_FOLDER
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import Picture
+from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 from tests.nano import needs_nano
 
 pytestmark = needs_nano
@@ -105,7 +105,7 @@ def test_files_are_small_safe_and_say_nothing_of_where_they_were_made(folder: Pa
 
 @pytest.mark.parametrize("folder", [ENCODER_FOLDER, DECODER_FOLDER], ids=["encoder", "decoder"])
 def test_the_card_shows_what_was_measured_on_these_weights(folder: Path) -> None:
-    from medsiglip.checkpoints.weights import fingerprint
+    from medsiglip.checkpoints.folders import fingerprint
 
     measured = json.loads((folder / "measurements.json").read_text(encoding="utf-8"))
     card = (folder / "README.md").read_text(encoding="utf-8")

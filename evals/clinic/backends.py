@@ -7,7 +7,7 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter
-from evals.running.generation import Generation
+from evals.generation import Generation
 from medgemma.endpoint import Endpoint, EndpointFault
 from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT
 from medgemma.shared_engine import SharedEngine

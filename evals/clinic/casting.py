@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from evals.clinic import rules
 from evals.clinic.backends import local, remote
 from evals.clinic.dialogue import Backend, Meter, Players
-from evals.running.generation import Generation
+from evals.generation import Generation
 from medgemma.endpoint import Endpoint
 
 if TYPE_CHECKING:

@@ -8,9 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
+from evals.generation import Generation
 from evals.items import Item, item_sha256
 from evals.outputs import Output
-from evals.running.generation import Generation
 from medgemma.endpoint import Endpoint, EndpointFault, EndpointRefused
 from medsiglip.zero_shot import Embedder, ZeroShotClassifier
 

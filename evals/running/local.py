@@ -8,9 +8,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from evals.generation import Generation
 from evals.items import Item, item_sha256
 from evals.outputs import Output
-from evals.running.generation import Generation
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions, Asked
 from medgemma.engine import Completion

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from evals.running.generation import Generation
+from evals.generation import Generation
 from evals.tasks.task import Task
 
 Condition = Literal["real", "shuffled"]

@@ -12,8 +12,8 @@ from typing import Any
 
 from data_cards.check import table_sha256
 from data_cards.readers.tables import find_set
+from evals.generation import Generation
 from evals.items import Item, prompts_sha256
-from evals.running.generation import Generation
 from evals.running.options import Condition, RunOptions
 from evals.tasks.task import Task
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from evals.clinic.running import play_items, write_dialogue_episodes
+from evals.generation import Generation
 from evals.items import Item, write_items
 from evals.outputs import Output, OutputFile, latest
 from evals.running.answering import answer_items, answer_on_server, classify_items, refuse_items, side_by_side
 from evals.running.cache import AnswerCache
 from evals.running.checks import check_items, demand_disjoint_groups, divides_by_group
 from evals.running.choosing import choose_items
-from evals.running.generation import Generation
 from evals.running.local import answer_on_engine
 from evals.running.options import Condition, RunOptions
 from evals.running.probing import RememberedPictures, probe_items

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medgemma.checkpoints.layouts import matched_folder, write_config
+from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import (
     FLOATS,
     MAX_SHARD_BYTES,
@@ -17,7 +18,6 @@ from medsiglip.checkpoints.safetensors_files import (
     torch_dtype,
     write_tensors,
 )
-from medsiglip.checkpoints.weights import read_json
 
 TOKENIZER_FILES = (
     "tokenizer.json",

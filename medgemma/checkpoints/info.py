@@ -8,11 +8,12 @@ from typing import Any
 
 from medgemma.checkpoints.layouts import CLASSES, hub_key_of, kind_of
 from medgemma.checkpoints.reference import refuse_lost_settings, text_settings
+from medgemma.nano import NANO_FOLDER
+from medsiglip.checkpoints.folders import HUB_ID, read_json, resolve_model
 from medsiglip.checkpoints.layout import hub_names
 from medsiglip.checkpoints.safetensors_files import ITEM_BYTES, stored_tensors
-from medsiglip.checkpoints.weights import HUB_ID, blamed_on_config, read_json, resolve_model
+from medsiglip.checkpoints.weights import blamed_on_config
 
-NANO_FOLDER = Path(__file__).parents[1] / "nano"
 PARTS: Mapping[str, tuple[str, ...]] = {
     "vision tower": ("vision_tower.", "vision_model."),
     "text tower": ("text_model.",),

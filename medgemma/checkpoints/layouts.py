@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgemma.checkpoints.reference import refuse_lost_settings
+from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.layout import HubKey, hub_names, siglip_hub_key
 from medsiglip.checkpoints.safetensors_files import MAX_SHARD_BYTES, PlannedTensor, StoredTensor, write_tensors
-from medsiglip.checkpoints.weights import read_json, siglip_ids
+from medsiglip.checkpoints.weights import siglip_ids
 
 if TYPE_CHECKING:
     import torch

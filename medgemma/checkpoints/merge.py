@@ -20,6 +20,7 @@ from medgemma.checkpoints.convert import (
     whole_folder,
 )
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key, kind_of, matched_folder, write_config
+from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,
     PlannedTensor,
@@ -29,7 +30,6 @@ from medsiglip.checkpoints.safetensors_files import (
     torch_dtype,
     write_tensors,
 )
-from medsiglip.checkpoints.weights import read_json
 
 CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 PREFIX = "base_model.model."

@@ -66,7 +66,8 @@ def _on_meta(folder: Path) -> Any:
     import transformers
 
     from medgemma.checkpoints.layouts import CLASSES, kind_of
-    from medsiglip.checkpoints.weights import load_config, read_json
+    from medsiglip.checkpoints.folders import read_json
+    from medsiglip.checkpoints.weights import load_config
 
     model_class = getattr(transformers, CLASSES[kind_of(read_json(folder / "config.json"), folder)])
     with torch.device("meta"):

@@ -15,6 +15,7 @@ import torch
 from medgemma.checkpoints.convert import Advance, common_dtype, copy_companions, planned_from, stored_name, whole_folder
 from medgemma.checkpoints.info import parameters_by_part
 from medgemma.checkpoints.layouts import kind_of, matched_folder, write_config
+from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,
     PlannedTensor,
@@ -23,7 +24,6 @@ from medsiglip.checkpoints.safetensors_files import (
     torch_dtype,
     write_tensors,
 )
-from medsiglip.checkpoints.weights import read_json
 
 TOWER = "vision_tower.vision_model."
 POSITIONS = f"{TOWER}embeddings.position_embedding.weight"

@@ -158,9 +158,9 @@ def _line(answer: "Answer", as_json: bool, scores: Mapping[str, float]) -> str:
 
 
 def _prompts(model: str) -> "Prompts":
-    from medgemma.model import NANO_FOLDER
+    from medgemma.nano import NANO_FOLDER
     from medgemma.prompts.chat import Prompts
-    from medsiglip.checkpoints.weights import resolve_model
+    from medsiglip.checkpoints.folders import resolve_model
 
     return Prompts.from_folder(resolve_model(model, NANO_FOLDER), model)
 

@@ -158,8 +158,8 @@ def num_bytes(size: str) -> int:
 
 
 def _folder(model: str) -> Path:
-    from medgemma.checkpoints.info import NANO_FOLDER
-    from medsiglip.checkpoints.weights import resolve_model
+    from medgemma.nano import NANO_FOLDER
+    from medsiglip.checkpoints.folders import resolve_model
 
     return resolve_model(model, NANO_FOLDER)
 

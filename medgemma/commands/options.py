@@ -119,7 +119,7 @@ def split(choices: str) -> list[str]:
 
 def note_unless_measured(gemma: "MedGemma", what: str) -> None:
     """Say what nano's card has no figure for."""
-    from medgemma.model import NANO_FOLDER
+    from medgemma.nano import NANO_FOLDER
 
     if gemma.folder == NANO_FOLDER:
         say(NANO_WAS_NOT_MEASURED.format(what))

@@ -1,79 +1,27 @@
-"""Where a model's files lie: the shipped nano pair, a local folder, or a Hub id. Safetensors only."""
+"""A model's weights into memory, strictly: what transformers only warns about is refused by name."""
 
-import hashlib
-import json
-import os
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from medsiglip.checkpoints.layout import HubKey
-    from medsiglip.checkpoints.safetensors_files import StoredTensor
-
-NANO_FOLDER = Path(__file__).parents[1] / "nano"
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-FILES_TO_FETCH = ["*.json", "*.safetensors", "*.model", "*.jinja"]
-
-
-def resolve_model(model: str | os.PathLike[str], nano_folder: Path = NANO_FOLDER) -> Path:
-    """Find the folder that holds a checkpoint; nothing is fetched unless `model` is a Hub id.
-
-    Args:
-        model: "nano", a local folder with a config.json, or a Hub id such as "google/medsiglip-448".
-        nano_folder: the folder that "nano" stands for.
-
-    Returns:
-        A local folder with config.json and safetensors weights.
-
-    Raises:
-        ValueError: the folder is incomplete, or the Hub id is not on this machine and cannot be fetched.
-    """
-    if model == "nano":
-        return _checked_folder(nano_folder)
-    if Path(model).exists():
-        return _checked_folder(Path(model))
-    if HUB_ID.fullmatch(str(model)):
-        return _checked_folder(_fetch(str(model)))
-    raise ValueError(f"model {model}: no such folder and not a Hub id; give 'nano', a folder, or 'owner/name'")
-
-
-def fingerprint(folder: Path) -> str:
-    """First 16 hex digits of the sha256 over the configuration and every weight file, of a model or an adapter."""
-    digest = hashlib.sha256()
-    config = folder / "config.json"
-    if not config.is_file():
-        config = folder / "adapter_config.json"
-    for path in [config, *sorted(folder.glob("*.safetensors"))]:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A checkpoint's JSON file.
-
-    Raises:
-        ValueError: it is damaged; its name is given.
-    """
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not valid JSON ({error}); fetch the checkpoint again") from error
-    if not isinstance(facts, dict):
-        raise ValueError(f"{path}: got a JSON {type(facts).__name__}, expected an object; fetch the checkpoint again")
-    return facts
+from medsiglip.checkpoints.folders import read_json
+from medsiglip.checkpoints.layout import (
+    HubKey,
+    compare_shapes,
+    expected_tensors,
+    hub_names,
+    siglip_hub_key,
+    without_tied_head,
+)
+from medsiglip.checkpoints.safetensors_files import StoredTensor, opened, stored_tensors
 
 
 def load_strictly(
     model_class: Any,
     folder: Path,
     *,
-    hub_key: "HubKey | None" = None,
+    hub_key: HubKey | None = None,
     tied: Mapping[str, str] | None = None,
     check_finite: bool = True,
     **kwargs: Any,
@@ -92,8 +40,6 @@ def load_strictly(
         ValueError: a file is missing or damaged; a tensor is missing, unexpected, mis-shaped or not finite (each is
             named); the names are of no known layout.
     """
-    from medsiglip.checkpoints.layout import siglip_hub_key
-
     config = kwargs.pop("config", None) or load_config(model_class, folder)
     key_of = hub_key or siglip_hub_key(config.model_type)
     tensors = matched_tensors(model_class, config, folder, key_of, tied)
@@ -104,16 +50,13 @@ def load_strictly(
 
 
 def matched_tensors(
-    model_class: Any, config: Any, folder: Path, hub_key: "HubKey", tied: Mapping[str, str] | None = None
-) -> "dict[str, StoredTensor]":
+    model_class: Any, config: Any, folder: Path, hub_key: HubKey, tied: Mapping[str, str] | None = None
+) -> dict[str, StoredTensor]:
     """Find the stored tensor of every name that the installed transformers' model holds; nothing but headers is read.
 
     Raises:
         ValueError: as in `load_strictly`, but for NaN.
     """
-    from medsiglip.checkpoints.layout import compare_shapes, expected_tensors, hub_names, without_tied_head
-    from medsiglip.checkpoints.safetensors_files import stored_tensors
-
     where = f"model {folder}"
     named = hub_names(stored_tensors(folder), hub_key, where)
     with blamed_on_config(folder):
@@ -189,10 +132,8 @@ def siglip_ids(text_config: Mapping[str, Any]) -> dict[str, int | None]:
 
 
 def _loaded(
-    model_class: Any, config: Any, folder: Path, tensors: "Mapping[str, StoredTensor]", kwargs: Mapping[str, Any]
+    model_class: Any, config: Any, folder: Path, tensors: Mapping[str, StoredTensor], kwargs: Mapping[str, Any]
 ) -> Any:
-    from medsiglip.checkpoints.safetensors_files import opened
-
     config._name_or_path = str(folder)
     with _quiet_transformers(), opened(sorted({t.file for t in tensors.values()}), "pt") as handles:
         state = {name: handles[tensor.file].get_slice(tensor.name) for name, tensor in tensors.items()}
@@ -223,28 +164,3 @@ def _quiet_transformers() -> Iterator[None]:
         logging.set_verbosity(verbosity)
         if bar:
             logging.enable_progress_bar()
-
-
-def _checked_folder(folder: Path) -> Path:
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"model {folder}: no config.json there; give the folder that save_pretrained wrote")
-    if not any(folder.glob("*.safetensors")):
-        raise ValueError(f"model {folder}: no .safetensors weights there; pickled weights are never loaded")
-    return folder
-
-
-def _fetch(hub_id: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(hub_id, allow_patterns=FILES_TO_FETCH))
-    except GatedRepoError as error:
-        raise ValueError(f"model {hub_id}: gated; accept its terms on its Hub page, then `hf auth login`") from error
-    except RepositoryNotFoundError as error:
-        raise ValueError(f"model {hub_id}: not on the Hub under this name; check the spelling") from error
-    except (OSError, ValueError, RuntimeError) as error:
-        raise ValueError(
-            f"model {hub_id}: not on this machine and the Hub cannot be reached (HF_HUB_OFFLINE set, or no network); "
-            "fetch it once with a network, or give a local folder or 'nano'"
-        ) from error

@@ -8,7 +8,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from evals.running.generation import Generation
+from evals.generation import Generation
 from medgemma.endpoint import KEY_VARIABLE, Endpoint, EndpointFault, EndpointRefused, base_url, shown
 from medsiglip.imaging import ImageError
 from tests.medgemma.faulty_server import pictures_of, serving, text_of

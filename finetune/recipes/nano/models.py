@@ -27,8 +27,8 @@ def starting_pair(start: str) -> Pair | None:
     Raises:
         ValueError: `start` is neither empty, `nano` nor a folder of this recipe's.
     """
-    from medgemma.model import NANO_FOLDER as DECODER_FOLDER
-    from medsiglip.checkpoints.weights import NANO_FOLDER as ENCODER_FOLDER
+    from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+    from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 
     if not start:
         return None

@@ -17,10 +17,10 @@ from evals.clinic.casting import cast, local_players, roles_of, server_players
 from evals.clinic.consultation import Consultation, Outcome, Turn, text_of
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter, Players, without_thinking
 from evals.clinic.running import MAX_BROKEN_IN_A_ROW, play_items
+from evals.generation import Generation
 from evals.items import Item
 from evals.outputs import Output, read_outputs
 from evals.results.scores import score_dir
-from evals.running.generation import Generation
 from evals.running.options import RunOptions
 from evals.running.runner import run_task
 from evals.tasks import agent_clinic

@@ -12,10 +12,10 @@ from evals.clinic.casting import local_players, roles_of
 from evals.clinic.dialogue import BackendFailed, ContextFull, Players
 from evals.clinic.record_agent import Assignment, Session, run_agent, session_in, text_of
 from evals.clinic.record_tools import local_search
+from evals.generation import Generation
 from evals.items import Item
 from evals.outputs import Output, read_outputs
 from evals.results.scores import score_dir
-from evals.running.generation import Generation
 from evals.running.options import RunOptions
 from evals.running.runner import run_task
 from evals.tasks import ehr_tools

@@ -14,11 +14,11 @@ import pytest
 from typer.testing import CliRunner
 
 import evals.cli
+from evals.generation import Generation
 from evals.items import Item
 from evals.outputs import read_outputs
 from evals.results.scores import score_dir
 from evals.running.answering import MAX_FAULTS_IN_A_ROW, answer_on_server
-from evals.running.generation import Generation
 from evals.running.options import RunOptions
 from evals.running.runner import run_task
 from evals.tasks.catalogue import TASKS

@@ -8,9 +8,9 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from evals.generation import Generation
 from evals.items import Item
 from evals.outputs import Output
-from evals.running.generation import Generation
 from evals.running.local import answer_on_engine
 from medgemma import MedGemma
 from medgemma.engine import Request

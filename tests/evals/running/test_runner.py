@@ -13,12 +13,12 @@ from typer.testing import CliRunner
 
 import evals.cli
 from data_cards.split import side
+from evals.generation import Generation
 from evals.items import Item, read_items, write_items
 from evals.outputs import Output, OutputFile, read_outputs
 from evals.results.scores import score_dir, voted
 from evals.running.answering import answer_items, classify_items, side_by_side
 from evals.running.cache import AnswerCache
-from evals.running.generation import Generation
 from evals.running.options import RunOptions
 from evals.running.runner import make_items, run_task, shuffle_pictures
 from evals.tasks import vqa_rad

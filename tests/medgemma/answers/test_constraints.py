@@ -15,7 +15,7 @@ from medgemma import MedGemma
 from medgemma.answers import LAB_REPORT_SCHEMA, ThinkingTokens, json_answer, parse_lab_report
 from medgemma.answers.constraints import ConstraintError, Grammars, StopAt, ThinkingLimit, cut_at
 from medgemma.engine.request import Constraint
-from medgemma.model import NANO_FOLDER
+from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.film_prompts import box_schema
 from medgemma.prompts.thinking import speech_of
 from tests.medgemma.thinker import thinking_tokenizer

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from medgemma.commands.demo import NOTICE, PICTURES, QUESTIONS, figures_of, run_demo
-from medgemma.model import NANO_FOLDER as DECODER_FOLDER
-from medsiglip.checkpoints.weights import NANO_FOLDER as ENCODER_FOLDER
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 from medsiglip.prompts import TASKS
 from tests.nano import needs_nano
 

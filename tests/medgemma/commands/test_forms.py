@@ -14,7 +14,7 @@ from pydicom.data import get_testdata_file
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
 from medgemma.cli import main
-from medgemma.model import NANO_FOLDER
+from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import user_message
 from tests.medgemma.thinker import thinking_folder
 from tests.nano import needs_nano

@@ -8,7 +8,7 @@ from PIL import Image
 from tokenizers.processors import TemplateProcessing
 
 from medgemma import MedGemma
-from medgemma.model import NANO_FOLDER
+from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import ImageTokens, Prompts, render, tokenize, user_message
 from tests import tiny
 

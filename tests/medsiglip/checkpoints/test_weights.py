@@ -4,7 +4,7 @@ import shutil
 import numpy as np
 import pytest
 
-from medsiglip.checkpoints.weights import fingerprint, resolve_model
+from medsiglip.checkpoints.folders import fingerprint, resolve_model
 from medsiglip.encoder import MedSigLIP
 
 NORM = "vision_model.post_layernorm.weight"

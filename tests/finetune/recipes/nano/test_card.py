@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from finetune.cli import app
 from finetune.recipes.nano import recipe as nano
 from finetune.recipes.nano.card import Figure, Measured, differences, read_measurements, table, write_measurements
-from medgemma.model import NANO_FOLDER as DECODER_FOLDER
-from medsiglip.checkpoints.weights import NANO_FOLDER as ENCODER_FOLDER
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 
 FIGURE = Figure("held-out", "zero-shot-mednist", "accuracy", 0.9931, (0.979, 1.0), 307, 9)
 OTHER = replace(FIGURE, side="final", value=0.9889)
