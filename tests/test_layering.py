@@ -1,4 +1,4 @@
-"""A room imports only from floors below its own; inside a package, files and folders import one way (DESIGN: the house)."""
+"""A room imports only from floors below its own; inside a package, imports run one way (DESIGN: the house)."""
 
 import ast
 from collections.abc import Iterable, Mapping

@@ -9,31 +9,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medgemma.commands.options import (
-    Adapter,
     AsJson,
+    DrawOptions,
+    LoadOptions,
     MaxNewTokens,
     Policy,
-    Quantize,
-    Resize,
     Samples,
-    Seed,
-    Slices,
     Study,
     System,
-    Temperature,
-    ThinkingBudget,
-    ThinkingFlag,
-    TopK,
-    TopP,
-    WindowPreset,
+    ThinkingOptions,
+    VolumeOptions,
     form_of,
     note_unless_measured,
     split,
     studies,
-    thinking_of,
-    volume_view,
 )
-from medsiglip.command import Device, Dtype, Model, Problems, Quiet, files_of, progress, whole_file
+from medsiglip.command import Problems, Quiet, files_of, progress, spread_options, whole_file
 from medsiglip.imaging import FileProblem, Picture
 
 if TYPE_CHECKING:
@@ -43,6 +34,7 @@ if TYPE_CHECKING:
     from medgemma.prompts.chat import Prompts, TokenCount
 
 
+@spread_options
 def ask(
     question: Annotated[list[str], typer.Option("--question", "-q", help="Repeatable; each is answered by itself.")],
     files: Annotated[
@@ -59,28 +51,19 @@ def ask(
         str, typer.Option(help="The answer is JSON of this schema: a file, or the JSON itself.")
     ] = "",
     system: System = "",
-    thinking: ThinkingFlag = None,
-    thinking_budget: ThinkingBudget = None,
-    temperature: Temperature = 0.0,
-    top_k: TopK = None,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
+    *,
+    thinking: ThinkingOptions,
+    draws: DrawOptions,
     samples: Samples = 1,
     policy: Policy = "voi",
-    resize: Resize = "",
-    window_preset: WindowPreset = "",
-    slices: Slices = 85,
+    volumes: VolumeOptions,
     pan_and_scan: Annotated[
         bool, typer.Option("--pan-and-scan", help="Show long pictures again in crops; MedGemma was not measured so.")
     ] = False,
     count_tokens: Annotated[
         bool, typer.Option("--count-tokens", help="Only say what each prompt costs; loads no weights.")
     ] = False,
-    model: Model = "nano",
-    adapter: Adapter = None,
-    quantize: Quantize = "",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
     """Ask questions about pictures; all FILEs together are one prompt, or each is one with --each.
@@ -88,25 +71,21 @@ def ask(
     CT and MR slices and NIfTI files are volumes: each slice followed by its number, within --slices.
     """
     from medgemma.asking import AnswerOptions
-    from medgemma.engine.request import Sampling
-    from medgemma.model import MedGemma
     from medgemma.prompts.pan_and_scan import PanAndScan
 
     problems = Problems()
-    view = volume_view(window_preset, slices)
-    sampling = Sampling(max_new_tokens, temperature, top_k, top_p, seed, samples)
-    think, crop = thinking_of(thinking, thinking_budget), PanAndScan() if pan_and_scan else None
+    view = volumes.view()
+    sampling = draws.sampling(max_new_tokens, samples)
+    think, crop = thinking.chosen(), PanAndScan() if pan_and_scan else None
     about: Iterable[Study] = [Study((), [])]
     if files:
         about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
     if count_tokens:
         counted = AnswerOptions(sampling, think, system=system, pan_and_scan=crop)
-        _count(_prompts(model), about, question, counted, problems, as_json, out)
+        _count(_prompts(loading.model), about, question, counted, problems, as_json, out)
         problems.exit()
         return
-    gemma = MedGemma.from_pretrained(
-        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
-    )
+    gemma = loading.load()
     form = form_of(gemma.asking, choices, regex, json_schema)
     options = AnswerOptions(sampling, think, form, system=system, pan_and_scan=crop)
     with whole_file(out) as file, progress(None, "answers", quiet) as advance:

@@ -7,26 +7,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medgemma.commands.options import (
-    Adapter,
+    DrawOptions,
+    LoadOptions,
     MaxNewTokens,
     Policy,
-    Quantize,
-    Resize,
-    Seed,
-    Slices,
     System,
-    Temperature,
-    ThinkingBudget,
-    ThinkingFlag,
-    TopK,
-    TopP,
-    WindowPreset,
+    ThinkingOptions,
+    VolumeOptions,
     note_unless_measured,
     studies,
-    thinking_of,
-    volume_view,
 )
-from medsiglip.command import Device, Dtype, Model, Problems, Quiet, files_of
+from medsiglip.command import Problems, Quiet, files_of, spread_options
 from medsiglip.imaging import FileProblem, Picture
 
 if TYPE_CHECKING:
@@ -36,43 +27,30 @@ if TYPE_CHECKING:
     from medgemma.prompts.content import Part
 
 
+@spread_options
 def chat(
     files: Annotated[list[str] | None, typer.Argument(metavar="[FILE...]", help="Pictures of the first turn.")] = None,
     max_new_tokens: MaxNewTokens = 256,
     system: System = "",
-    thinking: ThinkingFlag = None,
-    thinking_budget: ThinkingBudget = None,
-    temperature: Temperature = 0.0,
-    top_k: TopK = None,
-    top_p: TopP = 1.0,
-    seed: Seed = 0,
+    *,
+    thinking: ThinkingOptions,
+    draws: DrawOptions,
     policy: Policy = "voi",
-    resize: Resize = "",
-    window_preset: WindowPreset = "",
-    slices: Slices = 85,
-    model: Model = "nano",
-    adapter: Adapter = None,
-    quantize: Quantize = "",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    volumes: VolumeOptions,
+    loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
     """A conversation about pictures: one line a turn, the reply streams; an empty line or Ctrl-D ends it."""
     from medgemma.asking import AnswerOptions
-    from medgemma.engine.request import Sampling
-    from medgemma.model import MedGemma
     from medgemma.prompts.content import pictures_of, user_turn
 
     problems = Problems()
-    options = AnswerOptions(
-        Sampling(max_new_tokens, temperature, top_k, top_p, seed), thinking_of(thinking, thinking_budget)
+    options = AnswerOptions(draws.sampling(max_new_tokens), thinking.chosen())
+    about = (
+        studies(files_of(files, problems), policy, volumes.view(), problems, each=False, quiet=quiet) if files else ()
     )
-    view = volume_view(window_preset, slices)
-    about = studies(files_of(files, problems), policy, view, problems, each=False, quiet=quiet) if files else ()
     parts: list[Part] = [part for study in about for part in study.parts]
-    gemma = MedGemma.from_pretrained(
-        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
-    )
+    gemma = loading.load()
     note_unless_measured(gemma, "conversations")
     beginning: list[Message] = [{"role": "system", "content": system}] if system else []
     messages = list(beginning)

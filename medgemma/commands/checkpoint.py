@@ -2,13 +2,13 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medsiglip.command import Quiet, progress, say
+from medsiglip.command import Quiet, progress, say, spread_options
 
 if TYPE_CHECKING:
     from medgemma.checkpoints.info import ModelInfo
@@ -19,6 +19,24 @@ ShardSize = Annotated[str, typer.Option(help="A larger weight file is written as
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
 Source = Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")]
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "TIB": 2**40, "GIB": 2**30, "MIB": 2**20, "KIB": 2**10}
+
+
+@dataclass(frozen=True)
+class WriteOptions:
+    """How a folder is written."""
+
+    dtype: Written = "auto"
+    shard_size: ShardSize = "5GB"
+    overwrite: Overwrite = False
+
+    def settings(self) -> dict[str, Any]:
+        """As convert, merge and plug take them.
+
+        Raises:
+            ValueError: the shard size is no size.
+        """
+        dtype = None if self.dtype == "auto" else self.dtype
+        return {"dtype": dtype, "max_shard_bytes": num_bytes(self.shard_size), "overwrite": self.overwrite}
 
 
 def info(
@@ -47,51 +65,47 @@ def info(
         raise typer.Exit(1)
 
 
+@spread_options
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="'nano', a local folder, or a Hub id.")],
     out: Annotated[Path, typer.Argument(metavar="DST", help="New folder.")],
-    dtype: Written = "auto",
-    shard_size: ShardSize = "5GB",
-    overwrite: Overwrite = False,
+    *,
+    writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
     """Write a checkpoint of any transformers version in the Hub's layout, which 4.57 and 5 read alike."""
     from medgemma.checkpoints.convert import convert as convert_folder
 
-    limit = num_bytes(shard_size)
+    settings = writing.settings()
     with progress(None, "tensors", quiet) as advance:
         tensors = convert_folder(
             _folder(source),
             out,
-            dtype=_kept(dtype),
-            max_shard_bytes=limit,
-            overwrite=overwrite,
+            **settings,
             advance=advance,
         )
     typer.echo(f"{out}\t{tensors} tensors")
 
 
+@spread_options
 def merge(
     base: Annotated[str, typer.Argument(metavar="BASE", help="'nano', a local folder, or a Hub id.")],
     adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a PEFT LoRA adapter.")],
     out: Folder,
-    dtype: Written = "auto",
-    shard_size: ShardSize = "5GB",
-    overwrite: Overwrite = False,
+    *,
+    writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
     """Merge a LoRA adapter into its base, every tensor of it accounted for, the vision tower's too."""
     from medgemma.checkpoints.merge import merge as merge_folders
 
-    limit = num_bytes(shard_size)
+    settings = writing.settings()
     with progress(None, "tensors", quiet) as advance:
         merged = merge_folders(
             _folder(base),
             adapter,
             out,
-            dtype=_kept(dtype),
-            max_shard_bytes=limit,
-            overwrite=overwrite,
+            **settings,
             advance=advance,
         )
     if merged.head_apart:
@@ -101,6 +115,7 @@ def merge(
     typer.echo(f"{out}\t{merged.updated} weights updated\t{merged.replaced} replaced\t{merged.tensors} tensors")
 
 
+@spread_options
 def plug(
     encoder: Annotated[str, typer.Option(help="Whose vision tower: a SigLIP or Gemma 3 folder, or a Hub id.")],
     decoder: Annotated[str, typer.Option(help="A Gemma 3 folder, with a tower or text only, or a Hub id.")],
@@ -113,15 +128,14 @@ def plug(
         bool, typer.Option("--keep-projector", help="Keep the decoder's; for a tuned version of its own tower.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the new projector.")] = 0,
-    dtype: Written = "auto",
-    shard_size: ShardSize = "5GB",
-    overwrite: Overwrite = False,
+    *,
+    writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
     """Put an encoder's vision tower into a Gemma 3 decoder; a new projector has learned nothing yet."""
     from medgemma.checkpoints.plug import plug_folders
 
-    limit = num_bytes(shard_size)
+    settings = writing.settings()
     with progress(None, "tensors", quiet) as advance:
         plugged = plug_folders(
             _folder(encoder),
@@ -131,9 +145,7 @@ def plug(
             image_tokens=image_tokens,
             keep_projector=keep_projector,
             seed=seed,
-            dtype=_kept(dtype),
-            max_shard_bytes=limit,
-            overwrite=overwrite,
+            **settings,
             advance=advance,
         )
     typer.echo(str(out))
@@ -162,10 +174,6 @@ def _folder(model: str) -> Path:
     from medsiglip.checkpoints.folders import resolve_model
 
     return resolve_model(model, NANO_FOLDER)
-
-
-def _kept(dtype: str) -> str | None:
-    return None if dtype == "auto" else dtype
 
 
 def _described(info: "ModelInfo") -> list[str]:

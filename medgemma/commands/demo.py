@@ -13,10 +13,12 @@ from dataclasses import asdict, dataclass
 from importlib.resources import files
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
+import typer
 
+from medsiglip.command import Device, Dtype, Model, Quiet
 from medsiglip.imaging import Picture, read_pictures
 
 if TYPE_CHECKING:
@@ -93,6 +95,20 @@ class Shown:
     """Data URI of what the model sees."""
     zero_shot: tuple[Labelled, ...] = ()
     answers: tuple[Asked, ...] = ()
+
+
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for report.html and results.json.")],
+    model: Model = "nano",
+    encoder: Annotated[
+        str, typer.Option(help="The encoder for zero-shot labels: 'nano', a folder, or a Hub id.")
+    ] = "nano",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Label and question real pictures that the installed packages carry; offline, in half a minute."""
+    typer.echo(str(run_demo(out, model, encoder, device, dtype, quiet)))
 
 
 def run_demo(out: Path, model: str, encoder: str, device: str, dtype: str, quiet: bool) -> Path:

@@ -9,23 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medgemma.commands.options import (
-    Adapter,
     AsJson,
+    LoadOptions,
     MaxNewTokens,
     Policy,
-    Quantize,
-    Resize,
-    Slices,
     Study,
-    ThinkingBudget,
-    ThinkingFlag,
-    WindowPreset,
+    ThinkingOptions,
+    VolumeOptions,
     note_unless_measured,
     studies,
-    thinking_of,
-    volume_view,
 )
-from medsiglip.command import Device, Dtype, Model, Problems, Quiet, files_of, say, whole_file
+from medsiglip.command import Problems, Quiet, files_of, say, spread_options, whole_file
 from medsiglip.imaging import Picture
 
 if TYPE_CHECKING:
@@ -41,39 +35,32 @@ _LEAST_DRAWING_PX = 512
 _BOX_COLOUR = (242, 201, 76)
 
 
+@spread_options
 def report(
     file: File,
     indication: Annotated[str, typer.Option(help="Why the study was made: 'Cough for three weeks.'")] = "",
     as_json: AsJson = False,
     out: Out = None,
     max_new_tokens: MaxNewTokens = 512,
-    thinking: ThinkingFlag = None,
-    thinking_budget: ThinkingBudget = None,
+    *,
+    thinking: ThinkingOptions,
     policy: Policy = "voi",
-    resize: Resize = "",
-    window_preset: WindowPreset = "",
-    slices: Slices = 85,
-    model: Model = "nano",
-    adapter: Adapter = None,
-    quantize: Quantize = "",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    volumes: VolumeOptions,
+    loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
     """The findings of a study, as a radiologist's report has them. A draft by a model, not a report."""
     from medgemma.asking import AnswerOptions
-    from medgemma.model import MedGemma
     from medgemma.prompts.film_prompts import findings_question
 
-    options = AnswerOptions(thinking=thinking_of(thinking, thinking_budget), view=volume_view(window_preset, slices))
+    options = AnswerOptions(thinking=thinking.chosen(), view=volumes.view())
     [study] = _studies([file], policy, options, quiet)
-    gemma = MedGemma.from_pretrained(
-        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
-    )
+    gemma = loading.load()
     note_unless_measured(gemma, "reports")
     _ask_one(gemma, study, findings_question(indication), max_new_tokens, options, as_json, out)
 
 
+@spread_options
 def compare(
     prior: Annotated[str, typer.Argument(metavar="PRIOR", help="The earlier study.")],
     current: Annotated[str, typer.Argument(metavar="CURRENT", help="The later study.")],
@@ -81,35 +68,27 @@ def compare(
     as_json: AsJson = False,
     out: Out = None,
     max_new_tokens: MaxNewTokens = 600,
-    thinking: ThinkingFlag = None,
-    thinking_budget: ThinkingBudget = None,
+    *,
+    thinking: ThinkingOptions,
     policy: Policy = "voi",
-    resize: Resize = "",
-    window_preset: WindowPreset = "",
-    slices: Slices = 85,
-    model: Model = "nano",
-    adapter: Adapter = None,
-    quantize: Quantize = "",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    volumes: VolumeOptions,
+    loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
     """What has changed between two studies of one patient."""
     from medgemma.asking import AnswerOptions
-    from medgemma.model import MedGemma
     from medgemma.prompts.content import comparison_parts
     from medgemma.prompts.film_prompts import COMPARISON
 
-    options = AnswerOptions(thinking=thinking_of(thinking, thinking_budget), view=volume_view(window_preset, slices))
+    options = AnswerOptions(thinking=thinking.chosen(), view=volumes.view())
     earlier, later = _studies([prior, current], policy, options, quiet)
     both = Study((*earlier.files, *later.files), comparison_parts(earlier.parts, later.parts))
-    gemma = MedGemma.from_pretrained(
-        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
-    )
+    gemma = loading.load()
     note_unless_measured(gemma, "comparisons")
     _ask_one(gemma, both, question or COMPARISON, max_new_tokens, options, as_json, out)
 
 
+@spread_options
 def locate(
     file: File,
     structure: Annotated[str, typer.Option("--question", "-q", help="The structure: 'right clavicle'.")],
@@ -118,32 +97,24 @@ def locate(
         bool, typer.Option("--reasoning", help="Let the model reason aloud first; its boxes may then not parse.")
     ] = False,
     max_new_tokens: MaxNewTokens = 1000,
-    thinking: ThinkingFlag = None,
-    thinking_budget: ThinkingBudget = None,
+    *,
+    thinking: ThinkingOptions,
     policy: Policy = "voi",
-    resize: Resize = "",
-    model: Model = "nano",
-    adapter: Adapter = None,
-    quantize: Quantize = "",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
+    loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
     """The box of a structure, drawn on the picture and printed as JSON: pixels of the picture, the patient's side."""
     from medgemma.answers import locate_boxes, parse_boxes
     from medgemma.asking import AnswerOptions
-    from medgemma.model import MedGemma
     from medgemma.prompts.film_prompts import box_schema, localisation_question
     from medsiglip.imaging.drawing import save_png
 
     if out.suffix.lower() != ".png" or out.is_dir():
         raise ValueError(f"--out {out}: give the name of a PNG file, such as box.png")
-    think = thinking_of(thinking, thinking_budget)
+    think = thinking.chosen()
     [study] = _studies([file], policy, AnswerOptions(), quiet)
     picture = _one_picture(study)
-    gemma = MedGemma.from_pretrained(
-        model, device=device, dtype=dtype, policy=resize or None, quantize=quantize or None, adapter=adapter
-    )
+    gemma = loading.load()
     note_unless_measured(gemma, "places")
     form = None if reasoning else gemma.asking.grammars.json_schema(box_schema(structure), compact=True)
     question = localisation_question(structure, reasoning=reasoning)

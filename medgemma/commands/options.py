@@ -3,18 +3,20 @@
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from medsiglip.command import Problems, one_line, say
+from medsiglip.command import Device, Dtype, Model, Problems, one_line, say
 from medsiglip.imaging import CT_WINDOWS, FileProblem, ImageError, Picture, Source, Volume, open_images
 
 if TYPE_CHECKING:
     from medgemma.answers.constraints import Grammar
     from medgemma.asking import Asking, Thinking
+    from medgemma.engine.request import Sampling
     from medgemma.model import MedGemma
     from medgemma.prompts.content import Part, VolumeView
 
@@ -39,6 +41,89 @@ Samples = Annotated[int, typer.Option(min=1, help="Answers to each question.")]
 Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter's folder, as PEFT writes it.")]
 Quantize = Annotated[str, typer.Option(help="int8, or with CUDA nf4: fewer bits for the decoder's linear layers.")]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
+
+
+@dataclass(frozen=True)
+class LoadOptions:
+    """Which model answers, and how it is loaded."""
+
+    resize: Resize = ""
+    model: Model = "nano"
+    adapter: Adapter = None
+    quantize: Quantize = ""
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+
+    def load(self) -> "MedGemma":
+        """The model."""
+        from medgemma.model import MedGemma
+
+        return MedGemma.from_pretrained(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            policy=self.resize or None,
+            quantize=self.quantize or None,
+            adapter=self.adapter,
+        )
+
+
+@dataclass(frozen=True)
+class VolumeOptions:
+    """How volumes are shown."""
+
+    window_preset: WindowPreset = ""
+    slices: Slices = 85
+
+    def view(self) -> "VolumeView":
+        """As prompts take it.
+
+        Raises:
+            ValueError: no such preset.
+        """
+        from medgemma.prompts.content import VolumeView
+
+        known = [*CT_WINDOWS, "min-max", "voi"]
+        if self.window_preset and self.window_preset not in known:
+            raise ValueError(f"--window-preset {self.window_preset}: use one of {', '.join(known)}")
+        return VolumeView(self.window_preset or None, self.slices)
+
+
+@dataclass(frozen=True)
+class ThinkingOptions:
+    """Whether the model reasons first."""
+
+    thinking: ThinkingFlag = None
+    thinking_budget: ThinkingBudget = None
+
+    def chosen(self) -> "Thinking":
+        """The two options as one.
+
+        Raises:
+            ValueError: a budget for no thinking.
+        """
+        if self.thinking_budget is None:
+            return self.thinking
+        if self.thinking is False:
+            raise ValueError("--thinking-budget and --no-thinking contradict each other; give one of them")
+        return self.thinking_budget
+
+
+@dataclass(frozen=True)
+class DrawOptions:
+    """How tokens are drawn."""
+
+    temperature: Temperature = 0.0
+    top_k: TopK = None
+    top_p: TopP = 1.0
+    seed: Seed = 0
+
+    def sampling(self, max_new_tokens: int, num_samples: int = 1) -> "Sampling":
+        """As the engine takes it."""
+        from medgemma.engine.request import Sampling
+
+        return Sampling(max_new_tokens, self.temperature, self.top_k, self.top_p, self.seed, num_samples)
+
 
 NANO_WAS_NOT_MEASURED = (
     "note: nano was not measured for {}, and was not taught it; its answer shows that the command works"
@@ -74,27 +159,6 @@ def studies(
             yield from _study(together, view, problems, quiet)
     else:
         yield from _study(items, view, problems, quiet)
-
-
-def volume_view(window_preset: str, slices: int) -> "VolumeView":
-    """How volumes are shown."""
-    from medgemma.prompts.content import VolumeView
-
-    known = [*CT_WINDOWS, "min-max", "voi"]
-    if window_preset and window_preset not in known:
-        raise ValueError(f"--window-preset {window_preset}: use one of {', '.join(known)}")
-    return VolumeView(window_preset or None, slices)
-
-
-def thinking_of(thinking: bool | None, budget: int | None) -> "Thinking":
-    """The two options as one.
-
-    Raises:
-        ValueError: a budget for no thinking.
-    """
-    if budget is not None and thinking is False:
-        raise ValueError("--thinking-budget and --no-thinking contradict each other; give one of them")
-    return thinking if budget is None else budget
 
 
 def form_of(asking: "Asking", choices: str, regex: str, json_schema: str) -> "Grammar | None":
