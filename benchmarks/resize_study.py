@@ -20,11 +20,11 @@ from data_cards.readers.pictures import read_labelled_pictures
 from data_cards.readers.tables import find_set
 from data_cards.readers.vqa_rad import VisualQuestion, read_vqa_rad
 from data_cards.split import Side, side
-from evals.metrics.statistics import Estimate, clustered_statistic_ci
 from evals.tasks.vqa_rad import parse_answer, prompt
 from medgemma import MedGemma
 from medsiglip import MedSigLIP, ZeroShotClassifier
 from medsiglip.imaging import RESIZE_POLICIES, Picture, read_pictures
+from medsiglip.metrics.statistics import Estimate, clustered_statistic_ci
 
 TASK_OF = {
     "cxr-nih14": "chest-xray-findings",

@@ -32,7 +32,7 @@ def run_recipe(
     from finetune.configuration import load_config
 
     module = _recipe(recipe)
-    files = [Path(str(module.__file__)).with_suffix(".yaml"), *([config] if config else [])]
+    files = [Path(str(module.__file__)).with_name(f"{recipe}.yaml"), *([config] if config else [])]
     module.run(load_config(module.Config, files, override or []), data, out, quiet)
 
 
@@ -44,7 +44,7 @@ def measure_pair(
     quiet: Quiet = False,
 ) -> None:
     """Measure all figures of both cards again and say which differ; status 1 if one does by more than an item."""
-    from finetune.recipes.nano import measure_again
+    from finetune.recipes.nano.recipe import measure_again
 
     if not measure_again(pair, data, out, quiet):
         raise typer.Exit(1)
@@ -53,7 +53,7 @@ def measure_pair(
 def _recipe(name: str) -> Any:
     if name not in RECIPES:
         raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
-    return import_module(f"finetune.recipes.{name}")
+    return import_module(f"finetune.recipes.{name}.recipe")
 
 
 def main() -> None:

@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import Estimate, clustered_totals_ci
+from medsiglip.metrics.bootstrap import N_RESAMPLES, ratio
+from medsiglip.metrics.statistics import Estimate, clustered_totals_ci
 
 CHEXPERT_5 = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
 """The report's conditions on MIMIC-CXR and CheXpert."""

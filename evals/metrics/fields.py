@@ -14,8 +14,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_totals_ci
+from medsiglip.metrics.bootstrap import N_RESAMPLES, ratio
+from medsiglip.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_totals_ci
 
 
 class FieldCounts(NamedTuple):

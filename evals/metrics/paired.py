@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evals.metrics.bootstrap import N_RESAMPLES
-from evals.metrics.statistics import (
+from medsiglip.metrics.bootstrap import N_RESAMPLES
+from medsiglip.metrics.statistics import (
     Estimate,
     ItemStatistic,
     Resampled,

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
 from evals.metrics.paired import NonInferiority, PairedDifference, bootstrap_p, non_inferiority
-from evals.metrics.ranking import scores_and_truth
-from evals.metrics.statistics import Estimate, ItemStatistic, estimate, resample_weighted
+from medsiglip.metrics.bootstrap import N_RESAMPLES, ratio
+from medsiglip.metrics.ranking import scores_and_truth
+from medsiglip.metrics.statistics import Estimate, ItemStatistic, estimate, resample_weighted
 
 
 class ReaderComparison(NamedTuple):

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_cards.readers.chest_releases import CHEXPERT_OBSERVATIONS
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import (
+from medsiglip.metrics.bootstrap import N_RESAMPLES, ratio
+from medsiglip.metrics.statistics import (
     Estimate,
     ItemStatistic,
     TotalsStatistic,

@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from evals.items import Item
 from evals.measures import Answered, Measure, mean_over_parts, of_statistic
 from evals.metrics.answers import closed_match, exact_match_norm, token_f1_squad
-from evals.metrics.bootstrap import ratio
 from evals.metrics.boxes import Box, iou
 from evals.metrics.fields import FieldCounts, field_counts
 from evals.metrics.text_overlap import rouge_l_f1
@@ -19,6 +18,7 @@ from evals.tasks import chest_films, multiple_choice
 from evals.tasks.final_answer import parse_short, parse_yes_no, spoken
 from evals.tasks.jsonl import RowKind
 from medgemma.answers import json_answer, parse_boxes
+from medsiglip.metrics.bootstrap import ratio
 
 METRICS: dict[RowKind, tuple[str, ...]] = {
     "choice": ("accuracy", "unparsed"),

@@ -10,11 +10,11 @@ from typing import NamedTuple
 
 import torch
 
-from medgemma.chat import Prompt
 from medgemma.engine.cache import KeyValueCache, PrefillStep
 from medgemma.engine.masks import Chunk
 from medgemma.engine.network import Network
 from medgemma.engine.prefixes import Stretch, Symbols, shared_stretches
+from medgemma.prompts.chat import Prompt
 
 Branches = tuple[tuple[int, ...], ...]
 """Continuations of one prompt that do not see each other, packed behind it in one pass."""

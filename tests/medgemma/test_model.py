@@ -11,8 +11,8 @@ import torch
 
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
-from medgemma.chat import user_message
 from medgemma.engine.engine import Event
+from medgemma.prompts.chat import user_message
 from tests import tiny
 
 QUESTIONS = ["Is there a pneumothorax?", "Name the organ, and describe all that is seen in this picture.", "View?"]
