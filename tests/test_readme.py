@@ -61,16 +61,24 @@ def run_page(repository: Path, page: str, folder: Path) -> str:
     return done.stdout
 
 
+def jobs(repository: Path) -> list[list[str]]:
+    """The commands of the README's table of jobs."""
+    rows = re.findall(
+        r"^\| [^|]* \| `([^|]*)` \|", (repository / "README.md").read_text(encoding="utf-8"), re.MULTILINE
+    )
+    return [shlex.split(row) for row in rows]
+
+
 @needs_nano
 @pytest.mark.slow
-def test_example_commands_run(repository: Path, study_folder: Path) -> None:
-    examples = commands(blocks(repository, "bash")[1])
-    assert len(examples) >= 8
+def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> None:
+    examples = [words for words in jobs(repository) if words[0] != "medgemma-eval" and "DATA" not in words]
+    assert len(examples) == 12
     for words in examples:
         done = run(words, study_folder)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-    assert {"labels.csv", "modality.csv", "study.parquet"} <= {path.name for path in study_folder.iterdir()}
+    assert {"labels.csv", "study.parquet", "look.png"} <= {path.name for path in study_folder.iterdir()}
 
 
 @needs_nano
@@ -88,8 +96,9 @@ def test_example_python_runs(repository: Path, study_folder: Path) -> None:
 def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
     in_place = {"DATA": str(kit), "runs/a": "runs/vqa-rad", "runs/b": "runs/vqa-rad"}
     (block,) = blocks(repository, "bash", "docs/evaluations.md")
-    said = []
-    for words in commands(block):
+    on_the_page, said = commands(block), []
+    assert [words for words in jobs(repository) if words[0] == "medgemma-eval" and words not in on_the_page] == []
+    for words in on_the_page:
         limit = ["--limit", "24"] if words[:2] == ["medgemma-eval", "run"] else []
         done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
@@ -128,10 +137,17 @@ def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> No
     assert "Completion(" in said and said.count(" stop\n") == 3
 
 
-def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
+def test_every_target_link_and_file_named_is_there(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)`?", (repository / "README.md").read_text(encoding="utf-8")):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target} is not in the Makefile"
+    pages = [repository / "README.md", *repository.glob("CONTRIBUTING.md"), repository / "benchmarks" / "README.md"]
+    for page in [*pages, *(repository / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{page.name}: make {target} is not there"
+        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which is not there"
+        for file in re.findall(r"\b(?:medsiglip|medgemma|evals|finetune|data_cards|tests)/[\w/]+\.\w+", text):
+            assert (repository / file).exists(), f"{page.name} names {file}, which is not there"
 
 
 def test_the_readme_shows_rows_of_the_kit_table(repository: Path) -> None:
@@ -152,6 +168,8 @@ def test_the_file_tree_is_true(repository: Path) -> None:
         folder = repository / name if not line.startswith(" ") else parent / name
         parent = parent if line.startswith(" ") else folder
         assert folder.is_dir(), f"the README's tree names {folder.relative_to(repository)}, which is not there"
+        missing = [file for file in re.findall(r"\w+\.py", line) if not (folder / file).is_file()]
+        assert not missing, f"the README's tree names {missing} in {folder.relative_to(repository)}"
     on_top = {line.split()[0].strip("/") for line in tree.splitlines() if not line.startswith(" ")}
     packages = {path.parent.name for path in repository.glob("*/__init__.py")}
     assert packages <= on_top | {"benchmarks", "tests"}
