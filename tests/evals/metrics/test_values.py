@@ -10,7 +10,7 @@ import pytest
 from sklearn.metrics import brier_score_loss, f1_score
 
 from evals.metrics.boxes import Box, box_from, iou, mean_iou
-from evals.metrics.fields import field_counts, field_f1, fields, parse_document
+from evals.metrics.fields import field_counts, fields, micro_f1, parse_document
 from evals.metrics.reports import CHEXBERT_14, chexbert_f1, radgraph_f1
 from medsiglip.metrics.calibration import (
     bins_of_equal_mass,
@@ -21,6 +21,7 @@ from medsiglip.metrics.calibration import (
     expected_calibration_error_equal_width,
 )
 from medsiglip.metrics.estimates import brier_estimate, calibration_error_estimate
+from medsiglip.metrics.statistics import clustered_bootstrap_ci
 
 
 def test_calibration_error_by_hand() -> None:
@@ -157,12 +158,10 @@ def test_macro_and_micro_over_documents_by_hand() -> None:
     """F1 per document 1, 0 (not parsed), 1/2; micro: right 1 + 0 + 1 = 2, predicted 1 + 0 + 2, reference 1 + 4 + 2."""
     predicted = [{"a": 1}, None, {"a": 1, "b": 2}]
     reference = [{"a": 1}, {"a": 1, "b": 2, "c": 3, "d": 4}, {"a": 1, "b": 3}]
-    found = field_f1(predicted, reference, ["p1", "p2", "p3"])
-    assert found.macro.value == pytest.approx((1 + 0 + 0.5) / 3) and found.n_unparsed == 1
-    assert found.micro.value == pytest.approx(2 * 2 / (3 + 7))
-    assert (found.micro.n, found.micro.n_clusters) == (3, 3)
-    with pytest.raises(ValueError, match="expected as many"):
-        field_f1([None], [], ["p"])
+    counts = [field_counts(*pair) for pair in zip(predicted, reference, strict=True)]
+    assert [count.f1 for count in counts] == [1, 0, 0.5]
+    whole, first_twice = micro_f1(counts)(np.array([[1.0, 1, 1], [2, 0, 1]]))
+    assert whole == pytest.approx(2 * 2 / (3 + 7)) and first_twice == pytest.approx(2 * 3 / (4 + 4))
 
 
 def test_field_values_are_compared_by_value() -> None:
@@ -196,10 +195,10 @@ def test_absent_packages_are_one_line_with_the_name_for_pip(monkeypatch: pytest.
     monkeypatch.setitem(sys.modules, "radgraph", None)
     monkeypatch.setitem(sys.modules, "f1chexbert", None)
     with pytest.raises(ValueError, match="run `pip install radgraph`") as absent:
-        radgraph_f1(["clear"], ["clear"], ["p"])
+        radgraph_f1(["clear"], ["clear"])
     assert "\n" not in str(absent.value)
     with pytest.raises(ValueError, match="run `pip install f1chexbert`"):
-        chexbert_f1(["clear"], ["clear"], ["p"])
+        chexbert_f1(["clear"], ["clear"])
 
 
 class FakeF1RadGraph:
@@ -214,17 +213,15 @@ class FakeF1RadGraph:
         return (0, 0, 0), (same, [0.5 * s for s in same], [0.25 * s for s in same]), [], []
 
 
-def test_radgraph_f1_over_patients(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_radgraph_f1_of_each_report(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     fake = ModuleType("radgraph")
     fake.F1RadGraph = FakeF1RadGraph  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "radgraph", fake)
-    found = radgraph_f1(["clear", "", "edema", "x"], ["clear", "y", "edema", "z"], ["p1", "p1", "p2", "p3"])
-    assert (found.simple.value, found.partial.value, found.complete.value) == (0.5, 0.25, 0.125)
-    assert (found.simple.n, found.simple.n_clusters, found.n_empty) == (4, 3, 1)
-    assert found.per_report["partial"] == [0.5, 0, 0.5, 0]
+    found = radgraph_f1(["clear", "", "edema", "x"], ["clear", "y", "edema", "z"])
+    assert (found.simple, found.partial, found.complete) == ([1, 0, 1, 0], [0.5, 0, 0.5, 0], [0.25, 0, 0.25, 0])
     assert capsys.readouterr().out == ""
     with pytest.raises(ValueError, match="as many of each"):
-        radgraph_f1(["clear"], [], [])
+        radgraph_f1(["clear"], [])
 
 
 class FakeF1CheXbert:
@@ -246,19 +243,21 @@ def test_chexbert_f1_over_patients(monkeypatch: pytest.MonkeyPatch) -> None:
     # No Finding: FN 1 -> 0
     predicted = ["Edema; Fracture", "Cardiomegaly", ""]
     references = ["Edema; Fracture", "Edema", "No Finding"]
-    found = chexbert_f1(predicted, references, ["p1", "p2", "p3"])
-    assert found.macro_14.value == pytest.approx((2 / 3 + 1 + 0) / 3)
-    assert found.micro_14.value == pytest.approx(2 * 2 / (3 + 4))
-    assert found.macro_5.value == pytest.approx(2 / 3) and found.micro_5.value == pytest.approx(2 * 1 / (2 + 2))
-    assert found.n_empty == 1 and found.micro_14.n_clusters == 3
+    found = {name: statistic(np.ones((1, 3)))[0] for name, statistic in chexbert_f1(predicted, references).items()}
+    assert found["chexbert_f1_macro_14"] == pytest.approx((2 / 3 + 1 + 0) / 3)
+    assert found["chexbert_f1_micro_14"] == pytest.approx(2 * 2 / (3 + 4))
+    assert found["chexbert_f1_macro_5"] == pytest.approx(2 / 3)
+    assert found["chexbert_f1_micro_5"] == pytest.approx(2 * 1 / (2 + 2))
     rows = [
         [FakeF1CheXbert("cpu").get_label(r) if r else [0] * 14 for r in reports] for reports in (references, predicted)
     ]
-    assert found.micro_14.value == pytest.approx(f1_score(np.array(rows[0]), np.array(rows[1]), average="micro"))
+    assert found["chexbert_f1_micro_14"] == pytest.approx(
+        f1_score(np.array(rows[0]), np.array(rows[1]), average="micro")
+    )
 
 
 def test_results_are_json() -> None:
     from evals.results.scores import as_json
 
-    found = field_f1([{"a": 1}], [{"a": 1}], ["p"])
-    assert json.loads(json.dumps(as_json(found.macro), allow_nan=False))["ci95"] == [None, None]
+    found = clustered_bootstrap_ci([field_counts({"a": 1}, {"a": 1}).f1], ["p"])
+    assert json.loads(json.dumps(as_json(found), allow_nan=False))["ci95"] == [None, None]

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune.cli import app
-from finetune.recipes.nano import recipe as nano
+from finetune.recipes.nano import nano
 from finetune.recipes.nano.card import Figure, Measured, differences, read_measurements, table, write_measurements
 from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
 from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER

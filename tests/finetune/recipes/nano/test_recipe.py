@@ -25,7 +25,7 @@ from finetune.configuration import load_config
 from finetune.recipes.nano import config as nano_config
 from finetune.recipes.nano import data as nano_data
 from finetune.recipes.nano import models as nano_models
-from finetune.recipes.nano import recipe as nano
+from finetune.recipes.nano import nano
 from finetune.views import kept_tower_views
 from tests import tiny
 
