@@ -1,4 +1,4 @@
-"""A room imports only from floors below its own; inside a package, imports run one way (DESIGN: the house)."""
+"""A room imports only from floors below its own; inside a package, imports run one way (README: the house)."""
 
 import ast
 from collections.abc import Iterable, Mapping
