@@ -61,21 +61,25 @@ def run_page(repository: Path, page: str, folder: Path) -> str:
     return done.stdout
 
 
-def jobs(repository: Path) -> list[list[str]]:
-    """The commands of the README's table of jobs that no page of docs/ has, where its test runs them."""
-    rows = re.findall(
-        r"^\| [^|]* \| `([^|]*)` \|", (repository / "README.md").read_text(encoding="utf-8"), re.MULTILINE
-    )
-    pages = [f"docs/{path.name}" for path in (repository / "docs").glob("*.md")]
-    elsewhere = [words for page in pages for block in blocks(repository, "bash", page) for words in commands(block)]
-    assert len(rows) == 16
-    return [words for words in map(shlex.split, rows) if words not in elsewhere]
+PAGES_RUN = ("asking", "labels", "pixels", "evaluations")
+"""Pages of docs/ whose commands have a test here."""
 
 
 @needs_nano
 @pytest.mark.slow
 def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> None:
-    for words in jobs(repository):
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    jobs = [shlex.split(words) for words in re.findall(r"^\| [^|]* \| `([^|]*)` \|", text, flags=re.MULTILINE)]
+    run_elsewhere = [
+        words
+        for page in PAGES_RUN
+        for block in blocks(repository, "bash", f"docs/{page}.md")
+        for words in commands(block)
+    ]
+    assert len(jobs) == 16
+    for words in jobs:
+        if words in run_elsewhere or words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
+            continue
         done = run(words, study_folder)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         assert "Traceback" not in done.stderr
