@@ -165,11 +165,12 @@ def test_the_readme_shows_rows_of_the_kit_table(repository: Path) -> None:
 
 def test_the_file_tree_is_true(repository: Path) -> None:
     tree = next(block for block in blocks(repository, "") if block.startswith("finetune/"))
-    parent = repository
+    parent = folder = repository
     for line in tree.splitlines():
         name = line.split()[0]
-        folder = repository / name if not line.startswith(" ") else parent / name
-        parent = parent if line.startswith(" ") else folder
+        if name.endswith("/"):  # else the line goes on with the folder before
+            folder = repository / name if not line.startswith(" ") else parent / name
+            parent = parent if line.startswith(" ") else folder
         assert folder.is_dir(), f"the README's tree names {folder.relative_to(repository)}, which is not there"
         missing = [file for file in re.findall(r"\w+\.py", line) if not (folder / file).is_file()]
         assert not missing, f"the README's tree names {missing} in {folder.relative_to(repository)}"
