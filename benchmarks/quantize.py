@@ -25,8 +25,7 @@ from evals.tasks.vqa_rad import parse_answer, prompt
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
 from medgemma.checkpoints.quantize import Int8Linear, to_int8
-from medgemma.engine import Completion, Request, Sampling
-from medgemma.engine.engine import Engine
+from medgemma.engine import Completion, Engine, Request, Sampling
 from medgemma.prompts.chat import Prompt
 from medgemma.prompts.content import study_parts
 from medsiglip.imaging import read_pictures

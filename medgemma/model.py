@@ -24,7 +24,7 @@ from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
 
 if TYPE_CHECKING:
-    from medgemma.engine.engine import Engine
+    from medgemma.engine import Engine
     from medgemma.engine.request import ChoiceScore
 
 
@@ -115,7 +115,7 @@ class MedGemma:
     @cached_property
     def engine(self) -> "Engine":
         """What makes all text of this model."""
-        from medgemma.engine.engine import Engine
+        from medgemma.engine import Engine
 
         return Engine(self.model, self.preprocessing, stop_ids=self.stop_ids, compile_mode=self.compile_mode)
 

@@ -6,8 +6,7 @@ from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from medgemma.engine import Completion, Request
-    from medgemma.engine.engine import Engine
+    from medgemma.engine import Completion, Engine, Request
 
 
 class SharedEngine:

@@ -41,11 +41,9 @@ def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
     def answer(messages: Sequence[Message]) -> str:
         with tokenizing:  # tokenizers are not made for several threads
             prompt = render(model.tokenizer, model.image_tokens, messages)
-            if not asking.prompts.count(prompt, generation.max_tokens).fits:
-                new = generation.max_tokens
-                raise ContextFull(
-                    f"{len(prompt.input_ids):,} and {new:,} new tokens; {model.name} has {model.max_tokens:,}"
-                )
+            count = asking.prompts.count(prompt, generation.max_tokens)
+            if not count.fits:
+                raise ContextFull(count.too_long(model.name))
             asked = asking.asked(messages, [], replace(generation.sampling, num_samples=1), thinking=thinking)
         completion = shared.complete(replace(asked.request, continues=True))
         with tokenizing:

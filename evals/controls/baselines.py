@@ -15,7 +15,7 @@ from threadpoolctl import threadpool_limits
 from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
 from evals.tasks.zero_shot import TASKS, label_of
-from medsiglip.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
+from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, paired_difference
 
 SIDE_PX = 24
 Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -71,7 +71,7 @@ def raw_pixel_baseline(
 
 def accuracy_of(predictions: Sequence[BaselinePrediction]) -> Estimate:
     """Return the accuracy with its interval over groups."""
-    return clustered_bootstrap_ci([_is_right(p) for p in predictions], [p.group for p in predictions])
+    return grouped_bootstrap_ci([_is_right(p) for p in predictions], [p.group for p in predictions])
 
 
 def model_minus_baseline(correct: dict[str, float], predictions: Sequence[BaselinePrediction]) -> Estimate:

@@ -13,7 +13,7 @@ from data_cards.readers.tables import find_set
 from data_cards.readers.vqa_rad import VisualQuestion, read_vqa_rad
 from data_cards.split import Side, side
 from evals.tasks.vqa_rad import CARD, grade
-from medsiglip.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
+from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, paired_difference
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ def words_alone(data_dir: str | Path, on: Side = "held-out") -> list[WordsAlone]
 def mean_of(graded: list[WordsAlone], metric: str) -> Estimate:
     """The mean of one metric with its interval over groups."""
     chosen = [one for one in graded if one.metric == metric]
-    return clustered_bootstrap_ci([one.value for one in chosen], [one.group for one in chosen])
+    return grouped_bootstrap_ci([one.value for one in chosen], [one.group for one in chosen])
 
 
 def model_minus_words(model: Mapping[str, float], graded: list[WordsAlone], metric: str) -> Estimate:

@@ -35,8 +35,8 @@ from medsiglip.metrics.delong import delong_auroc
 from medsiglip.metrics.ranking import macro_auroc_of_weights
 from medsiglip.metrics.statistics import (
     Estimate,
-    clustered_bootstrap_ci,
-    clustered_weighted_ci,
+    grouped_bootstrap_ci,
+    grouped_weighted_ci,
     paired_difference,
 )
 
@@ -102,7 +102,7 @@ def as_json(estimate: Estimate) -> dict[str, Any]:
     return {
         "value": finite(estimate.value),
         "n": estimate.n,
-        "n_groups": estimate.n_clusters,
+        "n_groups": estimate.n_groups,
         "ci95": interval_as_json(estimate.ci95),
         "ci95_bca": interval_as_json(estimate.ci95_bca),
         **({"ci95_wilson_if_independent": interval_as_json(estimate.ci95_wilson)} if estimate.ci95_wilson else {}),
@@ -157,9 +157,9 @@ def _with_failed(name: str, measure: Measure, failed: set[str], of_rest: dict[st
 def estimate_of(measure: Measure) -> Estimate:
     """Return the value of a metric with its intervals."""
     if measure.statistic is None:
-        mean = clustered_bootstrap_ci(measure.values, measure.groups)
+        mean = grouped_bootstrap_ci(measure.values, measure.groups)
         return mean if measure.right_or_wrong else mean._replace(ci95_wilson=None)
-    return clustered_weighted_ci(measure.statistic, measure.groups)
+    return grouped_weighted_ci(measure.statistic, measure.groups)
 
 
 def value_of(measure: Measure) -> float:

@@ -14,6 +14,7 @@ from hashlib import sha256
 from pathlib import Path
 from types import TracebackType
 
+from data_cards.launch import DISTRIBUTION
 from evals.items import Item, item_sha256
 from evals.outputs import Output
 from evals.running.record import RunRecord
@@ -74,7 +75,7 @@ class AnswerCache:
             pictures = [self._file_sha256(file) for file in item.files]
         except OSError:
             return ""
-        made_by = [record.model_fingerprint, record.computed_on, record.versions["medgemma"]]
+        made_by = [record.model_fingerprint, record.computed_on, record.versions[DISTRIBUTION]]
         asked = [record.task, record.task_version, pictures, item.prompt, list(item.choices), record.generation]
         asked.append(item.meta.get("label_set", ""))
         return sha256(json.dumps([made_by, asked], ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from data_cards.check import table_sha256
+from data_cards.launch import DISTRIBUTION
 from data_cards.readers.tables import find_set
 from evals.generation import Generation
 from evals.items import Item, prompts_sha256
@@ -92,7 +93,7 @@ def run_record(
         prompts_sha256=prompts_sha256(items),
         data_sha256=hashes,
         data_differs_from_card=differing,
-        versions={name: _version(name) for name in ("medgemma", "torch", "transformers", "numpy")},
+        versions={name: _version(name) for name in (DISTRIBUTION, "torch", "transformers", "numpy")},
         commit=commit_of(Path(__file__).parents[2]),
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,

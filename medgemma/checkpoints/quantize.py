@@ -89,7 +89,7 @@ def nf4_config(dtype: torch.dtype) -> Any:
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
-        raise ValueError("nf4 needs bitsandbytes; install it with `pip install 'medgemma[quantize]'`") from error
+        raise ValueError("nf4 needs bitsandbytes; install it with `pip install 'open-medgemma[quantize]'`") from error
     return config_of_nf4(dtype)
 
 

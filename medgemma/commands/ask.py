@@ -167,8 +167,7 @@ def _count(
                 count = prompts.count(prompt, options.sampling.max_new_tokens)
                 file.write(_count_line(study, question, count, as_json) + "\n")
                 if not count.fits:
-                    reason = f"{count.prompt + count.answer:,} tokens, but {prompts.name} holds {count.limit:,}"
-                    problems.add(FileProblem(_name(study, question), f"{reason}; send fewer pictures or slices"))
+                    problems.add(FileProblem(_name(study, question), count.too_long(prompts.name)))
 
 
 def _count_line(study: Study, question: str, count: "TokenCount", as_json: bool) -> str:

@@ -8,7 +8,7 @@ import base64
 import io
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from importlib.util import find_spec
@@ -63,6 +63,27 @@ PICTURES = (
     DemoPicture("pydicom", f"{DICOM_FOLDER}/examples_ybr_color.dcm", "echocardiography, YBR"),
     DemoPicture("skimage", "data/retina.jpg", "fundus photograph"),
 )
+
+
+TELLING_SIDE = "final"
+TELLING = {
+    ("zero-shot-lung-histology", "accuracy"): "Names lung tissue, one of three kinds, by captions",
+    ("zero-shot-lung-histology", "accuracy, nano minus raw pixels"): "... more than raw pixels with labels reach",
+    ("zero-shot-mednist", "accuracy"): "Names small pictures of six kinds (MedNIST) by captions",
+    ("zero-shot-mednist on black", "accuracy"): "... with the grey around the body made black",
+    ("zero-shot-nih-pneumonia", "macro_auroc_one_vs_rest"): "Tells pneumonia from no finding on chest films (AUROC)",
+    ("linear probe of cxr-nih14", "accuracy, nano minus raw pixels"): "... as a probe, more than raw pixels reach",
+    ("picture-questions-new-wordings", "closed_accuracy"): "Yes or no about such pictures, in words it was not taught",
+    ("outside-questions", "open_exact_match_norm"): "Says that it cannot tell, where it was taught to",
+    ("vqa-rad", "closed_accuracy"): "Yes or no about radiology pictures (VQA-RAD)",
+    ("vqa-rad", "closed_accuracy, nano minus words alone"): "... more than the words of the questions alone reach",
+    (
+        "vqa-rad",
+        "closed_accuracy_real_minus_shuffled, mean of 8 shuffles",
+    ): "... more than with another patient's picture",
+    ("vqa-rad", "open_token_f1_squad"): "Free answers about them (token F1)",
+}
+"""The figures that a stranger should see first, of TELLING_SIDE: task and metric to plain words."""
 
 
 @dataclass(frozen=True)
@@ -151,6 +172,12 @@ def figures_of(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
+def telling(figures: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The figures that matter most, as far as they are there, each with what it says in plain words."""
+    on_side = {(row["task"], row["metric"]): row for row in figures if row["side"] == TELLING_SIDE}
+    return [{**on_side[key], "says": says} for key, says in TELLING.items() if key in on_side]
+
+
 def _picture(demo: DemoPicture) -> Picture:
     if find_spec(demo.package) is None:
         raise ValueError(f"{demo.title}: the package {demo.package} is not installed; run `make install`")
@@ -196,7 +223,9 @@ def _write(
         "decoder": {"name": gemma.name, "fingerprint": gemma.fingerprint},
     }
     figures = [*figures_of(siglip.folder), *figures_of(gemma.folder)]
-    page = template.render(notice=NOTICE, shown=shown, models=models, figures=figures, timings_s=timings_s)
+    page = template.render(
+        notice=NOTICE, shown=shown, models=models, telling=telling(figures), figures=figures, timings_s=timings_s
+    )
     results = {
         "notice": NOTICE,
         "models": models,

@@ -39,6 +39,12 @@ class TokenCount(NamedTuple):
     limit: int
     """What the model holds, prompt and answer together."""
 
+    @classmethod
+    def of(cls, prompt: "Prompt", max_new_tokens: int, limit: int) -> "TokenCount":
+        """What a prompt and its answer take of `limit` tokens."""
+        images = sum(prompt.token_type_ids)
+        return cls(len(prompt.input_ids) - images, images, prompt.num_images, max_new_tokens, limit)
+
     @property
     def prompt(self) -> int:
         """Text and images."""
@@ -48,6 +54,18 @@ class TokenCount(NamedTuple):
     def fits(self) -> bool:
         """Whether prompt and answer fit."""
         return self.prompt + self.answer <= self.limit
+
+    def too_long(self, name: str) -> str:
+        """What to say when they do not: the numbers, and what to do.
+
+        Args:
+            name: of the model.
+        """
+        of_images = f" ({self.num_images} images of {self.images // self.num_images})" if self.num_images else ""
+        return (
+            f"the prompt is {self.prompt:,} tokens{of_images} and asks for {self.answer:,} more; {name} holds "
+            f"{self.limit:,}; shorten the question, or send fewer pictures or slices"
+        )
 
 
 @dataclass(frozen=True)
@@ -202,17 +220,12 @@ class Prompts:
         prompt = self.render(messages)
         count = self.count(prompt, max_new_tokens)
         if not count.fits:
-            raise ValueError(
-                f"the prompt is {count.prompt:,} tokens ({count.num_images} images of "
-                f"{self.image_tokens.tokens_per_image}) and asks for {max_new_tokens:,} more; {self.name} holds "
-                f"{self.max_tokens:,}; shorten the question or send fewer pictures"
-            )
+            raise ValueError(count.too_long(self.name))
         return prompt
 
     def count(self, prompt: Prompt, max_new_tokens: int) -> TokenCount:
         """What a prompt costs."""
-        images = sum(prompt.token_type_ids)
-        return TokenCount(len(prompt.input_ids) - images, images, prompt.num_images, max_new_tokens, self.max_tokens)
+        return TokenCount.of(prompt, max_new_tokens, self.max_tokens)
 
 
 def _parts(message: Message) -> list[Mapping[str, Any]]:

@@ -19,28 +19,28 @@ class Interval(NamedTuple):
 
 
 def group_weights(
-    n_clusters: int, seed: int, n_resamples: int = N_RESAMPLES, rows_at_once: int | None = None
+    n_groups: int, seed: int, n_resamples: int = N_RESAMPLES, rows_at_once: int | None = None
 ) -> Iterator[NDArray[np.int64]]:
     """Yield (rows, G) arrays, `n_resamples` rows in all: how often each group is drawn.
 
     The draws are the same whatever `rows_at_once` is.
     """
     rng = np.random.default_rng(seed)
-    share = np.full(n_clusters, 1 / n_clusters)
+    share = np.full(n_groups, 1 / n_groups)
     step = rows_at_once or n_resamples
     for start in range(0, n_resamples, step):
-        yield rng.multinomial(n_clusters, share, size=min(step, n_resamples - start))
+        yield rng.multinomial(n_groups, share, size=min(step, n_resamples - start))
 
 
-def delete_group_weights(n_clusters: int, seed: int) -> NDArray[np.float64]:
+def delete_group_weights(n_groups: int, seed: int) -> NDArray[np.float64]:
     """Return (B, G) weights of 0 and 1: each row leaves one group out, or one block if there are many.
 
     With B random blocks the third and second moments of the influences, and so the acceleration of BCa, keep their
     expectation; the error is about 0.65 / B.
     """
-    n_blocks = min(n_clusters, MAX_BLOCKS)
-    block = np.arange(n_clusters) % n_blocks
-    if n_blocks < n_clusters:
+    n_blocks = min(n_groups, MAX_BLOCKS)
+    block = np.arange(n_groups) % n_blocks
+    if n_blocks < n_groups:
         np.random.default_rng([seed, 1]).shuffle(block)
     kept: NDArray[np.bool_] = block[None, :] != np.arange(n_blocks)[:, None]
     return kept.astype(np.float64)

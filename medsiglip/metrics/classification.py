@@ -2,7 +2,7 @@
 
 Every metric comes twice: on two lists of labels, and, ending in `_of_counts`, on confusion counts, (R, C, C) with
 the reference along the rows and the prediction along the columns, so that 2,000 resamples cost one call (see
-`statistics.clustered_totals_ci` and `confusion_columns`). An answer that could not be parsed is the label UNPARSED: it
+`statistics.grouped_totals_ci` and `confusion_columns`). An answer that could not be parsed is the label UNPARSED: it
 is never right, and it stays in n.
 
 Rates with nothing to divide by are nan (no item of the class), except as a docstring says; `statistics.estimate`

@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from medsiglip.metrics.bootstrap import Interval
 from medsiglip.metrics.ranking import scores_and_truth
-from medsiglip.metrics.statistics import NO_INTERVAL, cluster_codes
+from medsiglip.metrics.statistics import NO_INTERVAL, group_codes
 
 Z_95 = 1.959963984540054
 
@@ -33,18 +33,18 @@ class DeLongEstimate(NamedTuple):
     """Two-sided, of a difference of 0; nan for a single AUROC."""
     n_positive: int
     n_negative: int
-    n_clusters: int
+    n_groups: int
     note: str = ""
     """What is odd; empty if nothing is."""
 
 
-def delong_auroc(scores: ArrayLike, is_positive: ArrayLike, clusters: Sequence[str] | None = None) -> DeLongEstimate:
+def delong_auroc(scores: ArrayLike, is_positive: ArrayLike, groups: Sequence[str] | None = None) -> DeLongEstimate:
     """Return the AUROC with DeLong's 95 % interval.
 
     Args:
         scores: (n,) higher means more likely positive.
         is_positive: (n,) booleans.
-        clusters: (n,) the group of each item; every item is its own if None.
+        groups: (n,) the group of each item; every item is its own if None.
 
     Returns:
         Without a positive or a negative: nan and a note. Perfect separation: an interval without width, and a note.
@@ -53,16 +53,16 @@ def delong_auroc(scores: ArrayLike, is_positive: ArrayLike, clusters: Sequence[s
         ValueError: There are no items, the lengths differ, or a score is not finite.
     """
     numbers, positive = scores_and_truth(scores, is_positive)
-    theta, variance, n_clusters = _moments(numbers[None], positive, clusters)
+    theta, variance, n_groups = _moments(numbers[None], positive, groups)
     error = _root(float(variance[0, 0]))
     interval = _interval(float(theta[0]), error)
     within = Interval(max(interval.low, 0.0), min(interval.high, 1.0))  # in this order nan stays nan
-    counts = int(positive.sum()), int((~positive).sum()), n_clusters
+    counts = int(positive.sum()), int((~positive).sum()), n_groups
     return DeLongEstimate(float(theta[0]), error, within, math.nan, *counts, _note(float(theta[0]), error))
 
 
 def delong_paired(
-    scores_a: ArrayLike, scores_b: ArrayLike, is_positive: ArrayLike, clusters: Sequence[str] | None = None
+    scores_a: ArrayLike, scores_b: ArrayLike, is_positive: ArrayLike, groups: Sequence[str] | None = None
 ) -> DeLongEstimate:
     """Return AUROC a minus AUROC b of two models on the same items, with DeLong's paired interval and test.
 
@@ -70,7 +70,7 @@ def delong_paired(
         scores_a: (n,) higher means more likely positive.
         scores_b: (n,) of the other model, the same items in the same order; its scale may differ.
         is_positive: (n,) booleans.
-        clusters: (n,) the group of each item; every item is its own if None.
+        groups: (n,) the group of each item; every item is its own if None.
 
     Returns:
         p = 1 if both rank all pairs alike. Without a positive or a negative: nan and a note.
@@ -80,32 +80,32 @@ def delong_paired(
     """
     first, positive = scores_and_truth(scores_a, is_positive)
     second, _ = scores_and_truth(scores_b, is_positive)
-    theta, variance, n_clusters = _moments(np.stack([first, second]), positive, clusters)
+    theta, variance, n_groups = _moments(np.stack([first, second]), positive, groups)
     difference = float(theta[0] - theta[1])
     error = _root(float(variance[0, 0] + variance[1, 1] - 2 * variance[0, 1]))
-    counts = int(positive.sum()), int((~positive).sum()), n_clusters
+    counts = int(positive.sum()), int((~positive).sum()), n_groups
     p = _two_sided(difference, error)
     return DeLongEstimate(difference, error, _interval(difference, error), p, *counts, _note(difference, error))
 
 
 def _moments(
-    scores: NDArray[np.float64], positive: NDArray[np.bool_], clusters: Sequence[str] | None
+    scores: NDArray[np.float64], positive: NDArray[np.bool_], groups: Sequence[str] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], int]:
     """Return (M,) AUROCs of (M, n) scores, their (M, M) covariance, and the number of groups."""
-    codes = np.arange(scores.shape[1]) if clusters is None else cluster_codes(scores[0], clusters)
-    n_clusters = int(codes.max()) + 1
+    codes = np.arange(scores.shape[1]) if groups is None else group_codes(scores[0], groups)
+    n_groups = int(codes.max()) + 1
     n_positive, n_negative = int(positive.sum()), int((~positive).sum())
     models = len(scores)
     if not n_positive or not n_negative:
-        return np.full(models, math.nan), np.full((models, models), math.nan), n_clusters
+        return np.full(models, math.nan), np.full((models, models), math.nan), n_groups
     v10, v01 = _components(scores, positive)  # (M, positives), (M, negatives)
     theta = v10.mean(axis=1)
-    by_positives = _sums(v10 - theta[:, None], codes[positive], n_clusters)  # (M, G)
-    by_negatives = _sums(v01 - theta[:, None], codes[~positive], n_clusters)
+    by_positives = _sums(v10 - theta[:, None], codes[positive], n_groups)  # (M, G)
+    by_negatives = _sums(v01 - theta[:, None], codes[~positive], n_groups)
     s10 = _scaled(by_positives @ by_positives.T, len(np.unique(codes[positive]))) / n_positive**2
     s01 = _scaled(by_negatives @ by_negatives.T, len(np.unique(codes[~positive]))) / n_negative**2
-    crossed = _scaled(by_positives @ by_negatives.T, n_clusters) / (n_positive * n_negative)
-    return theta, s10 + s01 + crossed + crossed.T, n_clusters
+    crossed = _scaled(by_positives @ by_negatives.T, n_groups) / (n_positive * n_negative)
+    return theta, s10 + s01 + crossed + crossed.T, n_groups
 
 
 def _components(
@@ -123,9 +123,9 @@ def _components(
     return v10, v01
 
 
-def _sums(centred: NDArray[np.float64], codes: NDArray[np.intp], n_clusters: int) -> NDArray[np.float64]:
+def _sums(centred: NDArray[np.float64], codes: NDArray[np.intp], n_groups: int) -> NDArray[np.float64]:
     """Return (M, G) sums within groups."""
-    return np.stack([np.bincount(codes, weights=row, minlength=n_clusters) for row in centred])
+    return np.stack([np.bincount(codes, weights=row, minlength=n_groups) for row in centred])
 
 
 def _scaled(products: NDArray[np.float64], groups: int) -> NDArray[np.float64]:

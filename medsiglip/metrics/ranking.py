@@ -1,7 +1,7 @@
 """Metrics of scores that rank items: AUROC, average precision, and their confidence intervals.
 
 Ties count half in the AUROC. `..._of_weights` functions take (R, n) weights, how often each item counts, so that all
-resamples cost one call (see `statistics.clustered_weighted_ci`).
+resamples cost one call (see `statistics.grouped_weighted_ci`).
 """
 
 from collections.abc import Callable, Sequence

@@ -43,7 +43,7 @@ class Estimate(NamedTuple):
     value: float
     n: int
     """Items."""
-    n_clusters: int
+    n_groups: int
     """Independent groups; with one alone no interval says anything."""
     ci95: Interval
     """Percentile interval."""
@@ -60,15 +60,15 @@ class Resampled(NamedTuple):
 
     value: float
     n: int
-    n_clusters: int
+    n_groups: int
     resamples: NDArray[np.float64]
     """(R,) nan where undefined."""
     jackknife: NDArray[np.float64]
 
 
-def clustered_bootstrap_ci(
+def grouped_bootstrap_ci(
     values: ArrayLike,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
@@ -76,7 +76,7 @@ def clustered_bootstrap_ci(
 
     Args:
         values: (n,) one finite number an item.
-        clusters: (n,) the group of each item.
+        groups: (n,) the group of each item.
         seed: Of the resampling.
         n_resamples: Number of resamples.
 
@@ -87,24 +87,22 @@ def clustered_bootstrap_ci(
     Raises:
         ValueError: There are no items, the lengths differ, or a value is not finite.
     """
-    return estimate(resample_mean(values, clusters, seed, n_resamples), wilson_of=np.asarray(values, dtype=np.float64))
+    return estimate(resample_mean(values, groups, seed, n_resamples), wilson_of=np.asarray(values, dtype=np.float64))
 
 
-def resample_mean(
-    values: ArrayLike, clusters: Sequence[str], seed: int = 0, n_resamples: int = N_RESAMPLES
-) -> Resampled:
-    """Resample the mean of per-item values; see `clustered_bootstrap_ci`."""
+def resample_mean(values: ArrayLike, groups: Sequence[str], seed: int = 0, n_resamples: int = N_RESAMPLES) -> Resampled:
+    """Resample the mean of per-item values; see `grouped_bootstrap_ci`."""
     numbers = np.asarray(values, dtype=np.float64)
-    cluster_codes(numbers, clusters)
+    group_codes(numbers, groups)
     _demand_finite(numbers)
     columns = np.stack([numbers, np.ones_like(numbers)], axis=1)  # (n, 2)
-    return resample_totals(lambda totals: ratio(totals[:, 0], totals[:, 1]), columns, clusters, seed, n_resamples)
+    return resample_totals(lambda totals: ratio(totals[:, 0], totals[:, 1]), columns, groups, seed, n_resamples)
 
 
 def paired_difference(
     values_a: ArrayLike,
     values_b: ArrayLike,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
@@ -116,13 +114,13 @@ def paired_difference(
     a, b = np.asarray(values_a, dtype=np.float64), np.asarray(values_b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"got {a.shape} and {b.shape} values; expected the same items in both")
-    return estimate(resample_mean(a - b, clusters, seed, n_resamples))
+    return estimate(resample_mean(a - b, groups, seed, n_resamples))
 
 
-def clustered_totals_ci(
+def grouped_totals_ci(
     statistic: TotalsStatistic,
     columns: ArrayLike,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
@@ -131,26 +129,26 @@ def clustered_totals_ci(
     Args:
         statistic: (R, K) sums to (R,) values.
         columns: (n, K) what each item adds to the sums.
-        clusters: (n,) the group of each item.
+        groups: (n,) the group of each item.
         seed: Of the resampling.
         n_resamples: Number of resamples.
 
     Raises:
         ValueError: There are no items, or the lengths differ.
     """
-    return estimate(resample_totals(statistic, columns, clusters, seed, n_resamples))
+    return estimate(resample_totals(statistic, columns, groups, seed, n_resamples))
 
 
 def resample_totals(
     statistic: TotalsStatistic,
     columns: ArrayLike,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Resampled:
-    """Resample a statistic of sums over items; see `clustered_totals_ci`."""
+    """Resample a statistic of sums over items; see `grouped_totals_ci`."""
     table = np.asarray(columns, dtype=np.float64)  # (n, K)
-    codes = cluster_codes(table[:, 0], clusters)
+    codes = group_codes(table[:, 0], groups)
     sums = np.zeros((int(codes.max()) + 1, table.shape[1]))  # (G, K)
     np.add.at(sums, codes, table)
     totals = np.concatenate([weights @ sums for weights in _chunks(len(sums), len(sums), seed, n_resamples)])
@@ -159,9 +157,9 @@ def resample_totals(
     return Resampled(value, len(table), len(sums), statistic(totals), statistic(left_out))
 
 
-def clustered_weighted_ci(
+def grouped_weighted_ci(
     statistic: ItemStatistic,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> Estimate:
@@ -169,33 +167,33 @@ def clustered_weighted_ci(
 
     Args:
         statistic: (R, n) weights to (R,) values.
-        clusters: (n,) the group of each item.
+        groups: (n,) the group of each item.
         seed: Of the resampling.
         n_resamples: Number of resamples.
 
     Raises:
         ValueError: There are no items.
     """
-    return estimate(resample_weighted(statistic, clusters, seed, n_resamples))
+    return estimate(resample_weighted(statistic, groups, seed, n_resamples))
 
 
 def resample_weighted(
-    statistic: ItemStatistic, clusters: Sequence[str], seed: int = 0, n_resamples: int = N_RESAMPLES
+    statistic: ItemStatistic, groups: Sequence[str], seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> Resampled:
-    """Resample a statistic of all items with weights; see `clustered_weighted_ci`."""
-    n = len(clusters)
-    codes = cluster_codes(np.arange(n), clusters)
-    n_clusters = int(codes.max()) + 1
-    chunks = _chunks(n_clusters, n, seed, n_resamples)
+    """Resample a statistic of all items with weights; see `grouped_weighted_ci`."""
+    n = len(groups)
+    codes = group_codes(np.arange(n), groups)
+    n_groups = int(codes.max()) + 1
+    chunks = _chunks(n_groups, n, seed, n_resamples)
     resamples = np.concatenate([statistic(weights[:, codes].astype(np.float64)) for weights in chunks])
-    jackknife = np.concatenate([statistic(rows) for rows in _left_out(codes, n_clusters, seed)])
+    jackknife = np.concatenate([statistic(rows) for rows in _left_out(codes, n_groups, seed)])
     value = float(statistic(np.ones((1, n)))[0])
-    return Resampled(value, n, n_clusters, resamples, jackknife)
+    return Resampled(value, n, n_groups, resamples, jackknife)
 
 
-def clustered_statistic_ci(
+def grouped_statistic_ci(
     statistic: Callable[[NDArray[np.intp]], float],
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = 500,
 ) -> Estimate:
@@ -204,7 +202,7 @@ def clustered_statistic_ci(
     Args:
         statistic: Takes (m,) indices of items, repeats among them, and returns the figure, or nan where a
             resample leaves it undefined (no positive drawn).
-        clusters: (n,) the group of each item.
+        groups: (n,) the group of each item.
         seed: Of the resampling.
         n_resamples: Number of resamples; one call of `statistic` each.
 
@@ -216,7 +214,7 @@ def clustered_statistic_ci(
         rows = [np.repeat(np.arange(weights.shape[1]), row.astype(np.intp)) for row in weights]
         return np.array([statistic(row) if len(row) else math.nan for row in rows])
 
-    return clustered_weighted_ci(of_weights, clusters, seed, n_resamples)
+    return grouped_weighted_ci(of_weights, groups, seed, n_resamples)
 
 
 def estimate(drawn: Resampled, wilson_of: NDArray[np.float64] | None = None) -> Estimate:
@@ -231,11 +229,11 @@ def estimate(drawn: Resampled, wilson_of: NDArray[np.float64] | None = None) -> 
     defined = drawn.resamples[np.isfinite(drawn.resamples)]
     note = _note(drawn, len(defined))
     wilson = _wilson(wilson_of)
-    if drawn.n_clusters < 2 or 2 * len(defined) < len(drawn.resamples) or not math.isfinite(drawn.value):
-        return Estimate(drawn.value, drawn.n, drawn.n_clusters, NO_INTERVAL, NO_INTERVAL, wilson, note)
+    if drawn.n_groups < 2 or 2 * len(defined) < len(drawn.resamples) or not math.isfinite(drawn.value):
+        return Estimate(drawn.value, drawn.n, drawn.n_groups, NO_INTERVAL, NO_INTERVAL, wilson, note)
     percentile = percentile_interval(defined)
     bca = bca_interval(drawn.value, defined, drawn.jackknife[np.isfinite(drawn.jackknife)])
-    return Estimate(drawn.value, drawn.n, drawn.n_clusters, percentile, bca, wilson, note)
+    return Estimate(drawn.value, drawn.n, drawn.n_groups, percentile, bca, wilson, note)
 
 
 def wilson_interval(successes: int, n: int) -> Interval:
@@ -253,26 +251,26 @@ def wilson_interval(successes: int, n: int) -> Interval:
     return Interval(0.0 if successes == 0 else centre - half, 1.0 if successes == n else centre + half)
 
 
-def cluster_codes(values: NDArray[np.generic], clusters: Sequence[str]) -> NDArray[np.intp]:
+def group_codes(values: NDArray[np.generic], groups: Sequence[str]) -> NDArray[np.intp]:
     """Return (n,) numbers 0.. of the groups.
 
     Raises:
         ValueError: There are no items, or not as many groups as items.
     """
-    if values.ndim != 1 or not len(values) or len(values) != len(clusters):
-        raise ValueError(f"got {values.shape} values and {len(clusters)} clusters; expected n of each, n at least 1")
-    codes: NDArray[np.intp] = np.unique(np.asarray(clusters, dtype=str), return_inverse=True)[1]
+    if values.ndim != 1 or not len(values) or len(values) != len(groups):
+        raise ValueError(f"got {values.shape} values and {len(groups)} groups; expected n of each, n at least 1")
+    codes: NDArray[np.intp] = np.unique(np.asarray(groups, dtype=str), return_inverse=True)[1]
     return codes
 
 
-def _chunks(n_clusters: int, width: int, seed: int, n_resamples: int) -> Iterator[NDArray[np.int64]]:
+def _chunks(n_groups: int, width: int, seed: int, n_resamples: int) -> Iterator[NDArray[np.int64]]:
     """Yield (rows, G) draws, as many rows at once as fit ITEMS_PER_CHUNK weights of `width` items."""
-    return group_weights(n_clusters, seed, n_resamples, max(1, ITEMS_PER_CHUNK // width))
+    return group_weights(n_groups, seed, n_resamples, max(1, ITEMS_PER_CHUNK // width))
 
 
-def _left_out(codes: NDArray[np.intp], n_clusters: int, seed: int) -> Iterator[NDArray[np.float64]]:
+def _left_out(codes: NDArray[np.intp], n_groups: int, seed: int) -> Iterator[NDArray[np.float64]]:
     """Yield (rows, n) item weights, one block of groups left out a row."""
-    weights = delete_group_weights(n_clusters, seed)
+    weights = delete_group_weights(n_groups, seed)
     step = max(1, ITEMS_PER_CHUNK // len(codes))
     for start in range(0, len(weights), step):
         yield weights[start : start + step][:, codes]
@@ -287,7 +285,7 @@ def _wilson(values: NDArray[np.float64] | None) -> Interval | None:
 def _note(drawn: Resampled, n_defined: int) -> str:
     if not math.isfinite(drawn.value):
         return "undefined on these items (a class or a whole label is missing): no value and no interval"
-    if drawn.n_clusters < 2:
+    if drawn.n_groups < 2:
         return "all items are of one group: no interval"
     undefined = len(drawn.resamples) - n_defined
     if undefined:

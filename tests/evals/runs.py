@@ -22,7 +22,7 @@ RECORD = {
     "model_fingerprint": "ab12",
     "data_sha256": {"vqa-rad/labels.csv": "ab"},
     "data_differs_from_card": [],
-    "versions": {"medgemma": "0.1.0"},
+    "versions": {"open-medgemma": "0.1.0"},
     "command": "medgemma-eval run vqa-rad",
 }
 

@@ -17,7 +17,7 @@ from evals.tasks.zero_shot import class_prompts
 from finetune.recipes.nano.probe import Compared, pneumonia_label
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import read_pictures
-from medsiglip.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_statistic_ci
+from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, grouped_statistic_ci
 from medsiglip.zero_shot import ZeroShotClassifier
 
 CONSTANT_SHARE = 0.6
@@ -44,7 +44,7 @@ def view_only_auroc(data: Path, on: Side) -> Estimate:
     def auroc(rows: NDArray[np.intp]) -> float:
         return float(roc_auc_score(ill[rows], scores[rows])) if 0 < ill[rows].sum() < len(rows) else float("nan")
 
-    return clustered_statistic_ci(auroc, [group for _, _, group in scored])
+    return grouped_statistic_ci(auroc, [group for _, _, group in scored])
 
 
 def background_alone(data: Path, on: Side) -> Estimate:
@@ -60,7 +60,7 @@ def background_alone(data: Path, on: Side) -> Estimate:
     )
     rows = sides == on
     right = fitted.predict(greys[rows]) == labels[rows]
-    return clustered_bootstrap_ci(right, [picture.group for picture, kept in zip(pictures, rows, strict=True) if kept])
+    return grouped_bootstrap_ci(right, [picture.group for picture, kept in zip(pictures, rows, strict=True) if kept])
 
 
 def on_black(encoder: MedSigLIP, data: Path, on: Side) -> Compared:
@@ -70,7 +70,7 @@ def on_black(encoder: MedSigLIP, data: Path, on: Side) -> Compared:
     changed = [black_background(_pixels(pictures[one.item_id])) for one in pixels]
     said = _named(encoder, "zero-shot-mednist", changed)
     right = {one.item_id: float(one.label == name) for one, name in zip(pixels, said, strict=True)}
-    nano = clustered_bootstrap_ci(list(right.values()), [one.group for one in pixels])
+    nano = grouped_bootstrap_ci(list(right.values()), [one.group for one in pixels])
     return Compared(nano, accuracy_of(pixels), model_minus_baseline(right, pixels))
 
 
@@ -84,7 +84,7 @@ def modality_of_dicom_files(encoder: MedSigLIP, data: Path) -> Estimate:
     pictures = [read_pictures(table.parent / row["file"])[0].pixels for row in rows]
     said = _named(encoder, "zero-shot-modality", pictures)
     right = [DICOM_MODALITIES[row["modality"]] == name for row, name in zip(rows, said, strict=True)]
-    return clustered_bootstrap_ci(right, [row["patient_id"] for row in rows])
+    return grouped_bootstrap_ci(right, [row["patient_id"] for row in rows])
 
 
 def black_background(pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -16,7 +16,7 @@ from evals.controls.baselines import has_colour, pixel_rows, small_pixels
 from finetune.recipes.nano.card import CardSide
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import read_pictures
-from medsiglip.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
+from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, paired_difference
 from medsiglip.probe import LinearProbe
 
 
@@ -75,11 +75,11 @@ def probe(encoder: MedSigLIP, data: Path, card: str, sides: Sequence[Side], seed
     found: dict[CardSide, Compared] = {}
     scored: dict[CardSide, NDArray[np.bool_]] = {**{one: on == one for one in sides}, "both": np.isin(on, sides)}
     for one, rows in scored.items():
-        nano, pixels, clusters = right["nano"][rows], right["raw pixels"][rows], groups[rows].tolist()
+        nano, pixels, of_rows = right["nano"][rows], right["raw pixels"][rows], groups[rows].tolist()
         found[one] = Compared(
-            clustered_bootstrap_ci(nano, clusters),
-            clustered_bootstrap_ci(pixels, clusters),
-            paired_difference(nano, pixels, clusters),
+            grouped_bootstrap_ci(nano, of_rows),
+            grouped_bootstrap_ci(pixels, of_rows),
+            paired_difference(nano, pixels, of_rows),
         )
     return found
 

@@ -21,7 +21,7 @@ from medsiglip.metrics.calibration import (
     expected_calibration_error_equal_width,
 )
 from medsiglip.metrics.estimates import brier_estimate, calibration_error_estimate
-from medsiglip.metrics.statistics import clustered_bootstrap_ci
+from medsiglip.metrics.statistics import grouped_bootstrap_ci
 
 
 def test_calibration_error_by_hand() -> None:
@@ -73,7 +73,7 @@ def test_calibration_interval_holds_its_bins() -> None:
     assert found.value == pytest.approx(expected_calibration_error_equal_width(p, y))
     brier = brier_estimate(p, y, patients)
     assert brier.value == pytest.approx(brier_score(p, y)) and brier.ci95.low < brier.value < brier.ci95.high
-    assert found.n_clusters == brier.n_clusters == 100 and 0 < found.ci95.low < found.ci95.high < 0.2
+    assert found.n_groups == brier.n_groups == 100 and 0 < found.ci95.low < found.ci95.high < 0.2
 
 
 @pytest.mark.parametrize(("p", "y"), [([1.2], [1]), ([-0.1], [0]), ([0.5], [2]), ([float("nan")], [1])])
@@ -259,5 +259,5 @@ def test_chexbert_f1_over_patients(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_results_are_json() -> None:
     from evals.results.scores import as_json
 
-    found = clustered_bootstrap_ci([field_counts({"a": 1}, {"a": 1}).f1], ["p"])
+    found = grouped_bootstrap_ci([field_counts({"a": 1}, {"a": 1}).f1], ["p"])
     assert json.loads(json.dumps(as_json(found), allow_nan=False))["ci95"] == [None, None]

@@ -12,9 +12,8 @@ from transformers import Gemma3ForConditionalGeneration
 from medgemma.checkpoints.layouts import hub_layout, read_checkpoint
 from medgemma.checkpoints.loading import load_network
 from medgemma.checkpoints.quantize import KERNEL_ROWS, Int8Linear, config_of_nf4, nf4_config, to_int8
-from medgemma.engine import Request, Sampling
+from medgemma.engine import Engine, Request, Sampling
 from medgemma.engine.adapters import Adapters
-from medgemma.engine.engine import Engine
 from tests import checkpoints
 from tests.medgemma.engine import small
 

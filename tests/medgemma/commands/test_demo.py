@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from medgemma.commands.demo import NOTICE, PICTURES, QUESTIONS, figures_of, run_demo
+from medgemma.commands.demo import NOTICE, PICTURES, QUESTIONS, TELLING, figures_of, run_demo, telling
 from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
 from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 from medsiglip.prompts import TASKS
@@ -53,6 +53,18 @@ def test_the_page_says_what_the_cards_say_side_by_side(out: Path, folder: Path) 
     card = [line[2:-2].split(" | ") for line in (folder / "README.md").read_text().splitlines() if line[:2] == "| "]
     measured = [[*row[:5], f"{row[5]} ({row[6]})"] for row in card[2:]]
     assert len(measured) >= 50 and [row for row in rows if row in measured] == measured
+
+
+@needs_nano
+def test_a_dozen_figures_come_first_and_the_rest_is_folded(out: Path) -> None:
+    page = (out / "report.html").read_text(encoding="utf-8")
+    first, folded = page.split("<details>")
+    figures = json.loads((out / "results.json").read_text(encoding="utf-8"))["figures"]
+    assert [row["says"] for row in telling(figures)] == list(TELLING.values()) and len(TELLING) == 12
+    rows = re.findall(r"<tr>(.*?)</tr>", first[first.index('class="telling"') :], re.DOTALL)[1:]
+    shown = [re.findall(r"<td[^>]*>([^<]*)</td>", row) for row in rows]
+    assert [row[1] for row in shown] == [f"{row['value']:.3f}" for row in telling(figures)]
+    assert folded.count("<tr><td>") >= len(figures) and f"All {len(figures)} figures" in folded
 
 
 @needs_nano

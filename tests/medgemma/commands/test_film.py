@@ -15,7 +15,7 @@ from medgemma.answers import Box, LocatedBox, PixelBox, parse_boxes
 from medgemma.asking import Asking
 from medgemma.cli import main
 from medgemma.commands.film import drawn
-from medgemma.engine.engine import Engine
+from medgemma.engine import Engine
 from medgemma.engine.request import Completion, Request
 from medgemma.prompts.content import comparison_parts
 from medgemma.prompts.film_prompts import COMPARISON, box_schema, findings_question, localisation_question

@@ -141,13 +141,13 @@ def test_tokens_are_counted_without_weights(
     assert run("ask", ct, "-q", "View?", "--count-tokens", "--json", "--max-new-tokens", 2040) == 1
     counted, err = line(capsys)
     assert counted["tokens"]["num_images"] == 3 and not counted["tokens"]["fits"]
-    assert "holds 2,048; send fewer pictures or slices" in err
+    assert "holds 2,048; shorten the question, or send fewer pictures or slices" in err
 
 
 def test_too_many_slices_are_refused_before_anything_is_computed(
     run: Run, ct: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from medgemma.engine.engine import Engine
+    from medgemma.engine import Engine
 
     monkeypatch.setattr(Engine, "generate", lambda self, requests: pytest.fail("computed"))
     assert run("ask", ct, "-q", "?", "--max-new-tokens", 2040) == 1

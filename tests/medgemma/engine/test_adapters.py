@@ -13,9 +13,8 @@ from transformers import Gemma3ForConditionalGeneration
 
 from medgemma.checkpoints.layouts import read_checkpoint
 from medgemma.checkpoints.merge import merge
-from medgemma.engine import Completion, Request, Sampling
+from medgemma.engine import Completion, Engine, Request, Sampling
 from medgemma.engine.adapters import Adapters
-from medgemma.engine.engine import Engine
 from medgemma.engine.features import FeatureCache
 from medgemma.engine.vision import project
 from medgemma.prompts.chat import Prompt

@@ -160,7 +160,7 @@ def test_rates_with_intervals_over_patients() -> None:
         (ours.f1_of_counts, ours.f1),
     ):
         found = counts_estimate(rate, PREDICTED, LABELS, patients, classes=("no", "yes"))
-        assert found.value == plain(PREDICTED, LABELS, "yes") and found.n_clusters == 5
+        assert found.value == plain(PREDICTED, LABELS, "yes") and found.n_groups == 5
         assert 0 <= found.ci95.low <= found.value <= found.ci95.high <= 1
     with pytest.raises(ValueError, match="expected only no, yes"):
         counts_estimate(ours.f1_of_counts, ["maybe", "no"], ["yes", "no"], ["a", "b"], classes=("no", "yes"))
@@ -189,7 +189,7 @@ def test_macro_f1_over_named_conditions_by_hand() -> None:
     found = macro_f1_over_conditions(ASKED, ("edema", "fracture", "pneumothorax"))
     assert found.per_condition == {"edema": 0.5, "fracture": 1.0}
     assert found.estimate.value == pytest.approx(0.75) and found.without_positive == ("pneumothorax",)
-    assert (found.estimate.n, found.estimate.n_clusters, found.n_unparsed) == (8, 3, 2)
+    assert (found.estimate.n, found.estimate.n_groups, found.n_unparsed) == (8, 3, 2)
     assert macro_f1_over_conditions(ASKED, ("fracture",)).estimate.value == 1.0
     assert macro_over_conditions(ASKED, ("edema",), "recall").estimate.value == 0.5
     never = [answer("edema", True, False), answer("edema", False, False)]

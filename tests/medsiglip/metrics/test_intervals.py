@@ -7,9 +7,9 @@ from scipy.stats import binomtest, bootstrap
 from medsiglip.metrics.bootstrap import MAX_BLOCKS, delete_group_weights, group_weights
 from medsiglip.metrics.ranking import auroc_of_weights
 from medsiglip.metrics.statistics import (
-    clustered_bootstrap_ci,
-    clustered_totals_ci,
-    clustered_weighted_ci,
+    grouped_bootstrap_ci,
+    grouped_totals_ci,
+    grouped_weighted_ci,
     paired_difference,
     wilson_interval,
 )
@@ -19,7 +19,7 @@ from medsiglip.metrics.statistics import (
 def test_bca_agrees_with_scipy_also_with_blocks(n: int) -> None:
     """Skewed values, so that BCa is not the percentile interval; more groups than MAX_BLOCKS in the second case."""
     values = np.random.default_rng(5).exponential(size=n) ** 2
-    ours = clustered_bootstrap_ci(values, [str(i) for i in range(n)], n_resamples=9000)
+    ours = grouped_bootstrap_ci(values, [str(i) for i in range(n)], n_resamples=9000)
     theirs = bootstrap((values,), np.mean, n_resamples=9000, method="BCa", rng=np.random.default_rng(1), batch=500)
     width = ours.ci95.high - ours.ci95.low
     assert n <= MAX_BLOCKS or n == 1500
@@ -35,7 +35,7 @@ def test_bca_corrects_the_bias_of_a_biased_statistic() -> None:
     def variance(totals: np.ndarray) -> np.ndarray:
         return totals[:, 1] / totals[:, 2] - (totals[:, 0] / totals[:, 2]) ** 2
 
-    ours = clustered_totals_ci(variance, columns, [str(i) for i in range(25)], n_resamples=20_000)
+    ours = grouped_totals_ci(variance, columns, [str(i) for i in range(25)], n_resamples=20_000)
     theirs = bootstrap((values,), np.var, n_resamples=20_000, method="BCa", rng=np.random.default_rng(1), batch=2000)
     assert ours.value == pytest.approx(np.var(values))
     assert ours.ci95_bca == pytest.approx(tuple(theirs.confidence_interval), rel=0.02)
@@ -80,19 +80,19 @@ def test_wilson_by_hand_and_refused() -> None:
 
 
 def test_wilson_stands_beside_plain_proportions_only() -> None:
-    assert clustered_bootstrap_ci([1, 0, 1], ["a", "b", "c"]).ci95_wilson == wilson_interval(2, 3)
-    assert clustered_bootstrap_ci([0.5, 0, 1], ["a", "b", "c"]).ci95_wilson is None
+    assert grouped_bootstrap_ci([1, 0, 1], ["a", "b", "c"]).ci95_wilson == wilson_interval(2, 3)
+    assert grouped_bootstrap_ci([0.5, 0, 1], ["a", "b", "c"]).ci95_wilson is None
     assert paired_difference([1, 0, 1], [0, 0, 1], ["a", "b", "c"]).ci95_wilson is None
 
 
 def test_one_group_has_no_interval_and_says_so() -> None:
-    found = clustered_bootstrap_ci([1.0, 0.0], ["a", "a"])
+    found = grouped_bootstrap_ci([1.0, 0.0], ["a", "a"])
     assert found.value == 0.5 and np.isnan([*found.ci95, *found.ci95_bca]).all()
     assert found.note == "all items are of one group: no interval"
 
 
 def test_equal_values_have_an_interval_without_width_and_say_so() -> None:
-    found = clustered_bootstrap_ci([1, 1, 1, 1], ["a", "b", "c", "d"])
+    found = grouped_bootstrap_ci([1, 1, 1, 1], ["a", "b", "c", "d"])
     assert found.ci95 == found.ci95_bca == (1.0, 1.0) and "no width" in found.note
     assert found.ci95_wilson is not None and found.ci95_wilson.low == pytest.approx(0.5101, abs=1e-4)
 
@@ -100,7 +100,7 @@ def test_equal_values_have_an_interval_without_width_and_say_so() -> None:
 def test_one_class_in_a_resample_is_counted() -> None:
     """One positive patient among four: it is not drawn in (3/4)^4 = 31.6 % of the resamples."""
     truth, scores, patients = [1, 0, 0, 0], [0.5, 0.1, 0.9, 0.2], list("abcd")
-    found = clustered_weighted_ci(auroc_of_weights(scores, truth), patients)
+    found = grouped_weighted_ci(auroc_of_weights(scores, truth), patients)
     assert found.value == pytest.approx(2 / 3) and 0 <= found.ci95.low <= found.ci95.high <= 1
     counted = int(found.note.split()[2])
     assert counted / 2000 == pytest.approx(0.316 + 0.004, abs=0.04)
@@ -108,18 +108,18 @@ def test_one_class_in_a_resample_is_counted() -> None:
 
 
 def test_a_class_that_is_rarely_drawn_gives_no_interval() -> None:
-    found = clustered_totals_ci(
+    found = grouped_totals_ci(
         lambda totals: np.where(totals[:, 0] >= 3, 1.0, np.nan), np.array([[3.0], [0], [0]]), ["a", "b", "c"]
     )
     assert np.isfinite(found.ci95).all()
-    rare = clustered_totals_ci(
+    rare = grouped_totals_ci(
         lambda totals: np.where((totals > 0).all(axis=1), 1.0, np.nan), np.eye(4), ["a", "b", "c", "d"]
     )
     assert rare.value == 1.0 and np.isnan(rare.ci95).all() and rare.note.endswith("no interval")
 
 
 def test_undefined_value_says_so() -> None:
-    found = clustered_weighted_ci(auroc_of_weights([1, 2], [1, 1]), ["a", "b"])
+    found = grouped_weighted_ci(auroc_of_weights([1, 2], [1, 1]), ["a", "b"])
     assert np.isnan(found.value) and np.isnan(found.ci95).all() and found.note.startswith("undefined on these items")
 
 
@@ -127,11 +127,11 @@ def test_order_of_the_items_does_not_matter() -> None:
     rng = np.random.default_rng(0)
     values, patients = rng.random(50), [f"p{i % 20}" for i in range(50)]
     order = rng.permutation(50)
-    mixed = clustered_bootstrap_ci(values[order], [patients[i] for i in order])
-    assert mixed.ci95 == pytest.approx(clustered_bootstrap_ci(values, patients).ci95)
+    mixed = grouped_bootstrap_ci(values[order], [patients[i] for i in order])
+    assert mixed.ci95 == pytest.approx(grouped_bootstrap_ci(values, patients).ci95)
 
 
-def clustered_answers(rng: np.random.Generator, n_patients: int = 60) -> tuple[np.ndarray, list[str]]:
+def grouped_answers(rng: np.random.Generator, n_patients: int = 60) -> tuple[np.ndarray, list[str]]:
     """Answers of patients with 1 to 12 questions each; a patient is easy or hard, true mean 0.6."""
     sizes = rng.integers(1, 13, n_patients)
     easy = rng.beta(1.2, 0.8, n_patients)
@@ -148,9 +148,9 @@ def test_coverage_over_patients_and_its_loss_without_them() -> None:
     rng = np.random.default_rng(11)
     covered = {"patients": 0, "bca": 0, "items": 0, "wilson": 0}
     for _ in range(400):
-        values, patients = clustered_answers(rng)
-        right = clustered_bootstrap_ci(values, patients, n_resamples=500)
-        wrong = clustered_bootstrap_ci(values, [str(i) for i in range(len(values))], n_resamples=500)
+        values, patients = grouped_answers(rng)
+        right = grouped_bootstrap_ci(values, patients, n_resamples=500)
+        wrong = grouped_bootstrap_ci(values, [str(i) for i in range(len(values))], n_resamples=500)
         assert right.ci95_wilson is not None
         named = {"patients": right.ci95, "bca": right.ci95_bca, "items": wrong.ci95, "wilson": right.ci95_wilson}
         for name, interval in named.items():
@@ -164,5 +164,5 @@ def test_ten_thousand_items_are_resampled_in_chunks_that_fit() -> None:
     rng = np.random.default_rng(0)
     truth, scores = rng.random(10_000) < 0.3, rng.normal(size=10_000)
     patients = [str(i) for i in range(10_000)]
-    found = clustered_weighted_ci(auroc_of_weights(scores + truth, truth), patients)
+    found = grouped_weighted_ci(auroc_of_weights(scores + truth, truth), patients)
     assert found.ci95.high - found.ci95.low < 0.03 and found.ci95.low < found.value < found.ci95.high

@@ -17,7 +17,7 @@ from medsiglip.metrics.ranking import (
     average_precision_of_weights,
     macro_auroc_of_weights,
 )
-from medsiglip.metrics.statistics import clustered_weighted_ci
+from medsiglip.metrics.statistics import grouped_weighted_ci
 
 
 def two_models(n: int = 60) -> tuple[NDArray[np.bool_], NDArray[np.float64], NDArray[np.float64]]:
@@ -103,7 +103,7 @@ def test_delong_for_patients_with_several_items() -> None:
     assert delong_paired(*copies, patients).p == pytest.approx(delong_paired(scores, other, truth).p, abs=0.01)
 
 
-def test_delong_and_the_clustered_bootstrap_agree() -> None:
+def test_delong_and_the_grouped_bootstrap_agree() -> None:
     rng = np.random.default_rng(3)
     patient = np.repeat(np.arange(80), 4)
     truth = np.repeat(rng.random(80) < 0.4, 4)
@@ -114,7 +114,7 @@ def test_delong_and_the_clustered_bootstrap_agree() -> None:
     assert delong.ci95 == pytest.approx(boot.ci95, abs=0.015)
     assert boot.ci95 == pytest.approx(boot.ci95_bca, abs=0.02)
     precision = average_precision_estimate(scores, truth, patients)
-    assert precision.value == pytest.approx(average_precision(scores, truth)) and precision.n_clusters == 80
+    assert precision.value == pytest.approx(average_precision(scores, truth)) and precision.n_groups == 80
     assert precision.ci95.low < precision.value < precision.ci95.high
 
 
@@ -125,7 +125,7 @@ def test_delong_counts_what_a_patients_positives_and_negatives_share() -> None:
     patient = np.repeat(np.arange(100), 4)
     scores = rng.normal(size=400) + truth + 2 * rng.normal(size=100)[patient]
     found = delong_auroc(scores, truth, [str(p) for p in patient])
-    boot = clustered_weighted_ci(auroc_of_weights(scores, truth), [str(p) for p in patient])
+    boot = grouped_weighted_ci(auroc_of_weights(scores, truth), [str(p) for p in patient])
     assert found.ci95 == pytest.approx(boot.ci95, abs=0.01)
     assert found.standard_error < 0.8 * delong_auroc(scores, truth).standard_error
 

@@ -5,37 +5,37 @@ from sklearn.metrics import f1_score, roc_auc_score
 
 from medsiglip.metrics.classification import accuracy, macro_f1
 from medsiglip.metrics.ranking import auroc, macro_auroc_one_vs_rest
-from medsiglip.metrics.statistics import clustered_bootstrap_ci, clustered_statistic_ci, paired_difference
+from medsiglip.metrics.statistics import grouped_bootstrap_ci, grouped_statistic_ci, paired_difference
 
 
 def test_singletons_agree_with_scipy() -> None:
     values = np.random.default_rng(0).random(150)
-    ours = clustered_bootstrap_ci(values, [str(i) for i in range(150)], n_resamples=5000)
+    ours = grouped_bootstrap_ci(values, [str(i) for i in range(150)], n_resamples=5000)
     theirs = bootstrap((values,), np.mean, n_resamples=5000, method="percentile", random_state=1)
-    assert (ours.value, ours.n, ours.n_clusters) == (pytest.approx(values.mean()), 150, 150)
+    assert (ours.value, ours.n, ours.n_groups) == (pytest.approx(values.mean()), 150, 150)
     assert ours.ci95 == pytest.approx(tuple(theirs.confidence_interval), abs=0.005)
 
 
 def test_copies_of_an_item_do_not_narrow_the_interval() -> None:
     values = np.random.default_rng(0).random(60)
-    clusters = [str(i) for i in range(60)]
-    once = clustered_bootstrap_ci(values, clusters)
-    copied = clustered_bootstrap_ci(np.repeat(values, 10), np.repeat(clusters, 10).tolist())
-    naive = clustered_bootstrap_ci(np.repeat(values, 10), [str(i) for i in range(600)])
+    groups = [str(i) for i in range(60)]
+    once = grouped_bootstrap_ci(values, groups)
+    copied = grouped_bootstrap_ci(np.repeat(values, 10), np.repeat(groups, 10).tolist())
+    naive = grouped_bootstrap_ci(np.repeat(values, 10), [str(i) for i in range(600)])
     assert copied.ci95 == pytest.approx(once.ci95)
     assert naive.ci95.high - naive.ci95.low < 0.5 * (once.ci95.high - once.ci95.low)
 
 
-def test_uneven_clusters_by_hand() -> None:
-    """Two clusters, (1, 1) and (0): a resample's mean is 1, 2/3 or 0."""
-    estimate = clustered_bootstrap_ci([1, 1, 0], ["a", "a", "b"])
+def test_uneven_groups_by_hand() -> None:
+    """Two groups, (1, 1) and (0): a resample's mean is 1, 2/3 or 0."""
+    estimate = grouped_bootstrap_ci([1, 1, 0], ["a", "a", "b"])
     assert estimate.value == pytest.approx(2 / 3) and estimate.ci95 == (0.0, 1.0)
 
 
-def test_same_seed_same_interval_and_one_cluster_none() -> None:
-    values, clusters = [1.0, 0.0, 1.0], ["a", "b", "c"]
-    assert clustered_bootstrap_ci(values, clusters, seed=3) == clustered_bootstrap_ci(values, clusters, seed=3)
-    assert np.isnan(clustered_bootstrap_ci([1.0, 0.0], ["a", "a"]).ci95).all()
+def test_same_seed_same_interval_and_one_group_none() -> None:
+    values, groups = [1.0, 0.0, 1.0], ["a", "b", "c"]
+    assert grouped_bootstrap_ci(values, groups, seed=3) == grouped_bootstrap_ci(values, groups, seed=3)
+    assert np.isnan(grouped_bootstrap_ci([1.0, 0.0], ["a", "a"]).ci95).all()
 
 
 def test_paired_difference_is_narrower_than_unpaired() -> None:
@@ -43,27 +43,27 @@ def test_paired_difference_is_narrower_than_unpaired() -> None:
     hard = rng.random(300) < 0.5
     a, b = hard.astype(float), hard.astype(float)
     a[:15] = 1.0
-    clusters = [str(i) for i in range(300)]
-    paired = paired_difference(a, b, clusters)
+    groups = [str(i) for i in range(300)]
+    paired = paired_difference(a, b, groups)
     assert paired.value == pytest.approx((a - b).mean())
     assert paired.ci95.high - paired.ci95.low < 0.05
     with pytest.raises(ValueError, match="same items"):
-        paired_difference(a, b[:-1], clusters)
+        paired_difference(a, b[:-1], groups)
 
 
 def test_statistic_bootstrap_of_a_mean_agrees_with_the_vectorised_one() -> None:
     values = np.random.default_rng(0).random(80)
-    clusters = [str(i // 2) for i in range(80)]
-    slow = clustered_statistic_ci(lambda chosen: float(values[chosen].mean()), clusters, n_resamples=3000)
-    fast = clustered_bootstrap_ci(values, clusters, n_resamples=3000)
+    groups = [str(i // 2) for i in range(80)]
+    slow = grouped_statistic_ci(lambda chosen: float(values[chosen].mean()), groups, n_resamples=3000)
+    fast = grouped_bootstrap_ci(values, groups, n_resamples=3000)
     assert slow.value == pytest.approx(fast.value) and slow.ci95 == pytest.approx(fast.ci95, abs=0.01)
 
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="n at least 1"):
-        clustered_bootstrap_ci([], [])
+        grouped_bootstrap_ci([], [])
     with pytest.raises(ValueError, match="not finite"):
-        clustered_bootstrap_ci([1.0, float("nan")], ["a", "b"])
+        grouped_bootstrap_ci([1.0, float("nan")], ["a", "b"])
     with pytest.raises(ValueError, match="as many of each"):
         accuracy(["a"], [])
 

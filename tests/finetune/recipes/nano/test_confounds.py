@@ -54,4 +54,4 @@ def test_modalities_of_dicom_files_are_asked_in_captions(kit: Path, monkeypatch:
 
     monkeypatch.setattr(nano_confounds, "ZeroShotClassifier", SaysCT)
     found = nano_confounds.modality_of_dicom_files(cast(MedSigLIP, None), kit)
-    assert seen == [16] and found.value == 11 / 16 and found.n_clusters == 8
+    assert seen == [16] and found.value == 11 / 16 and found.n_groups == 8

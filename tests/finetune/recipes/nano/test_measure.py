@@ -16,7 +16,7 @@ def shuffle(*values: float) -> list[Graded]:
 def test_the_fall_is_the_mean_over_shuffles_of_what_each_item_loses() -> None:
     fall = mean_fall(REAL, [shuffle(1, 0, 0, 1), shuffle(0, 0, 1, 0)])
     assert fall.value == pytest.approx((0.5 + 1.0 - 0.5 + 0.5) / 4)
-    assert (fall.n, fall.n_clusters) == (4, 3)
+    assert (fall.n, fall.n_groups) == (4, 3)
     assert fall.ci95.low == pytest.approx(-0.5) and fall.ci95.high == pytest.approx(0.75)  # case 2 alone; case 1 alone
 
 
