@@ -165,15 +165,21 @@ def test_the_readme_shows_rows_of_the_kit_table(repository: Path) -> None:
 
 def test_the_file_tree_is_true(repository: Path) -> None:
     tree = next(block for block in blocks(repository, "") if block.startswith("finetune/"))
-    parent = folder = repository
+    parent, folder, named = repository, repository, dict[Path, set[str]]()
     for line in tree.splitlines():
         name = line.split()[0]
         if name.endswith("/"):  # else the line goes on with the folder before
             folder = repository / name if not line.startswith(" ") else parent / name
             parent = parent if line.startswith(" ") else folder
         assert folder.is_dir(), f"the README's tree names {folder.relative_to(repository)}, which is not there"
-        missing = [file for file in re.findall(r"\w+\.py", line) if not (folder / file).is_file()]
-        assert not missing, f"the README's tree names {missing} in {folder.relative_to(repository)}"
+        named.setdefault(folder, set()).update(re.findall(r"\w+\.py", line))
+    for folder, files in named.items():
+        there = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        assert files <= there, f"the README's tree names {files - there} in {folder.relative_to(repository)}"
+        steps = folder.parent == repository / "medgemma" or (folder / "py.typed").is_file()
+        assert not steps or files == there, (
+            f"the README's tree lacks {there - files} in {folder.relative_to(repository)}"
+        )
     on_top = {line.split()[0].strip("/") for line in tree.splitlines() if not line.startswith(" ")}
     packages = {path.parent.name for path in repository.glob("*/__init__.py")}
     assert packages <= on_top | {"benchmarks", "tests"}
