@@ -3,11 +3,11 @@
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict
 from math import prod
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import transformers
@@ -15,11 +15,9 @@ import transformers
 from medgemma.checkpoints.info import inspect
 from medgemma.checkpoints.layouts import CLASSES, hub_key_of
 from medgemma.checkpoints.reference import CONFIGS
-from medgemma.cli import main
 from medsiglip.checkpoints.layout import expected_tensors
 from tests import checkpoints
-
-Run = Callable[..., "Done"]
+from tests.medgemma.conftest import Command
 
 COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
               "preprocessor_config.json")  # fmt: skip
@@ -139,33 +137,12 @@ def test_a_hub_id_that_is_not_here_is_not_fetched() -> None:
 # The command
 
 
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`medgemma ARGS`."""
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["medgemma", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as done:
-            main()
-        said = capsys.readouterr()
-        return Done(int(done.value.code or 0), said.out, said.err)
-
-    return call
-
-
-def test_info_as_json_and_text_without_torch(run: Run, tmp_path: Path) -> None:
+def test_info_as_json_and_text_without_torch(command: Command, tmp_path: Path) -> None:
     folder = hollow(tmp_path / "4b", CONFIGS["medgemma-4b"])
-    done = run("info", folder, "--json")
+    done = command("info", folder, "--json")
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout) == json.loads(json.dumps(asdict(inspect(str(folder)))))
-    text = run("info", folder)
+    text = command("info", folder)
     assert "parameters\t4,300,079,472" in text.stdout and "29 local (window 1,024), 5 global" in text.stdout
     program = (
         "import sys\nfrom medgemma.checkpoints.info import inspect\n"
@@ -175,20 +152,20 @@ def test_info_as_json_and_text_without_torch(run: Run, tmp_path: Path) -> None:
     assert alone.returncode == 0, alone.stderr
 
 
-def test_info_check_compares_every_tensor(run: Run, tmp_path: Path) -> None:
+def test_info_check_compares_every_tensor(command: Command, tmp_path: Path) -> None:
     folder = hollow(tmp_path / "4b", CONFIGS["medgemma-4b"])
-    assert run("info", folder, "--check").returncode == 0
+    assert command("info", folder, "--check").returncode == 0
     config = json.loads((folder / "config.json").read_text())
     config["text_config"]["intermediate_size"] = 10_241
     (folder / "config.json").write_text(json.dumps(config))
-    assert run("info", folder).returncode == 0
-    done = run("info", folder, "--check")
+    assert command("info", folder).returncode == 0
+    done = command("info", folder, "--check")
     assert done.returncode == 1 and "102 mismatched keys: language_model.model.layers.0.mlp" in done.stderr
     assert done.stderr.count("\n") == 1
 
 
-def test_info_exits_1_where_the_model_would_be_refused(run: Run, tmp_path: Path) -> None:
+def test_info_exits_1_where_the_model_would_be_refused(command: Command, tmp_path: Path) -> None:
     config = {k: v for k, v in CONFIGS["medgemma-27b-text"].items() if k != "query_pre_attn_scalar"}
-    done = run("info", hollow(tmp_path / "27b", config))
+    done = command("info", hollow(tmp_path / "27b", config))
     assert done.returncode == 1
     assert "query_pre_attn_scalar is 256, expected 168" in done.stderr and "27,009,346,304" in done.stdout

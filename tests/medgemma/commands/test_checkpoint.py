@@ -1,44 +1,18 @@
 """The commands convert, merge and plug: what they write loads, what they refuse is one line."""
 
 import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 import torch
 from transformers import Gemma3ForConditionalGeneration
 
-from medgemma.cli import main
 from medgemma.commands.checkpoint import num_bytes
 from medsiglip.checkpoints.safetensors_files import stored_tensors
 from tests import checkpoints
-
-Run = Callable[..., "Done"]
+from tests.medgemma.conftest import Command
 
 PEFT = Path(__file__).parents[1] / "peft"
-
-
-class Done(NamedTuple):
-    returncode: int
-    stdout: str
-    stderr: str
-
-
-@pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
-    """`medgemma ARGS`."""
-
-    def call(*arguments: object) -> Done:
-        monkeypatch.setattr(sys, "argv", ["medgemma", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as done:
-            main()
-        said = capsys.readouterr()
-        return Done(int(done.value.code or 0), said.out, said.err)
-
-    return call
 
 
 def load(folder: Path) -> torch.Tensor:
@@ -46,48 +20,48 @@ def load(folder: Path) -> torch.Tensor:
     return checkpoints.outputs(model)
 
 
-def test_convert(run: Run, tmp_path: Path) -> None:
+def test_convert(command: Command, tmp_path: Path) -> None:
     model = checkpoints.multimodal()
     source = checkpoints.write(model, tmp_path / "source", checkpoints.newer_file)
-    done = run("convert", source, tmp_path / "out", "--shard-size", "20KB", "--quiet")
+    done = command("convert", source, tmp_path / "out", "--shard-size", "20KB", "--quiet")
     assert done.returncode == 0, done.stderr
     assert len({t.file for t in stored_tensors(tmp_path / "out").values()}) > 2
     torch.testing.assert_close(load(tmp_path / "out"), checkpoints.outputs(model), rtol=0, atol=1e-5)
-    again = run("convert", source, tmp_path / "out", "--quiet")
+    again = command("convert", source, tmp_path / "out", "--quiet")
     assert again.returncode == 1 and "holds files already" in again.stderr and again.stderr.count("\n") == 1
-    half = run("convert", source, tmp_path / "out", "--overwrite", "--dtype", "bfloat16", "--quiet")
+    half = command("convert", source, tmp_path / "out", "--overwrite", "--dtype", "bfloat16", "--quiet")
     assert half.returncode == 0, half.stderr
     assert {t.dtype for t in stored_tensors(tmp_path / "out").values()} == {"BF16"}
     assert [path.name for path in (tmp_path / "out").glob("*.safetensors")] == ["model.safetensors"]
 
 
-def test_merge(run: Run, tmp_path: Path) -> None:
-    done = run("merge", PEFT / "base", PEFT / "all-linear", "--out", tmp_path / "out", "--quiet")
+def test_merge(command: Command, tmp_path: Path) -> None:
+    done = command("merge", PEFT / "base", PEFT / "all-linear", "--out", tmp_path / "out", "--quiet")
     assert done.returncode == 0, done.stderr
     assert "20 weights updated" in done.stdout and "trained on some/base" in done.stderr
     expected = torch.tensor(json.loads((PEFT / "logits.json").read_text())["all-linear"])
     torch.testing.assert_close(load(tmp_path / "out")[0, -2:], expected, rtol=0, atol=2e-5)
-    apart = run("merge", PEFT / "base", PEFT / "low-rank-head", "--out", tmp_path / "apart", "--quiet")
+    apart = command("merge", PEFT / "base", PEFT / "low-rank-head", "--out", tmp_path / "apart", "--quiet")
     assert "tie_word_embeddings: false" in apart.stderr
     other = checkpoints.write(checkpoints.multimodal(), tmp_path / "other")
-    refused = run("merge", other, PEFT / "all-linear", "--out", tmp_path / "refused", "--quiet")
+    refused = command("merge", other, PEFT / "all-linear", "--out", tmp_path / "refused", "--quiet")
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
     assert refused.stderr.startswith("error: adapter") and not (tmp_path / "refused").exists()
 
 
-def test_plug(run: Run, tmp_path: Path) -> None:
+def test_plug(command: Command, tmp_path: Path) -> None:
     siglip = checkpoints.write(checkpoints.siglip(), tmp_path / "siglip", lambda name: name)
     pixels = {"size": {"height": 28, "width": 28}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (siglip / "preprocessor_config.json").write_text(json.dumps(pixels))
     decoder = checkpoints.write(checkpoints.multimodal(), tmp_path / "decoder")
     arguments = ("plug", "--encoder", siglip, "--decoder", decoder, "--out", tmp_path / "out", "--quiet")
-    done = run(*arguments, "--image-size", 56)
+    done = command(*arguments, "--image-size", 56)
     assert done.returncode == 0, done.stderr
     for line in ("position table\t4 to 16 patches", "projector\tnew; train it", "  vision tower\t", "pooling head\t"):
         assert line in done.stdout
     model = Gemma3ForConditionalGeneration.from_pretrained(tmp_path / "out", dtype=torch.float32)
     assert f"parameters\t{model.num_parameters():,}" in done.stdout
-    again = run(*arguments)
+    again = command(*arguments)
     assert again.returncode == 1 and "holds files already" in again.stderr
 
 

@@ -28,6 +28,7 @@ from finetune.recipes.nano import models as nano_models
 from finetune.recipes.nano import nano
 from finetune.views import kept_tower_views
 from tests import tiny
+from tests.oracle import chat_inputs
 
 SIZES = {
     "encoder": {"image_size_px": 28, "width": 16, "layers": 1, "mlp": 16, "heads": 2},
@@ -230,15 +231,8 @@ def test_the_decoder_loads_in_plain_transformers(trained: Path) -> None:
     )
     assert not any(report[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     image = Image.fromarray(tiny.picture_array(0))
-    content = [{"type": "image", "image": image}, {"type": "text", "text": "Which view is this?"}]
     processor = AutoProcessor.from_pretrained(folder)
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
+    inputs = chat_inputs(processor, [image], "Which view is this?")
     said = model.generate(**inputs, do_sample=False, max_new_tokens=8)[0, inputs["input_ids"].shape[1] :]
 
     from medgemma import MedGemma
