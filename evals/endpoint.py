@@ -256,7 +256,7 @@ def shown(files: Sequence[str]) -> list[Mapping[str, Any]]:
 def _png_data_url(picture: "Picture") -> str:
     from PIL import Image
 
-    from medsiglip.imaging.picture import is_grey_plane
+    from medsiglip.imaging.frame import is_grey_plane
 
     pixels = picture.pixels[..., 0] if is_grey_plane(picture.pixels) else picture.pixels
     buffer = io.BytesIO()

@@ -18,7 +18,7 @@ import numpy as np
 from medgemma.chat import Message
 from medgemma.pan_and_scan import PanAndScan, crops
 from medsiglip.imaging import CT_WINDOWS, Picture, Volume, open_images
-from medsiglip.imaging.picture import VOI
+from medsiglip.imaging.frame import VOI
 from medsiglip.imaging.volumes.presets import SLICE_BUDGET
 from medsiglip.imaging.volumes.rendering import HU, UNKNOWN
 

@@ -11,7 +11,7 @@ import numpy as np
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Picture, Source, Square, shared_pool
 from medsiglip.imaging.dicom.policies import check_policy
-from medsiglip.imaging.picture import VOI
+from medsiglip.imaging.frame import VOI
 from medsiglip.imaging.source import as_source, read_source
 
 if TYPE_CHECKING:

@@ -180,7 +180,7 @@ def _watch_log(say: _Say) -> _Undo:
 
 def _watch_errors(say: _Say) -> _Undo:
     """Every ImageError that is made, shown or not; and every error that `pytest.raises` expects."""
-    from medsiglip.imaging.picture import ImageError
+    from medsiglip.imaging.frame import ImageError
 
     made, expected = ImageError.__init__, pytest.RaisesExc.__exit__
 

@@ -7,9 +7,10 @@
 formats, `series` and `volume` the third dimension, `presets` CT windows and slice sampling, `resize` the square.
 """
 
+from .frame import ImageError, Plane, TechnicalTags
 from .listing import FileProblem, list_files
 from .open import open_images, open_pictures, open_series, read_pictures
-from .picture import ImageError, Picture, Plane, Square, TechnicalTags
+from .picture import Picture, Square
 from .resize import RESIZE_POLICIES, resize
 from .source import Source
 from .volumes.presets import CT_WINDOWS, ct_rgb, sample_slices

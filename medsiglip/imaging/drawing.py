@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .picture import Array
+from .frame import Array
 
 if TYPE_CHECKING:
     import PIL.Image

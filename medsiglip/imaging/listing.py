@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import NamedTuple
 
-from .picture import ImageError, printable
+from .frame import ImageError, printable
 from .source import MISSING, Source, open_file, read_source
 from .zips import is_zip, members_of, open_zip
 

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 
 from .drawing import BRIGHT, WARNING, Line, captioned, enlarged, fitted, side_by_side, stacked, text_block
+from .frame import FULL_RANGE, PERCENTILE, VOI, ImageError, TechnicalTags
 from .listing import FileProblem
 from .open import open_images
-from .picture import FULL_RANGE, PERCENTILE, VOI, ImageError, Picture, TechnicalTags
+from .picture import Picture
 from .resize import resize
 from .volumes.presets import CT_WINDOWS
 from .volumes.rendering import MIN_MAX, UNKNOWN

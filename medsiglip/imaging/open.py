@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 import numpy as np
 
 from .dicom.policies import check_policy
+from .frame import VOI, Array, DecodedFrame, ImageError, is_grey_plane
 from .listing import FileProblem, ListedFiles, list_archive, list_file, list_files
-from .picture import VOI, Array, DecodedFrame, ImageError, Picture, Square, is_grey_plane
+from .picture import Picture, Square
 from .source import Source, as_source
 from .volumes.read_series import read_volume
 from .volumes.series import Series, group_series

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .picture import (
+from .frame import (
     FULL_RANGE,
     STORED,
     Array,

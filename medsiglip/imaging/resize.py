@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .picture import Array, as_rgb, is_grey_plane
+from .frame import Array, as_rgb, is_grey_plane
 
 RESIZE_POLICIES = ("huggingface", "huggingface-bicubic", "report", "container", "container-medsiglip")
 """The names that `resize` takes."""

@@ -10,7 +10,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
-from .picture import ImageError
+from .frame import ImageError
 from .zips import open_zip, read_member
 
 MAX_BYTES = 2**31

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from typing import IO, NamedTuple
 
-from .picture import ImageError
+from .frame import ImageError
 
 MAX_MEMBER_BYTES = 2**30
 """Largest claimed size of a member."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..picture import FULL_RANGE, PERCENTILE, STORED, VOI, Array, ImageError, round_to_uint8, stretch_to_uint8
+from ..frame import FULL_RANGE, PERCENTILE, STORED, VOI, Array, ImageError, round_to_uint8, stretch_to_uint8
 from .lut import (
     IDENTITY,
     LookupTable,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..picture import Plane, TechnicalTags
+from ..frame import Plane, TechnicalTags
 from .lut import (
     LookupTable,
     Voi,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..picture import FULL_RANGE, STORED, VOI, Array, DecodedFrame, ImageError, stretch_to_uint8
+from ..frame import FULL_RANGE, STORED, VOI, Array, DecodedFrame, ImageError, stretch_to_uint8
 from .grey import Rendered, render_grey
 from .header import InstanceHeader, ct_codes, instance_header, technical_tags
 from .lut import LookupTable, ModalityTransform, modality_transform, modality_values

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..picture import Array
+from ..frame import Array
 from .parse import frame_macro
 
 if TYPE_CHECKING:

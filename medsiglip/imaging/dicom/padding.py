@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..picture import Array
+from ..frame import Array
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..picture import Array, stretch_to_uint8
+from ..frame import Array, stretch_to_uint8
 from .lut import LookupTable, look_up, lookup_table
 
 if TYPE_CHECKING:

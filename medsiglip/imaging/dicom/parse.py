@@ -16,7 +16,7 @@ from functools import cache
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from ..picture import ImageError
+from ..frame import ImageError
 
 if TYPE_CHECKING:
     from pydicom import Dataset

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..picture import MAX_FRAME_VALUES, Array, ImageError, check_size
+from ..frame import MAX_FRAME_VALUES, Array, ImageError, check_size
 from .codestream import coded_size
 from .parse import text
 from .tags import PHOTOMETRIC_INTERPRETATIONS, known_code

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ..picture import FULL_RANGE, PERCENTILE, VOI
+from ..frame import FULL_RANGE, PERCENTILE, VOI
 
 CT_POLICIES = ("ct-report", "ct-medgemma-1.5", "ct-google-container")
 """Policies that show CT in three Hounsfield windows, see `presets.CT_WINDOWS`."""

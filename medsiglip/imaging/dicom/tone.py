@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..picture import Array
+from ..frame import Array
 
 Tone = Callable[[Array], Array]
 """Stored values of any shape to uint8: the same shape (grey) or with a last axis of 3 (RGB); each value by itself.

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..picture import Array
+from ..frame import Array
 from .lut import ModalityTransform, modality_values
 from .padding import Padding, padding_mask
 

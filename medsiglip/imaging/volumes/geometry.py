@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..picture import Array, Plane
+from ..frame import Array, Plane
 
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """(4, 4): LPS to RAS, and back."""

@@ -18,7 +18,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
-from ..picture import Array, ImageError
+from ..frame import Array, ImageError
 from .geometry import LPS_TO_RAS, Turn, display_codes, turn_to
 from .rendering import UNKNOWN
 from .volume import SeriesFinding, Volume

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..picture import Array
+from ..frame import Array
 
 
 class HuWindow(NamedTuple):

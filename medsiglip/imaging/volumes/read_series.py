@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
-from ..picture import Array, ImageError, Picture, Square, check_size
+from ..frame import Array, ImageError, check_size
+from ..picture import Picture, Square
 from ..resize import resize
 from .presets import CT_WINDOWS, ct_windows, sample_slices
 from .rendering import SliceRenderer, ValueRange, choose_preset, slice_picture, slice_tags, warn_unless_axial

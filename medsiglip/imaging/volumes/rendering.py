@@ -13,7 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..dicom.lut import LookupTable, VoiTransform, apply_voi
-from ..picture import VOI, Array, ImageError, Picture, TechnicalTags, as_rgb, round_to_uint8
+from ..frame import VOI, Array, ImageError, TechnicalTags, as_rgb, round_to_uint8
+from ..picture import Picture
 from . import geometry
 from .presets import CT_WINDOWS, CtWindows, apply_hu_windows, ct_windows, min_max_grey
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..picture import Array, Plane, TechnicalTags
+from ..frame import Array, Plane, TechnicalTags
 from .rendering import HU, STORED, SliceDisplay
 from .stack import SAME_POSITION_MM, measure_stack, mostly_even, projections_mm
 from .volume import SeriesFinding

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..picture import Array, Plane
+from ..frame import Array, Plane
 from . import geometry
 from .volume import SeriesFinding
 

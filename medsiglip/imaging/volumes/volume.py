@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..picture import NO_TAGS, Array, ImageError, Picture, TechnicalTags
+from ..frame import NO_TAGS, Array, ImageError, TechnicalTags
+from ..picture import Picture
 from . import geometry
 from .presets import sample_slices
 from .rendering import (

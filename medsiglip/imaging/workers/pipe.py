@@ -18,7 +18,8 @@ from typing import Any, NamedTuple, TypeVar, Union, get_args, get_origin, get_ty
 
 import numpy as np
 
-from ..picture import MAX_VALUES, Array, Square
+from ..frame import MAX_VALUES, Array
+from ..picture import Square
 
 Value = TypeVar("Value")
 

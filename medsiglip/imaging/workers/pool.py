@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from ..dicom.policies import check_policy
-from ..picture import VOI, Array, DecodedFrame, ImageError, Picture, Square, as_rgb
+from ..frame import VOI, Array, DecodedFrame, ImageError, as_rgb
+from ..picture import Picture, Square
 from ..source import Source, read_source
 from .ordered import in_order
 from .pipe import Job

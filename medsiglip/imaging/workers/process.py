@@ -14,7 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..picture import Picture, is_grey_plane
+from ..frame import is_grey_plane
+from ..picture import Picture
 from .pipe import Answer, Job, read_message, widen, write_message
 
 MAX_FRAMES = 2**16

@@ -16,7 +16,7 @@ from io import BufferedIOBase, BufferedReader, BufferedWriter, FileIO
 from typing import Any, NamedTuple
 
 from ..dicom.header import FileContent
-from ..picture import DecodedFrame, ImageError, as_rgb
+from ..frame import DecodedFrame, ImageError, as_rgb
 from ..source import Source, read_source
 from .pipe import Answer, Job, read_message, widen, write_message
 

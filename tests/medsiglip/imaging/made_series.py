@@ -12,7 +12,8 @@ from pydicom.uid import ExplicitVRLittleEndian, generate_uid
 from medsiglip.imaging.dicom.header import InstanceHeader
 from medsiglip.imaging.dicom.instance import decode_dicom, decode_values, read_header
 from medsiglip.imaging.dicom.lut import Voi, Window
-from medsiglip.imaging.picture import ImageError, Picture, Plane, TechnicalTags, as_rgb
+from medsiglip.imaging.frame import ImageError, Plane, TechnicalTags, as_rgb
+from medsiglip.imaging.picture import Picture
 from medsiglip.imaging.source import Source, read_source
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"

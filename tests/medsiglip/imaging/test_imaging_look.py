@@ -11,6 +11,7 @@ from PIL import Image
 from medsiglip.cli import main
 from medsiglip.imaging import ImageError, Picture, read_pictures, resize
 from medsiglip.imaging.drawing import GAP_PX, MARGIN_PX, Line, save_png, text_block
+from medsiglip.imaging.frame import TechnicalTags
 from medsiglip.imaging.look import (
     MAX_PAIRS,
     MAX_VOLUMES,
@@ -23,7 +24,6 @@ from medsiglip.imaging.look import (
     opened,
     volume_heading,
 )
-from medsiglip.imaging.picture import TechnicalTags
 from medsiglip.imaging.volumes.presets import ct_rgb
 from medsiglip.imaging.volumes.volume import SeriesFinding, Volume
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from medsiglip.imaging.picture import ImageError
+from medsiglip.imaging.frame import ImageError
 from medsiglip.imaging.volumes.geometry import LPS_TO_RAS
 from medsiglip.imaging.volumes.nifti import decode_nifti, is_nifti, nifti_volume
 

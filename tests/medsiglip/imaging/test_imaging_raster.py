@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image, ImageFile
 
 from medsiglip.imaging import ImageError, Picture, open_images, raster
-from medsiglip.imaging import picture as picture_module
+from medsiglip.imaging import frame as frame_module
 
 RAMP8 = np.arange(256, dtype=np.uint8).reshape(16, 16)
 RAMP12 = np.arange(4096, dtype=np.uint16).reshape(64, 64)
@@ -246,8 +246,8 @@ def test_constant_deep_picture_is_black(photometric):
 
 @pytest.mark.filterwarnings("error")
 def test_stretch_of_a_constant_divides_by_nothing():
-    assert picture_module.stretch_to_uint8(np.full((2, 2), 9), 9, 9).tolist() == [[0, 0], [0, 0]]
-    assert picture_module.stretch_to_uint8(np.array([8, 9, 10, 11]), 8, 10).tolist() == [0, 128, 255, 255]
+    assert frame_module.stretch_to_uint8(np.full((2, 2), 9), 9, 9).tolist() == [[0, 0], [0, 0]]
+    assert frame_module.stretch_to_uint8(np.array([8, 9, 10, 11]), 8, 10).tolist() == [0, 128, 255, 255]
 
 
 # In memory
@@ -325,7 +325,7 @@ def test_half_pictures_are_refused_even_where_pil_is_told_to_allow_them(monkeypa
 
 
 def test_our_limit_names_the_size(monkeypatch):
-    monkeypatch.setattr(picture_module, "MAX_VALUES", 700)
+    monkeypatch.setattr(frame_module, "MAX_VALUES", 700)
     with pytest.raises(ImageError, match="16 rows x 16 columns x 3 samples is 768 values, more than the limit of 700"):
         raster.decode_raster(saved(np.zeros((16, 16, 3), np.uint8), "PNG"), "")
     with pytest.raises(ImageError, match="4096 values, more than the limit of 700"):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medsiglip.imaging import RESIZE_POLICIES, resize
-from medsiglip.imaging.picture import as_rgb, is_grey_plane
+from medsiglip.imaging.frame import as_rgb, is_grey_plane
 from tests.interop.make_tensorflow_resize_values import VALUES, pattern, sampled, sha256
 
 module = importlib.import_module("medsiglip.imaging.resize")  # the package's `resize` is the function

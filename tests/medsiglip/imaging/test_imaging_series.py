@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
-from medsiglip.imaging.picture import Plane
+from medsiglip.imaging.frame import Plane
 from medsiglip.imaging.source import Source
 from medsiglip.imaging.volumes.series import Series, group_series
 from tests.medsiglip.imaging.made_series import AXIAL, made_header, named

@@ -16,7 +16,7 @@ from medsiglip.imaging.dicom.instance import decode_dicom, read_header
 from medsiglip.imaging.dicom.lut import Voi, Window
 from medsiglip.imaging.dicom.parse import numbers, parse, texts
 from medsiglip.imaging.dicom.tags import BODY_PARTS, IMAGE_TYPES, LATERALITIES, MODALITIES, VIEW_POSITIONS, known_code
-from medsiglip.imaging.picture import Plane, TechnicalTags
+from medsiglip.imaging.frame import Plane, TechnicalTags
 from tests.medsiglip.imaging.dicom_writer import changed, dicom_bytes, group
 
 PIXELS = np.zeros((2, 3), np.int16)

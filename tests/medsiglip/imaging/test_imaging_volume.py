@@ -13,7 +13,8 @@ from pydicom import dcmread, dcmwrite
 from scipy.ndimage import map_coordinates
 
 from medsiglip.imaging.dicom.lut import Window
-from medsiglip.imaging.picture import ImageError, Square, TechnicalTags
+from medsiglip.imaging.frame import ImageError, TechnicalTags
+from medsiglip.imaging.picture import Square
 from medsiglip.imaging.resize import resize
 from medsiglip.imaging.volumes.geometry import LPS_TO_RAS, axis_codes, orientation, turn_to
 from medsiglip.imaging.volumes.presets import ct_rgb

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsiglip.imaging.picture import DecodedFrame, ImageError
+from medsiglip.imaging.frame import DecodedFrame, ImageError
 from medsiglip.imaging.resize import resize
 from medsiglip.imaging.source import Source
 from medsiglip.imaging.workers.pool import DecoderPool, Limits, shared_pool
