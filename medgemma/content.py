@@ -19,8 +19,8 @@ from medgemma.chat import Message
 from medgemma.pan_and_scan import PanAndScan, crops
 from medsiglip.imaging import CT_WINDOWS, Picture, Volume, open_images
 from medsiglip.imaging.frame import VOI
+from medsiglip.imaging.units import HU, UNKNOWN
 from medsiglip.imaging.volumes.presets import SLICE_BUDGET
-from medsiglip.imaging.volumes.rendering import HU, UNKNOWN
 
 Part = str | Picture
 """A text, or a picture."""

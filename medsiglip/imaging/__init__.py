@@ -7,7 +7,7 @@
 formats, `series` and `volume` the third dimension, `presets` CT windows and slice sampling, `resize` the square.
 """
 
-from .frame import ImageError, Plane, TechnicalTags
+from .frame import Finding, ImageError, Plane, TechnicalTags
 from .listing import FileProblem, list_files
 from .open import open_images, open_pictures, open_series, read_pictures
 from .picture import Picture, Square
@@ -16,7 +16,7 @@ from .source import Source
 from .volumes.presets import CT_WINDOWS, ct_rgb, sample_slices
 from .volumes.read_series import read_volume, series_pictures
 from .volumes.series import Series
-from .volumes.volume import SeriesFinding, Volume
+from .volumes.volume import Volume
 from .workers.pool import DecoderPool, shared_pool
 from .workers.process import Limits
 
@@ -30,7 +30,7 @@ __all__ = [
     "Picture",
     "Plane",
     "Series",
-    "SeriesFinding",
+    "Finding",
     "Source",
     "Square",
     "TechnicalTags",

@@ -23,8 +23,9 @@ from .listing import FileProblem
 from .open import open_images
 from .picture import Picture
 from .resize import resize
+from .units import UNKNOWN
 from .volumes.presets import CT_WINDOWS
-from .volumes.rendering import MIN_MAX, UNKNOWN
+from .volumes.rendering import MIN_MAX
 from .volumes.volume import Volume
 
 if TYPE_CHECKING:
