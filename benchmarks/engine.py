@@ -24,10 +24,9 @@ import torch
 
 from benchmarks.measure import Neighbours, append, machine, medians, provenance, seconds_of
 from medgemma import MedGemma
-from medgemma.chat import Prompt
-from medgemma.engine import Request, Sampling
-from medgemma.engine.engine import Engine
+from medgemma.engine import Engine, Request, Sampling
 from medgemma.engine.prefill import prefill
+from medgemma.prompts.chat import Prompt
 from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
 

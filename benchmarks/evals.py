@@ -20,12 +20,12 @@ from statistics import median
 from typing import Any, NamedTuple, TypeVar
 
 from benchmarks.measure import Neighbours, append, machine, provenance
-from evals.answering import side_by_side
-from evals.choosing import choose_items
 from evals.generation import Generation
 from evals.items import Item
-from evals.local import answer_on_engine
 from evals.outputs import Output
+from evals.running.answering import side_by_side
+from evals.running.choosing import choose_items
+from evals.running.local import answer_on_engine
 from evals.tasks.catalogue import TASKS
 from evals.tasks.question_sets import SETS
 from evals.tasks.task import ItemOptions

@@ -24,11 +24,10 @@ from data_cards.split import Side
 from evals.tasks.vqa_rad import parse_answer, prompt
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
-from medgemma.chat import Prompt
-from medgemma.content import study_parts
-from medgemma.engine import Completion, Request, Sampling
-from medgemma.engine.engine import Engine
-from medgemma.quantize import Int8Linear, to_int8
+from medgemma.checkpoints.quantize import Int8Linear, to_int8
+from medgemma.engine import Completion, Engine, Request, Sampling
+from medgemma.prompts.chat import Prompt
+from medgemma.prompts.content import study_parts
 from medsiglip.imaging import read_pictures
 
 MAX_NEW_TOKENS = 16

@@ -20,11 +20,11 @@ from data_cards.readers.pictures import read_labelled_pictures
 from data_cards.readers.tables import find_set
 from data_cards.readers.vqa_rad import VisualQuestion, read_vqa_rad
 from data_cards.split import Side, side
-from evals.metrics.statistics import Estimate, clustered_statistic_ci
 from evals.tasks.vqa_rad import parse_answer, prompt
 from medgemma import MedGemma
 from medsiglip import MedSigLIP, ZeroShotClassifier
 from medsiglip.imaging import RESIZE_POLICIES, Picture, read_pictures
+from medsiglip.metrics.statistics import Estimate, grouped_statistic_ci
 
 TASK_OF = {
     "cxr-nih14": "chest-xray-findings",
@@ -172,7 +172,7 @@ def estimate(
     values: np.ndarray, statistic: Callable[[np.ndarray], Any], groups: Sequence[str], seed: int
 ) -> dict[str, Any]:
     """The statistic with its 95 % bootstrap interval over groups."""
-    found: Estimate = clustered_statistic_ci(lambda items: float(statistic(values[items])), groups, seed, 2000)
+    found: Estimate = grouped_statistic_ci(lambda items: float(statistic(values[items])), groups, seed, 2000)
     return found._asdict()
 
 
@@ -185,7 +185,7 @@ def table(record: dict[str, Any]) -> str:
     ]
     for row in record["vectors"]:
         median = row["cosine_median"]
-        cells = [f"{row['set']} ({median['n']}, {median['n_clusters']}), {row['task']}", f"`{row['policy']}`"]
+        cells = [f"{row['set']} ({median['n']}, {median['n_groups']}), {row['task']}", f"`{row['policy']}`"]
         cells += [_text(median, 4), _text(row["cosine_5th_percentile"], 4)]
         cells += [_percent(row["nearer_to_another_picture"]), _percent(row["labels_changed"])]
         lines.append(f"| {' | '.join(cells)} |")
@@ -195,7 +195,7 @@ def table(record: dict[str, Any]) -> str:
     lines += ["", "| questions (n, cases) | policy | answers changed |", "|---|---|---|"]
     for row in record["answers"]:
         found = row["answers_changed"]
-        count = f"{row['set']} ({found['n']}, {found['n_clusters']})"
+        count = f"{row['set']} ({found['n']}, {found['n_groups']})"
         lines.append(f"| {count} | `{row['policy']}` | {_percent(found)} |")
     return "\n".join(lines)
 

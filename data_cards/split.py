@@ -13,19 +13,19 @@ from typing import Literal, get_args
 Side = Literal["train", "held-out", "final"]
 SIDES: tuple[Side, ...] = get_args(Side)
 
-HELD_OUT_PERCENT = 25
-"""Share of the groups that recipes never train on and evaluations score, in percent."""
+KEPT_PERCENT = 25
+"""Share of the groups that recipes never train on and evaluations score, in percent: `held-out` and `final`."""
 
 FINAL_PERCENT = 50
 """Share of those that are the final side, in percent."""
 
 
-def held_out(group: str, share_percent: int) -> bool:
-    """Say whether a group belongs to the held-out share.
+def is_kept_from_training(group: str, share_percent: int) -> bool:
+    """Say whether a group belongs to the share that no recipe trains on, the final side included.
 
     Args:
         group: The key that items which are not independent have in common; not empty.
-        share_percent: Expected share of the groups held out, 0 to 100.
+        share_percent: Expected share of the groups kept, 0 to 100.
 
     Raises:
         ValueError: The group is empty or the share is outside 0 to 100.
@@ -38,8 +38,8 @@ def held_out(group: str, share_percent: int) -> bool:
 
 
 def side(group: str) -> Side:
-    """Return the side of a group: `train`, or for HELD_OUT_PERCENT of the groups `held-out` or `final`."""
-    if not held_out(group, HELD_OUT_PERCENT):
+    """Return the side of a group: `train`, or for KEPT_PERCENT of the groups `held-out` or `final`."""
+    if not is_kept_from_training(group, KEPT_PERCENT):
         return "train"
     # 7: the first key under which both sides have every class of MedNIST, whose blocks are few
     return "final" if _percentile(f"medgemma-final-7:{group}") < FINAL_PERCENT else "held-out"

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
-from medgemma.ask_options import Adapter, Quantize
+from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import Device, Dtype, Model, Quiet, new_app, one_line, progress, run, say, whole_file
 
 if TYPE_CHECKING:
-    from evals.options import RunOptions
+    from evals.running.options import RunOptions
     from evals.tasks.task import Task
 
 app = new_app(
@@ -39,7 +39,7 @@ def list_command() -> None:
 @app.command()
 def show(name: Annotated[str, typer.Argument(metavar="TASK", help="A name from `medgemma-eval list`.")]) -> None:
     """Print a task's protocol: data, sides, wording, parsing, metrics, and the figures published for it."""
-    from evals.show import lines_of
+    from evals.report.show import lines_of
     from evals.tasks.catalogue import task_named
 
     for line in lines_of(task_named(name)):
@@ -88,7 +88,7 @@ def run_command(
     The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
     """
     from evals.clinic.casting import roles_of
-    from evals.options import RunOptions
+    from evals.running.options import RunOptions
 
     roles = roles_of(role or [])
     options = RunOptions(
@@ -111,13 +111,13 @@ def run_command(
     with ExitStack() as open_things:
         answering = _Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
         if endpoint:
-            from evals.endpoint import Endpoint
+            from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
             answering = _Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
         kept = None
         if cache:
-            from evals.cache import AnswerCache
+            from evals.running.cache import AnswerCache
 
             kept = open_things.enter_context(AnswerCache(cache))
         failed = [_run(task, options, data, out, answering, kept, concurrency, quiet) for task in chosen]
@@ -145,7 +145,7 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
 ) -> None:
     """Compare two models item by item: both values, second minus first, intervals and p values."""
-    from evals.compare import as_table, compare_dirs, remarks, to_json
+    from evals.results.compare import as_table, compare_dirs, remarks, to_json
 
     comparison = compare_dirs(first, second, common, seed)
     for line in remarks(comparison):
@@ -271,8 +271,8 @@ def _run(
     quiet: bool,
 ) -> int | None:
     """Run one task; return the number of items that failed, None if it could not be run; say which and why."""
-    from evals.endpoint import EndpointRefused
-    from evals.runner import run_task
+    from evals.running.runner import run_task
+    from medgemma.endpoint import EndpointRefused
 
     command = " ".join(["medgemma-eval", *sys.argv[1:]])
     try:
@@ -318,8 +318,8 @@ def _load(kind: str, model: str, placed: Mapping[str, Any], decoder: Mapping[str
 
 def _score(folder: Path) -> bool:
     """Score and print; return whether items failed or are unanswered, which is said."""
-    from evals.scores import score_dir, shortfalls
-    from evals.tables import aligned
+    from evals.results.scores import score_dir, shortfalls
+    from evals.results.tables import aligned
 
     scores = score_dir(folder)
     rows = [

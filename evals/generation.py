@@ -2,8 +2,8 @@
 
 from dataclasses import dataclass
 
-THINKING_INSTRUCTION = "SYSTEM INSTRUCTION: think silently if needed."
-"""The system text that switches MedGemma's thinking on (notebooks of Google-Health/medgemma)."""
+from medgemma.engine.request import Sampling
+from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT
 
 
 @dataclass(frozen=True)
@@ -13,9 +13,9 @@ class Generation:
     max_new_tokens: int = 32
     """Longest answer, the thinking not counted."""
     system: str = ""
-    """The system turn, apart from THINKING_INSTRUCTION; empty for none."""
+    """The system turn, apart from THINKING_SYSTEM_TEXT; empty for none."""
     thinking: bool = False
-    """Put THINKING_INSTRUCTION into the system turn."""
+    """Put THINKING_SYSTEM_TEXT into the system turn."""
     thinking_tokens: int = 0
     """Longest trace of thoughts, in tokens."""
     n_samples: int = 1
@@ -43,9 +43,14 @@ class Generation:
     @property
     def system_turn(self) -> str:
         """The whole system turn; empty for none."""
-        return " ".join(part for part in (THINKING_INSTRUCTION if self.thinking else "", self.system) if part)
+        return " ".join(part for part in (THINKING_SYSTEM_TEXT if self.thinking else "", self.system) if part)
 
     @property
     def max_tokens(self) -> int:
         """Thoughts and answer together."""
         return self.max_new_tokens + self.thinking_tokens
+
+    @property
+    def sampling(self) -> Sampling:
+        """As the engine and the client of a server take it."""
+        return Sampling(self.max_tokens, self.temperature, seed=self.seed, num_samples=self.n_samples)

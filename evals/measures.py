@@ -7,10 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.items import Item
-from evals.metrics.bootstrap import ratio
-from evals.metrics.classification import Counts, as_counts, classes_of, confusion_columns
-from evals.metrics.statistics import ItemStatistic
 from evals.outputs import Output
+from medsiglip.metrics.bootstrap import ratio
+from medsiglip.metrics.classification import Counts, as_counts, classes_of, confusion_columns
+from medsiglip.metrics.statistics import ItemStatistic
 
 
 class Answered(NamedTuple):

@@ -1,5 +1,6 @@
 """The `medgemma-finetune` command: list and run recipes."""
 
+import ast
 from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,14 +10,14 @@ import typer
 from medsiglip.command import Quiet, new_app, run
 
 app = new_app("Recipes that train or tune the encoder and the decoder. Not a medical device.")
-RECIPES = {"nano": "a small MedSigLIP and MedGemma pair from the real-data kit"}
+FOLDER = Path(__file__).parent / "recipes"
 
 
 @app.command("list")
 def list_recipes() -> None:
     """The recipes and what each is for."""
-    for name, summary in RECIPES.items():
-        typer.echo(f"{name}: {summary}")
+    for path in recipes().values():
+        typer.echo((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").partition("\n")[0])
 
 
 @app.command("run")
@@ -31,8 +32,8 @@ def run_recipe(
     """Run a recipe, or go on with an interrupted run."""
     from finetune.configuration import load_config
 
-    module = _recipe(recipe)
-    files = [Path(str(module.__file__)).with_suffix(".yaml"), *([config] if config else [])]
+    module, defaults = _recipe(recipe)
+    files = [defaults, *([config] if config else [])]
     module.run(load_config(module.Config, files, override or []), data, out, quiet)
 
 
@@ -44,16 +45,25 @@ def measure_pair(
     quiet: Quiet = False,
 ) -> None:
     """Measure all figures of both cards again and say which differ; status 1 if one does by more than an item."""
-    from finetune.recipes.nano import measure_again
+    from finetune.recipes.nano.nano import measure_again
 
     if not measure_again(pair, data, out, quiet):
         raise typer.Exit(1)
 
 
-def _recipe(name: str) -> Any:
-    if name not in RECIPES:
-        raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(RECIPES)}")
-    return import_module(f"finetune.recipes.{name}")
+def recipes() -> dict[str, Path]:
+    """Every recipe's name and file: a NAME.py that has a NAME.yaml beside it, in `recipes/` or a folder of it."""
+    found = sorted(path.with_suffix(".py") for path in FOLDER.rglob("*.yaml"))
+    return {path.stem: path for path in found if path.is_file()}
+
+
+def _recipe(name: str) -> tuple[Any, Path]:
+    """The module of a recipe and its YAML."""
+    if name not in recipes():
+        raise ValueError(f"recipe {name!r} is unknown; choose one of {', '.join(recipes())}")
+    path = recipes()[name]
+    dotted = ".".join(path.relative_to(FOLDER).with_suffix("").parts)
+    return import_module(f"finetune.recipes.{dotted}"), path.with_suffix(".yaml")
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ import torch
 from finetune.collate import Batch, Example, collate
 from finetune.losses.completion import completion_loss
 from finetune.training import Precision, Schedule, autocast, step_generator, train
-from medgemma.vision import merge, project_patches
+from medgemma.engine.vision import merge, project_patches
 
 
 def train_decoder(

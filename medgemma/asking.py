@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from medgemma.chat import Message, Prompts
-from medgemma.constraints import Grammar, Grammars, StopAt, ThinkingLimit, cut_at
-from medgemma.content import Part, VolumeView, user_turn
+from medgemma.answers.constraints import Grammar, Grammars, StopAt, ThinkingLimit, cut_at
 from medgemma.engine.request import Completion, Constraint, FinishReason, Request, Sampling
-from medgemma.pan_and_scan import PanAndScan
-from medgemma.thinking import THINKING_SYSTEM_TEXT, ThinkingTokens, speech_of
+from medgemma.prompts.chat import Message, Prompts
+from medgemma.prompts.content import Part, VolumeView, user_turn
+from medgemma.prompts.pan_and_scan import PanAndScan
+from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT, ThinkingTokens, speech_of
 from medsiglip.imaging import Picture
 
 Thinking = bool | int | None
@@ -111,7 +111,7 @@ class Asking:
         """Make a request of one question about some pictures, which stand before it.
 
         Args:
-            parts: see `medgemma.content`.
+            parts: see `medgemma.prompts.content`.
             text: the question.
             options: how it is put.
             max_new_tokens: an answer is cut here.
@@ -145,7 +145,7 @@ class Asking:
         """Make a request.
 
         Args:
-            messages: see `medgemma.chat.render`.
+            messages: see `medgemma.prompts.chat.render`.
             pictures: one for each image slot, in order.
             sampling: how tokens are chosen, and how many at most.
             form: what the answer must look like; a trace before it is free.

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 
 from medgemma.asking import Asked, Asking
-from medgemma.content import VolumeView
 from medgemma.engine.request import Completion, Request
 from medgemma.openai_chat import ChatBody, asked_of, completion_body
+from medgemma.prompts.content import VolumeView
 
 URL = "/v1/chat/completions"
 Generate = Callable[[Sequence[Request]], list[list[Completion]]]

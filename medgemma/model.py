@@ -13,20 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgemma.answers import Answer
+from medgemma.answers.constraints import cut_at
 from medgemma.asking import AnswerOptions, Asked, Asking, Reply
-from medgemma.chat import ImageTokens, Message, Prompt, Prompts
-from medgemma.constraints import cut_at
-from medgemma.content import Part, open_study, study_parts
-from medgemma.thinking import Speech
+from medgemma.nano import NANO_FOLDER
+from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
+from medgemma.prompts.content import Part, open_study, study_parts
+from medgemma.prompts.thinking import Speech
+from medsiglip.checkpoints.folders import fingerprint, resolve_model
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
-from medsiglip.weights import fingerprint, resolve_model
 
 if TYPE_CHECKING:
-    from medgemma.engine.engine import Engine
+    from medgemma.engine import Engine
     from medgemma.engine.request import ChoiceScore
-
-NANO_FOLDER = Path(__file__).parent / "nano"
 
 
 @dataclass
@@ -69,10 +68,11 @@ class MedGemma:
             dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere and with `quantize`.
             policy: a resize policy instead of the checkpoint's own.
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
-                Accelerate; see `medgemma.placement`.
+                Accelerate; see `medgemma.checkpoints.placement`.
             max_memory: of each device for `device_map`, as in Accelerate: {0: "20GiB", "cpu": "60GiB"}.
             compile_mode: of the engine's decode step, see `medgemma.engine.engine.Engine`.
-            quantize: "int8", or with CUDA "nf4": fewer bits for the decoder's linear layers, see `medgemma.quantize`.
+            quantize: "int8", or with CUDA "nf4": fewer bits for the decoder's linear layers, see
+                `medgemma.checkpoints.quantize`.
             adapter: the folder of a LoRA adapter that answers wherever `AnswerOptions` names no other.
 
         Raises:
@@ -81,7 +81,7 @@ class MedGemma:
         """
         from transformers import AutoTokenizer
 
-        from medgemma.loading import load_network
+        from medgemma.checkpoints.loading import load_network
 
         folder = resolve_model(model, NANO_FOLDER)
         network = load_network(
@@ -115,7 +115,7 @@ class MedGemma:
     @cached_property
     def engine(self) -> "Engine":
         """What makes all text of this model."""
-        from medgemma.engine.engine import Engine
+        from medgemma.engine import Engine
 
         return Engine(self.model, self.preprocessing, stop_ids=self.stop_ids, compile_mode=self.compile_mode)
 
@@ -168,7 +168,7 @@ class MedGemma:
         Args:
             images: one picture or several, all of which go into every prompt: `Picture`s, `Volume`s, paths, PIL images,
                 arrays; an empty list asks without pictures. CT and MR slices and NIfTI become volumes, see
-                `medgemma.content`.
+                `medgemma.prompts.content`.
             questions: one question or several, each answered by itself.
             max_new_tokens: an answer is cut here.
             batch_size: questions put together.
@@ -208,7 +208,7 @@ class MedGemma:
         batch_size: int,
         options: AnswerOptions,
     ) -> list[Answer]:
-        """Answer (parts, question) requests, the parts as `medgemma.content` makes them; see `ask`."""
+        """Answer (parts, question) requests, the parts as `medgemma.prompts.content` makes them; see `ask`."""
         asked = [self.asking.question(parts, question, options, max_new_tokens) for parts, question in requests]
         answers: list[Answer] = []
         for start in range(0, len(asked), batch_size):
@@ -246,7 +246,7 @@ class MedGemma:
     def score_parts(
         self, parts: Sequence[Part], question: str, choices: Sequence[str], options: AnswerOptions
     ) -> "list[ChoiceScore]":
-        """`score` of parts as `medgemma.content` makes them."""
+        """`score` of parts as `medgemma.prompts.content` makes them."""
         ids = [self.tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
         asked = self.asking.question(parts, question, options, max(map(len, ids), default=1) or 1)
         [scores] = self.engine.score_choices([(asked.request, ids)])
@@ -263,7 +263,7 @@ class MedGemma:
         """Continue a conversation, piece by piece as it is made; reasoning is left out, whole or cut.
 
         Args:
-            messages: see `medgemma.chat.render`; image parts take `images` in order.
+            messages: see `medgemma.prompts.chat.render`; image parts take `images` in order.
             images: pictures, as for `medsiglip.imaging.open_pictures`.
             max_new_tokens: the reply is cut here.
             options: as in `ask`; the system turn, volumes and crops are the messages' own.
@@ -302,7 +302,7 @@ class MedGemma:
         return self.asking.reply(asked, completion)
 
     def prompt(self, messages: Sequence[Message], max_new_tokens: int) -> Prompt:
-        """Render messages and refuse what does not fit; see `medgemma.chat.Prompts.prompt`."""
+        """Render messages and refuse what does not fit; see `medgemma.prompts.chat.Prompts.prompt`."""
         return self.asking.prompts.prompt(messages, max_new_tokens)
 
     def _continuation(

@@ -12,11 +12,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from medgemma.answers.constraints import Grammar
 from medgemma.asking import Asked, Asking, Reply
-from medgemma.chat import Message
-from medgemma.constraints import Grammar
-from medgemma.content import Part, VolumeView, study_parts, user_turn
 from medgemma.engine.request import Completion, Sampling
+from medgemma.prompts.chat import Message
+from medgemma.prompts.content import Part, VolumeView, study_parts, user_turn
 from medsiglip.imaging import Picture, Source, open_images
 from medsiglip.imaging.zips import is_zip
 

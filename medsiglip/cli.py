@@ -2,8 +2,9 @@
 
 import csv
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
@@ -18,8 +19,12 @@ from medsiglip.command import (
     new_app,
     progress,
     run,
+    spread_options,
     whole_file,
 )
+
+if TYPE_CHECKING:
+    from medsiglip.encoder import MedSigLIP
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
 Item = TypeVar("Item")
@@ -28,25 +33,44 @@ Resize = Annotated[str, typer.Option(help="A resize policy instead of the model'
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
 
 
+@dataclass(frozen=True)
+class EncodeOptions:
+    """Which encoder embeds pictures, and how they are read."""
+
+    policy: Policy = "voi"
+    resize: Resize = ""
+    model: Model = "nano"
+    device: Device = "auto"
+    dtype: Dtype = "auto"
+    batch_size: Batch = 32
+
+    def load(self) -> "MedSigLIP":
+        """The encoder.
+
+        Raises:
+            ValueError: there is no such policy or model.
+        """
+        from medsiglip.encoder import MedSigLIP
+        from medsiglip.imaging.dicom.policies import check_policy
+
+        check_policy(self.policy)
+        return MedSigLIP.from_pretrained(self.model, device=self.device, dtype=self.dtype, policy=self.resize or None)
+
+
 @app.command()
+@spread_options
 def classify(
     files: Files,
     labels: Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")] = None,
     task: Annotated[str, typer.Option(help="A named label set instead of --labels.")] = "",
     independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
     out: Annotated[Path | None, typer.Option(help="CSV file; stdout without it.")] = None,
-    policy: Policy = "voi",
-    resize: Resize = "",
-    model: Model = "nano",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    batch_size: Batch = 32,
+    *,
+    encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
     """Zero-shot labels for every frame: file,frame,label,probability,score,policy (score is the cosine)."""
     from medsiglip.embed import readable_pictures
-    from medsiglip.encoder import MedSigLIP
-    from medsiglip.imaging.dicom.policies import check_policy
     from medsiglip.zero_shot import ZeroShotClassifier
 
     named = ";".join(labels or [])
@@ -59,10 +83,9 @@ def classify(
             f"--labels {named!r}: one label, so its probability is 1 whatever the picture shows; "
             "separate labels by semicolons, or add --independent"
         )
-    check_policy(policy)
     problems = Problems()
     paths = files_of(files, problems)
-    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    encoder = encoding.load()
     if task:
         classifier = ZeroShotClassifier.for_task(encoder, task)
     else:
@@ -70,8 +93,8 @@ def classify(
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = csv.writer(file, lineterminator="\n").writerow
         write(["file", "frame", "label", "probability", "score", "policy"])
-        readable = readable_pictures(paths, problems.add, square=encoder.preprocessing.square, policy=policy)
-        for pictures, vectors in encoder.stream_images(readable, batch_size):
+        readable = readable_pictures(paths, problems.add, square=encoder.preprocessing.square, policy=encoding.policy)
+        for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
             result = classifier.classify_vectors(vectors)
             for i, picture in enumerate(pictures):
                 used = f"{picture.policy}+{encoder.preprocessing.policy}"
@@ -83,29 +106,29 @@ def classify(
 
 
 @app.command()
+@spread_options
 def embed(
     files: Files,
     out: Annotated[Path, typer.Option(help="Parquet file; an interrupted run goes on.")],
-    policy: Policy = "voi",
-    resize: Resize = "",
-    model: Model = "nano",
-    device: Device = "auto",
-    dtype: Dtype = "auto",
-    batch_size: Batch = 32,
+    *,
+    encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
     """One unit vector a frame: file, frame, sha256, embedding, model, policy."""
     from medsiglip.embed import embed_files
-    from medsiglip.encoder import MedSigLIP
-    from medsiglip.imaging.dicom.policies import check_policy
 
-    check_policy(policy)
     problems = Problems()
     paths = files_of(files, problems)
-    encoder = MedSigLIP.from_pretrained(model, device=device, dtype=dtype, policy=resize or None)
+    encoder = encoding.load()
     with progress(None, "pictures", quiet) as advance:
         embed_files(
-            encoder, paths, out, on_problem=problems.add, batch_size=batch_size, policy=policy, on_progress=advance
+            encoder,
+            paths,
+            out,
+            on_problem=problems.add,
+            batch_size=encoding.batch_size,
+            policy=encoding.policy,
+            on_progress=advance,
         )
     problems.exit()
 
@@ -127,10 +150,10 @@ def look(
 
     Text that is burned into the pixels is shown as it is.
     """
+    from medsiglip.checkpoints.folders import resolve_model
     from medsiglip.imaging.drawing import save_png
     from medsiglip.imaging.look import View, draw, opened
     from medsiglip.preprocess import Preprocessing
-    from medsiglip.weights import resolve_model
 
     if out.suffix.lower() != ".png" or out.is_dir():
         raise ValueError(f"--out {out}: give the name of a PNG file, such as look.png")

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
+from medsiglip.checkpoints.folders import fingerprint, read_json, resolve_model
+from medsiglip.checkpoints.weights import load_strictly
 from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
-from medsiglip.weights import fingerprint, load_strictly, read_json, resolve_model
 
 if TYPE_CHECKING:
     import torch

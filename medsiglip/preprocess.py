@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from medsiglip.checkpoints.folders import read_json
 from medsiglip.imaging import RESIZE_POLICIES, Picture, Square, resize
-from medsiglip.weights import read_json
 
 if TYPE_CHECKING:
     import torch

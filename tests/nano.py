@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from medgemma.model import NANO_FOLDER as DECODER_FOLDER
-from medsiglip.weights import NANO_FOLDER as ENCODER_FOLDER
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 
 _there = all((folder / "model.safetensors").is_file() for folder in (ENCODER_FOLDER, DECODER_FOLDER))
 needs_nano = pytest.mark.skipif(

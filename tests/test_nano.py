@@ -10,13 +10,13 @@ import torch
 from PIL import Image
 
 from evals.tasks.vqa_rad import prompt
-from medgemma.chat import user_message
 from medgemma.engine import Request, Sampling
-from medgemma.model import NANO_FOLDER as DECODER_FOLDER
 from medgemma.model import MedGemma
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+from medgemma.prompts.chat import user_message
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import Picture
-from medsiglip.weights import NANO_FOLDER as ENCODER_FOLDER
+from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 from tests.nano import needs_nano
 
 pytestmark = needs_nano
@@ -105,7 +105,7 @@ def test_files_are_small_safe_and_say_nothing_of_where_they_were_made(folder: Pa
 
 @pytest.mark.parametrize("folder", [ENCODER_FOLDER, DECODER_FOLDER], ids=["encoder", "decoder"])
 def test_the_card_shows_what_was_measured_on_these_weights(folder: Path) -> None:
-    from medsiglip.weights import fingerprint
+    from medsiglip.checkpoints.folders import fingerprint
 
     measured = json.loads((folder / "measurements.json").read_text(encoding="utf-8"))
     card = (folder / "README.md").read_text(encoding="utf-8")
@@ -124,11 +124,11 @@ def test_the_card_shows_what_was_measured_on_these_weights(folder: Path) -> None
 @pytest.mark.slow
 def test_the_figures_come_again(kit: Path, tmp_path: Path) -> None:
     """The encoder's whole zero-shot table, measured anew on this machine."""
-    from evals.options import RunOptions
-    from evals.runner import run_task
-    from evals.scores import score_dir
+    from evals.results.scores import score_dir
+    from evals.running.options import RunOptions
+    from evals.running.runner import run_task
     from evals.tasks.catalogue import TASKS
-    from finetune.recipes.nano_measure import ENCODER_TASKS
+    from finetune.recipes.nano.measure import ENCODER_TASKS
 
     encoder = MedSigLIP.from_pretrained("nano", device="cpu")
     names = ENCODER_TASKS

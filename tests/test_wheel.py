@@ -5,14 +5,22 @@ import os
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
+from data_cards import launch
 from tests.nano import needs_nano
 
-SCRIPTS = ("medsiglip", "medgemma", "medgemma-data", "medgemma-eval", "medgemma-finetune")
+SCRIPTS = {
+    "medsiglip": "medsiglip",
+    "medgemma": "medgemma",
+    "medgemma-data": "data_cards",
+    "medgemma-eval": "evals",
+    "medgemma-finetune": "finetune",
+}
 
 
 @pytest.fixture(scope="module")
@@ -66,18 +74,44 @@ def test_the_demo_runs_from_the_installed_wheel(wheel: Path, tmp_path: Path) -> 
     assert results["figures"] and results["pictures"]
 
 
-@pytest.mark.parametrize("script", SCRIPTS)
-def test_help_imports_nothing_heavy(script: str) -> None:
-    room = {"medsiglip": "medsiglip", "medgemma": "medgemma"}.get(
-        script,
-        {"medgemma-data": "data_cards", "medgemma-eval": "evals", "medgemma-finetune": "finetune"}.get(script, ""),
-    )
+def launched(script: str, *folders: Path) -> subprocess.CompletedProcess[str]:
+    """The script's --help, with more folders to import from; it fails if that imports what takes long."""
     code = (
-        f"import sys; from {room}.cli import main; sys.argv = [{script!r}, '--help']\n"
-        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code\n"
+        f"import sys; from data_cards import launch; sys.argv = [{script!r}, '--help']\n"
+        f"try:\n    launch.{script.replace('-', '_')}()\n"
+        "except SystemExit as end:\n    if end.code:\n        raise\n"
         "heavy = {'torch', 'transformers', 'sklearn', 'scipy', 'pydicom', 'PIL'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    paths = os.pathsep.join([*map(str, folders), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | ({"PYTHONPATH": paths} if paths else {})
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_imports_nothing_heavy(script: str) -> None:
+    done = launched(script)
     assert done.returncode == 0, done.stderr
     assert "Usage" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_another_distribution_with_our_packages_is_one_line(script: str, tmp_path: Path) -> None:
+    """Two planted as pip leaves them: the index's `evals` and `medgemma`, one with a list of packages, one without."""
+    for name, version in (("evals", "3.0.1"), ("medgemma", "0.1.1")):
+        facts = tmp_path / f"{name}-{version}.dist-info"
+        facts.mkdir()
+        (facts / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+        (facts / "RECORD").write_text(f"{name}/__init__.py,,\n")
+    (tmp_path / "evals-3.0.1.dist-info" / "top_level.txt").write_text("evals\n")
+    done = launched(script, tmp_path)
+    (line,) = [line for line in done.stderr.splitlines() if "error: " in line]
+    assert done.returncode != 0 and "Usage" not in done.stdout
+    assert "(medgemma has medgemma; evals has evals)" in line and "`pip uninstall medgemma evals`" in line
+
+
+def test_the_scripts_are_those_of_the_project(repository: Path) -> None:
+    project = tomllib.loads((repository / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["name"] == launch.DISTRIBUTION
+    assert project["scripts"] == {name: f"data_cards.launch:{name.replace('-', '_')}" for name in SCRIPTS}

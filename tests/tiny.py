@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from finetune.recipes.nano_config import DecoderSection, EncoderSection
-from finetune.recipes.nano_models import (
+from finetune.recipes.nano.config import DecoderSection, EncoderSection
+from finetune.recipes.nano.models import (
     decoder_config,
     image_token_ids,
     new_encoder,
@@ -17,7 +17,7 @@ from finetune.recipes.nano_models import (
     save_encoder,
 )
 from finetune.tokenizers import train_gemma_tokenizer, train_siglip_tokenizer
-from medgemma.plug import plug
+from medgemma.checkpoints.plug import plug
 
 SENTENCES = (
     "Is there a pneumothorax on the left side?",

@@ -7,9 +7,10 @@ from threading import Lock
 from typing import TYPE_CHECKING
 
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter
-from evals.clinic.shared_engine import SharedEngine
-from evals.endpoint import Endpoint, EndpointFault
-from evals.generation import THINKING_INSTRUCTION, Generation
+from evals.generation import Generation
+from medgemma.endpoint import Endpoint, EndpointFault
+from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT
+from medgemma.shared_engine import SharedEngine
 
 if TYPE_CHECKING:
     from medgemma import MedGemma
@@ -29,25 +30,21 @@ def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
     Raises:
         ValueError: It is to think and cannot.
     """
-    from medgemma.chat import render
-    from medgemma.engine import Sampling
+    from medgemma.prompts.chat import render
 
     asking = model.asking
     if generation.thinking and asking.markers is None:
         raise ValueError(f"{model.name} has no thinking tokens and cannot think; run it without --thinking-tokens")
     shared, tokenizing = SharedEngine(model.engine), Lock()
-    sampling = Sampling(generation.max_tokens, generation.temperature, seed=generation.seed)
     thinking = generation.thinking_tokens if generation.thinking else None
 
     def answer(messages: Sequence[Message]) -> str:
         with tokenizing:  # tokenizers are not made for several threads
             prompt = render(model.tokenizer, model.image_tokens, messages)
-            if not asking.prompts.count(prompt, generation.max_tokens).fits:
-                new = generation.max_tokens
-                raise ContextFull(
-                    f"{len(prompt.input_ids):,} and {new:,} new tokens; {model.name} has {model.max_tokens:,}"
-                )
-            asked = asking.asked(messages, [], sampling, thinking=thinking)
+            count = asking.prompts.count(prompt, generation.max_tokens)
+            if not count.fits:
+                raise ContextFull(count.too_long(model.name))
+            asked = asking.asked(messages, [], replace(generation.sampling, num_samples=1), thinking=thinking)
         completion = shared.complete(replace(asked.request, continues=True))
         with tokenizing:
             reply = asking.reply(asked, completion)
@@ -62,7 +59,7 @@ def remote(server: Endpoint, generation: Generation, meter: Meter) -> Backend:
 
     def answer(messages: Sequence[Message]) -> str:
         try:
-            reply = server.chat(_with_thinking(messages, generation), generation)
+            reply = server.chat(_with_thinking(messages, generation), generation.sampling)
         except EndpointFault as fault:
             if TOO_LONG.search(str(fault)):
                 raise ContextFull(str(fault)) from fault
@@ -82,4 +79,4 @@ def _with_trace(text: str, thinking: str | None) -> str:
 def _with_thinking(messages: Sequence[Message], generation: Generation) -> list[Message]:
     if not generation.thinking:
         return list(messages)
-    return [{"role": "system", "content": f"{THINKING_INSTRUCTION} {messages[0]['content']}"}, *messages[1:]]
+    return [{"role": "system", "content": f"{THINKING_SYSTEM_TEXT} {messages[0]['content']}"}, *messages[1:]]

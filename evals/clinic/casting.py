@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from evals.clinic import rules
 from evals.clinic.backends import local, remote
 from evals.clinic.dialogue import Backend, Meter, Players
-from evals.endpoint import Endpoint
 from evals.generation import Generation
+from medgemma.endpoint import Endpoint
 
 if TYPE_CHECKING:
     from medgemma import MedGemma

@@ -5,8 +5,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from evals.endpoint import EndpointRefused
 from medgemma.answers import THINKING_BEGIN, THINKING_END
+from medgemma.endpoint import EndpointRefused
 
 if TYPE_CHECKING:
     from evals.items import Item

@@ -28,7 +28,7 @@ class MeanIou(NamedTuple):
 
     value: float
     per_item: list[float]
-    """Give these to `statistics.clustered_bootstrap_ci`."""
+    """Give these to `statistics.grouped_bootstrap_ci`."""
     n_invalid: int
     """Predictions that are no box (not parsed, no area, outside the picture); each has overlap 0."""
 

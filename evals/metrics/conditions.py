@@ -12,8 +12,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import Estimate, clustered_totals_ci
+from medsiglip.metrics.bootstrap import N_RESAMPLES, ratio
+from medsiglip.metrics.statistics import Estimate, grouped_totals_ci
 
 CHEXPERT_5 = ("atelectasis", "cardiomegaly", "consolidation", "edema", "pleural effusion")
 """The report's conditions on MIMIC-CXR and CheXpert."""
@@ -90,7 +90,7 @@ def macro_over_conditions(
 
     whole = _rates(columns.sum(axis=0).reshape(1, 3, len(conditions)), rate)[0]
     return MacroOverConditions(
-        clustered_totals_ci(macro, columns, [answer.group for answer in used], seed, n_resamples),
+        grouped_totals_ci(macro, columns, [answer.group for answer in used], seed, n_resamples),
         {name: float(value) for name, value in zip(conditions, whole, strict=True) if np.isfinite(value)},
         tuple(name for name, value in zip(conditions, whole, strict=True) if not np.isfinite(value)),
         sum(answer.answer is None for answer in used),

@@ -14,8 +14,11 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, clustered_totals_ci
+import numpy as np
+from numpy.typing import NDArray
+
+from medsiglip.metrics.bootstrap import ratio
+from medsiglip.metrics.statistics import ItemStatistic
 
 
 class FieldCounts(NamedTuple):
@@ -31,48 +34,18 @@ class FieldCounts(NamedTuple):
         return 2 * self.right / (self.predicted + self.reference) if self.predicted + self.reference else 1.0
 
 
-class FieldF1(NamedTuple):
-    """Both averages over documents."""
+def micro_f1(counts: Sequence[FieldCounts]) -> ItemStatistic:
+    """F1 of the fields of all documents together, as a function of how often each document counts.
 
-    macro: Estimate
-    """Mean of the documents' F1."""
-    micro: Estimate
-    """F1 of the fields of all documents together."""
-    n_unparsed: int
-    """Answers without a JSON document: all their reference fields are missed."""
-
-
-def field_f1(
-    predicted: Sequence[Any],
-    reference: Sequence[Any],
-    clusters: Sequence[str],
-    row_key: str = "name",
-    seed: int = 0,
-    n_resamples: int = N_RESAMPLES,
-) -> FieldF1:
-    """Compare documents field by field.
-
-    Args:
-        predicted: Parsed JSON, one an item; None if the answer held none.
-        reference: Parsed JSON, one an item.
-        clusters: The patient of each item.
-        row_key: What tells the rows of a list apart.
-        seed: Of the resampling.
-        n_resamples: Number of resamples.
-
-    Raises:
-        ValueError: There are no items, or the lengths differ.
+    Its macro counterpart is the mean of the documents' `FieldCounts.f1`.
     """
-    if len(predicted) != len(reference):
-        raise ValueError(f"got {len(predicted)} predicted and {len(reference)} reference documents; expected as many")
-    counts = [field_counts(guess, truth, row_key) for guess, truth in zip(predicted, reference, strict=True)]
-    return FieldF1(
-        clustered_bootstrap_ci([count.f1 for count in counts], clusters, seed, n_resamples),
-        clustered_totals_ci(
-            lambda totals: ratio(2 * totals[:, 0], totals[:, 1] + totals[:, 2]), counts, clusters, seed, n_resamples
-        ),
-        sum(guess is None for guess in predicted),
-    )
+    columns = np.asarray(counts, dtype=np.float64)  # (n, 3)
+
+    def f1(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        totals = weights @ columns
+        return ratio(2 * totals[:, 0], totals[:, 1] + totals[:, 2])
+
+    return f1
 
 
 def field_counts(predicted: Any, reference: Any, row_key: str = "name") -> FieldCounts:

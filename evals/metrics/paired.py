@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evals.metrics.bootstrap import N_RESAMPLES
-from evals.metrics.statistics import (
+from medsiglip.metrics.bootstrap import N_RESAMPLES
+from medsiglip.metrics.statistics import (
     Estimate,
     ItemStatistic,
     Resampled,
@@ -53,14 +53,14 @@ class NonInferiority(NamedTuple):
 
 
 def paired_mean_difference(
-    first: ArrayLike, second: ArrayLike, clusters: Sequence[str], seed: int = 0, n_resamples: int = N_RESAMPLES
+    first: ArrayLike, second: ArrayLike, groups: Sequence[str], seed: int = 0, n_resamples: int = N_RESAMPLES
 ) -> PairedDifference:
     """Compare the means of two models' values of the same items, whole groups drawn with replacement.
 
     Args:
         first: (n,) one finite number an item.
         second: (n,) of the other model, the same items in the same order.
-        clusters: (n,) the group of each item.
+        groups: (n,) the group of each item.
         seed: Of the resampling.
         n_resamples: Number of resamples.
 
@@ -70,13 +70,13 @@ def paired_mean_difference(
     a, b = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"got {a.shape} and {b.shape} values; expected the same items in both")
-    return _with_p(resample_mean(b - a, clusters, seed, n_resamples))
+    return _with_p(resample_mean(b - a, groups, seed, n_resamples))
 
 
 def paired_statistic_difference(
     first: ItemStatistic,
     second: ItemStatistic,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
 ) -> PairedDifference:
@@ -85,14 +85,14 @@ def paired_statistic_difference(
     Args:
         first: (R, n) weights of the items to (R,) values of the first model.
         second: The same of the second model.
-        clusters: (n,) the group of each item.
+        groups: (n,) the group of each item.
         seed: Of the resampling.
         n_resamples: Number of resamples.
 
     Raises:
         ValueError: There are no items.
     """
-    return _with_p(resample_weighted(lambda w: second(w) - first(w), clusters, seed, n_resamples))
+    return _with_p(resample_weighted(lambda w: second(w) - first(w), groups, seed, n_resamples))
 
 
 def bootstrap_p(resamples: NDArray[np.float64], null: float = 0.0) -> float:

@@ -13,10 +13,10 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
 from evals.metrics.paired import NonInferiority, PairedDifference, bootstrap_p, non_inferiority
-from evals.metrics.ranking import scores_and_truth
-from evals.metrics.statistics import Estimate, ItemStatistic, estimate, resample_weighted
+from medsiglip.metrics.bootstrap import N_RESAMPLES, ratio
+from medsiglip.metrics.ranking import scores_and_truth
+from medsiglip.metrics.statistics import Estimate, ItemStatistic, estimate, resample_weighted
 
 
 class ReaderComparison(NamedTuple):
@@ -38,7 +38,7 @@ def compare_with_readers(
     scores: ArrayLike,
     readings: ArrayLike,
     is_positive: ArrayLike,
-    clusters: Sequence[str],
+    groups: Sequence[str],
     margin: float | None = None,
     seed: int = 0,
     n_resamples: int = N_RESAMPLES,
@@ -49,7 +49,7 @@ def compare_with_readers(
         scores: (n,) the model's; higher means more likely positive.
         readings: (n, readers) 1 positive, 0 negative, nan not read; a reader's rates are over what he or she read.
         is_positive: (n,) the reference standard.
-        clusters: (n,) the patient of each case.
+        groups: (n,) the patient of each case.
         margin: Of non-inferiority in sensitivity, above 0, fixed beforehand; no test if None.
         seed: Of the resampling.
         n_resamples: Number of resamples.
@@ -66,14 +66,14 @@ def compare_with_readers(
     table = _checked_readings(readings, positive)
     model = _model_sensitivity(numbers, positive, table)
     sensitivity, specificity = _readers_rate(table, positive), _readers_rate(1 - table, ~positive)
-    drawn = resample_weighted(lambda w: model(w) - sensitivity(w), clusters, seed, n_resamples)
+    drawn = resample_weighted(lambda w: model(w) - sensitivity(w), groups, seed, n_resamples)
     found = estimate(drawn)
     defined = drawn.resamples[np.isfinite(drawn.resamples)]
     p = bootstrap_p(defined) if np.isfinite(found.ci95.low) else float("nan")
     tested = None if margin is None else non_inferiority(drawn, margin)
 
     def figure(of: ItemStatistic) -> Estimate:
-        return estimate(resample_weighted(of, clusters, seed, n_resamples))
+        return estimate(resample_weighted(of, groups, seed, n_resamples))
 
     return ReaderComparison(figure(sensitivity), figure(specificity), figure(model), PairedDifference(found, p), tested)
 

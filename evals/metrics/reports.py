@@ -15,14 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_cards.readers.chest_releases import CHEXPERT_OBSERVATIONS
-from evals.metrics.bootstrap import N_RESAMPLES, ratio
-from evals.metrics.statistics import (
-    Estimate,
-    ItemStatistic,
-    TotalsStatistic,
-    clustered_bootstrap_ci,
-    clustered_totals_ci,
-)
+from medsiglip.metrics.bootstrap import ratio
+from medsiglip.metrics.statistics import ItemStatistic, TotalsStatistic
 
 RadGraphModel = Literal["radgraph", "radgraph-xl", "modern-radgraph-xl"]
 
@@ -32,50 +26,24 @@ CHEXBERT_5 = ("Cardiomegaly", "Edema", "Consolidation", "Atelectasis", "Pleural 
 
 
 class RadGraphF1(NamedTuple):
-    """RadGraph F1 of reports: three ways to say that an entity agrees; means over reports with their intervals."""
+    """RadGraph F1 of each report, 0 to 1, by three ways to say that an entity agrees."""
 
-    simple: Estimate
+    simple: list[float]
     """Entities agree in words and label."""
-    partial: Estimate
+    partial: list[float]
     """... and in whether they have a relation: RG_ER, the usual F1-RadGraph of Delbrouck et al. Yu et al. (Patterns 4,
     100802, 2023) mean another one by "RadGraph F1", the mean of an entity and a relation F1."""
-    complete: Estimate
+    complete: list[float]
     """... and in every relation and its other end."""
-    per_report: dict[str, list[float]]
-    """The same three, report by report."""
-    n_empty: int
-    """Pairs with an empty report, which count 0."""
 
 
-class CheXbertF1(NamedTuple):
-    """CheXbert F1 of reports, over 14 and over 5 labels; an uncertain label counts as present."""
-
-    micro_14: Estimate
-    macro_14: Estimate
-    """Over the labels that a reference has; one that none has is left out."""
-    micro_5: Estimate
-    macro_5: Estimate
-    n_empty: int
-    """Empty predicted reports: they have no label."""
-
-
-def radgraph_f1(
-    predicted: Sequence[str],
-    references: Sequence[str],
-    clusters: Sequence[str],
-    model: RadGraphModel = "radgraph",
-    seed: int = 0,
-    n_resamples: int = N_RESAMPLES,
-) -> RadGraphF1:
-    """Return RadGraph F1 of reports, 0 to 1 each.
+def radgraph_f1(predicted: Sequence[str], references: Sequence[str], model: RadGraphModel = "radgraph") -> RadGraphF1:
+    """Return RadGraph F1, report by report.
 
     Args:
-        predicted: Generated reports (findings and impression); an empty one scores 0 and stays in n.
+        predicted: Generated reports (findings and impression); where either is empty, a pair scores 0 and stays in n.
         references: The radiologists' reports.
-        clusters: The patient of each report.
         model: Which RadGraph; report it, the values differ.
-        seed: Of the resampling.
-        n_resamples: Number of resamples.
 
     Raises:
         ValueError: The package is missing, there are no reports, or the lengths differ.
@@ -86,57 +54,26 @@ def radgraph_f1(
     scorer = _radgraph_scorer(model)
     with redirect_stdout(sys.stderr):
         levels = scorer(hyps=list(predicted), refs=list(references))[1]
-    per_report = {
-        name: [float(value) for value in values]
-        for name, values in zip(("simple", "partial", "complete"), levels, strict=True)
-    }
-    mean = {name: clustered_bootstrap_ci(values, clusters, seed, n_resamples) for name, values in per_report.items()}
-    empty = sum(not guess or not truth for guess, truth in zip(predicted, references, strict=True))
-    return RadGraphF1(**mean, per_report=per_report, n_empty=empty)
+    return RadGraphF1(*([float(value) for value in values] for values in levels))
 
 
-def chexbert_f1(
-    predicted: Sequence[str],
-    references: Sequence[str],
-    clusters: Sequence[str],
-    device: str = "cpu",
-    seed: int = 0,
-    n_resamples: int = N_RESAMPLES,
-) -> CheXbertF1:
-    """Return CheXbert F1 of reports, 0 to 1 each.
+def chexbert_f1(predicted: Sequence[str], references: Sequence[str], device: str = "cpu") -> dict[str, ItemStatistic]:
+    """Return CheXbert F1 over 14 and over 5 labels, 0 to 1; an uncertain label counts as present.
 
     Args:
         predicted: Generated reports; an empty one has no label and stays in n.
         references: The radiologists' reports.
-        clusters: The patient of each report.
         device: Where CheXbert runs.
-        seed: Of the resampling.
-        n_resamples: Number of resamples.
+
+    Returns:
+        `chexbert_f1_micro_14`, `..._macro_14`, `..._micro_5` and `..._macro_5` to the figure as a function of how often
+        each report counts. A label that no reference has is left out of the macro averages.
 
     Raises:
         ValueError: The package is missing, there are no reports, or the lengths differ.
 
     Source: Smit et al., EMNLP 2020; Miura et al., NAACL 2021 (the 5 labels); the package f1chexbert, whose labeller is
         used and whose averages are computed here, so that they can be resampled by patient.
-    """
-    _demand_pairs(predicted, references)
-    labeller = _chexbert_labeller(device)
-    guesses, truths = (chexbert_labels(reports, labeller) for reports in (predicted, references))
-    found = {
-        f"{name}_{number}": clustered_totals_ci(average, columns, clusters, seed, n_resamples)
-        for number, columns in _columns_of(guesses, truths).items()
-        for name, average in (("micro", _micro), ("macro", _macro))
-    }
-    return CheXbertF1(**found, n_empty=sum(not report.strip() for report in predicted))
-
-
-def chexbert_statistics(
-    predicted: Sequence[str], references: Sequence[str], device: str = "cpu"
-) -> dict[str, ItemStatistic]:
-    """Return what `chexbert_f1` resamples: the name of each of its four figures to a function of the items' weights.
-
-    Raises:
-        ValueError: The package is missing, there are no reports, or the lengths differ.
     """
     _demand_pairs(predicted, references)
     labeller = _chexbert_labeller(device)

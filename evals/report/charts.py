@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup, escape
 from numpy.typing import ArrayLike, NDArray
 
-from evals.metrics.calibration import bins_of_equal_width
+from medsiglip.metrics.calibration import bins_of_equal_width
 
 SIDE_PX, MARGIN_PX = 250, 34
 COLOURS = 8

@@ -11,15 +11,15 @@ from markupsafe import Markup
 
 from data_cards.schema import DataCard, load_card
 from evals.measures import Answered
-from evals.metrics.calibration import bins_of_equal_width
-from evals.metrics.classification import UNPARSED, confusion_counts
-from evals.metrics.estimates import auroc_estimate, average_precision_estimate, calibration_error_estimate
-from evals.metrics.statistics import Estimate
 from evals.report import charts
 from evals.report.predictions import Predictions, commonest_share, predictions_of
-from evals.scores import Scores, as_json, estimate_of, grades, measures, read_answered, shortfalls
+from evals.results.scores import Scores, as_json, estimate_of, grades, measures, read_answered, shortfalls
 from evals.tasks.catalogue import TASKS
 from evals.tasks.task import Task
+from medsiglip.metrics.calibration import bins_of_equal_width
+from medsiglip.metrics.classification import UNPARSED, confusion_counts
+from medsiglip.metrics.estimates import auroc_estimate, average_precision_estimate, calibration_error_estimate
+from medsiglip.metrics.statistics import Estimate
 
 Figure = Mapping[str, Any]
 """One figure as scores.json has it."""

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.measures import Answered
-from evals.metrics.classification import UNPARSED
 from evals.tasks.task import Task
+from medsiglip.metrics.classification import UNPARSED
 
 COMMON_SHARE = 0.05
 """Of short answers, references rarer than this are no classes; the items that have one are left out."""

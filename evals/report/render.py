@@ -9,7 +9,7 @@ from typing import Any
 
 from evals.report import charts
 from evals.report.content import Figure, Section, Shown, remarks_of, sections_of
-from evals.scores import Scores
+from evals.results.scores import Scores
 
 NOTICE = "Research software. Not a medical device: not for diagnosis, treatment or any clinical decision."
 THUMBNAIL_PX = 160

@@ -33,7 +33,7 @@ from evals.clinic.episodes import Reply, episode_of
 from evals.items import Item
 from evals.metrics.answers import normalise
 from evals.outputs import Output
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.task import Task, checked_side, of_side_and_seed
 from experience import Episode
 
 CARD = "agentclinic-medqa"
@@ -102,8 +102,7 @@ def items(data_dir: str | Path, side: str = "held-out", seed: int = 0) -> list[I
     Raises:
         ValueError: The set is missing or broken, or the side is unknown.
     """
-    if side not in SIDES:
-        raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
+    checked_side(side, SIDES)
     found = [item_of(scenario) for scenario in read_agentclinic(find_set(data_dir, CARD))]
     chosen = [item for item in found if side in ("all", side_of(item.group))]
     random.Random(seed).shuffle(chosen)
@@ -217,10 +216,6 @@ def _json(facts: Mapping[str, Any]) -> str:
     return json.dumps(facts, ensure_ascii=False)
 
 
-def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-    return items(data_dir, options.side, options.seed)
-
-
 def _wording() -> list[str]:
     return [
         DOCTOR,
@@ -242,7 +237,7 @@ ROWS = (
         "a doctor asks a simulated patient, orders tests and names the disease",
         "dialogue",
         "long",
-        items=_task_items,
+        items=of_side_and_seed(items),
         grade=grade,
         wording=_wording,
         sides=SIDES,

@@ -25,7 +25,7 @@ from evals.clinic.record_tools import Resource, local_search
 from evals.items import Item
 from evals.outputs import Output
 from evals.tasks.record_answers import is_right
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.task import Task, checked_side, of_side_and_seed
 from experience import Episode
 
 CARD = "synthea-fhir-r4"
@@ -110,8 +110,7 @@ def items(data_dir: str | Path, side: str = "sample", seed: int = 0) -> list[Ite
     Raises:
         ValueError: The set is missing or broken, or the side is unknown.
     """
-    if side not in SIDES:
-        raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
+    checked_side(side, SIDES)
     folder = find_set(data_dir, CARD)
     found = [
         _item(folder, split, question)
@@ -203,10 +202,6 @@ def _hashes(path: str) -> Mapping[str, str]:
     return {name: sha256(json.dumps(found).encode()).hexdigest()[:16] for name, found in _records(path).items()}
 
 
-def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-    return items(data_dir, options.side, options.seed)
-
-
 def _wording() -> list[str]:
     return [SYSTEM, MANIFEST, TYPES, FETCH, FACTS, ANSWER, ERROR, f"{MAX_CALLS} {MAX_ATTEMPTS} {PIECE_CHARACTERS}"]
 
@@ -218,7 +213,7 @@ ROWS = (
         "answers about a patient's record, found with tools (manifest and fetch) in five steps",
         "dialogue",
         "short",
-        items=_task_items,
+        items=of_side_and_seed(items),
         grade=grade,
         wording=_wording,
         sides=SIDES,

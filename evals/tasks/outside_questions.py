@@ -8,11 +8,11 @@ import random
 from collections.abc import Mapping
 from pathlib import Path
 
-from data_cards.split import Side
+from data_cards.split import SIDES, Side
 from evals.items import Item
 from evals.tasks.phrasings import Wordings, written_out
-from evals.tasks.picture_questions import CARDS, HELD_OUT_SIDES, checked_side, facts, sample
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.picture_questions import CARDS, HELD_OUT_SIDES, facts, sample
+from evals.tasks.task import ItemOptions, Task, checked_side
 from evals.tasks.vqa_rad import grade_output, parse_answer, prompt
 from evals.tasks.wording import CLOSED_QUESTIONS, FINDINGS, OPEN_QUESTIONS
 
@@ -142,7 +142,7 @@ def items(data_dir: str | Path, per_set: int = 60, seed: int = 0, side: Side = "
     rng = random.Random(f"outside:{seed}")
     made = []
     for card in CARDS:
-        for picture in sample(data_dir, card, per_set, seed, checked_side(side)):
+        for picture in sample(data_dir, card, per_set, seed, checked_side(side, SIDES)):
             kind = rng.choice(sorted(HELD_OUT_KINDS))
             question = rng.choice([q for pattern in HELD_OUT_KINDS[kind] for q in written_out(pattern)])
             asked = {
@@ -179,7 +179,7 @@ def _questions_of_others(facts: Mapping[str, str], wordings: Wordings) -> list[l
 
 
 def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-    return items(data_dir, seed=options.seed, side=checked_side(options.side))
+    return items(data_dir, seed=options.seed, side=checked_side(options.side, SIDES))
 
 
 def _wording() -> object:

@@ -10,15 +10,15 @@ from numpy.typing import NDArray
 from evals.items import Item
 from evals.measures import Answered, Measure, mean_over_parts, of_statistic
 from evals.metrics.answers import closed_match, exact_match_norm, token_f1_squad
-from evals.metrics.bootstrap import ratio
 from evals.metrics.boxes import Box, iou
-from evals.metrics.fields import FieldCounts, field_counts
+from evals.metrics.fields import FieldCounts, field_counts, micro_f1
 from evals.metrics.text_overlap import rouge_l_f1
 from evals.outputs import Output
 from evals.tasks import chest_films, multiple_choice
 from evals.tasks.final_answer import parse_short, parse_yes_no, spoken
 from evals.tasks.jsonl import RowKind
 from medgemma.answers import json_answer, parse_boxes
+from medsiglip.metrics.bootstrap import ratio
 
 METRICS: dict[RowKind, tuple[str, ...]] = {
     "choice": ("accuracy", "unparsed"),
@@ -91,7 +91,7 @@ def pooled(kind: RowKind, named: Sequence[str], answered: Sequence[Answered]) ->
         conditions = tuple(named) or tuple(dict.fromkeys(categories))
         found |= chest_films.over_conditions(conditions)(usable)
     if kind == "json":
-        found["field_f1_micro"] = _micro_field_f1(usable)
+        found["field_f1_micro"] = of_statistic(usable, micro_f1([_fields(*pair) for pair in usable]))
     return found
 
 
@@ -114,16 +114,6 @@ def _class_recall(answered: Sequence[Answered], categories: Sequence[str]) -> Me
         return ratio(means.sum(axis=1), there)
 
     return of_statistic(answered, recall)
-
-
-def _micro_field_f1(answered: Sequence[Answered]) -> Measure:
-    counts = np.array([_fields(*pair) for pair in answered], dtype=np.float64)  # (n, 3)
-
-    def f1(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        totals = weights @ counts
-        return ratio(2 * totals[:, 0], totals[:, 1] + totals[:, 2])
-
-    return of_statistic(answered, f1)
 
 
 def _fields(item: Item, output: Output) -> FieldCounts:

@@ -28,7 +28,12 @@ from data_cards.readers.tissue_and_skin import NCT_CRC_CLASSES, read_ham10000, r
 from data_cards.split import side as side_of
 from evals.items import Item
 from evals.measures import Answered, Measure, of_confusion, of_statistic
-from evals.metrics.classification import (
+from evals.outputs import Output
+from evals.tasks.chest_films import subgroups
+from evals.tasks.final_answer import parse_letter
+from evals.tasks.task import ItemOptions, Task
+from evals.tasks.zero_shot import grade_label
+from medsiglip.metrics.classification import (
     as_counts,
     balanced_accuracy_of_counts,
     confusion_columns,
@@ -36,11 +41,6 @@ from evals.metrics.classification import (
     weighted_f1_of_counts,
     weighted_kappa_of_counts,
 )
-from evals.outputs import Output
-from evals.tasks.chest_films import subgroups
-from evals.tasks.final_answer import parse_letter
-from evals.tasks.task import ItemOptions, Task
-from evals.tasks.zero_shot import grade_label
 
 FINAL_ANSWER = 'You may reason first. End with a line of the form "Final Answer: X", X being the letter.'
 DIAGNOSIS = 'You may reason first. End with the line "The most likely diagnosis is: X", X being the letter.'

@@ -15,7 +15,7 @@ from data_cards.split import SIDES, Side
 from data_cards.split import side as side_of
 from evals.items import Item
 from evals.tasks.phrasings import Wordings
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.task import ItemOptions, Task, checked_side
 from evals.tasks.vqa_rad import grade_output, parse_answer, prompt
 from evals.tasks.wording import (
     ARTICLES,
@@ -178,21 +178,9 @@ def items(
     Raises:
         ValueError: A set is missing or broken, or the side is unknown.
     """
-    checked_side(side)
+    checked_side(side, SIDES)
     pictures = [picture for card in _cards(data_dir) for picture in sample(data_dir, card, per_set, seed, side)]
     return [_item(question) for question in balanced_questions(pictures, seed, wordings, pairs_per_claim)]
-
-
-def checked_side(side: str) -> Side:
-    """Return the side.
-
-    Raises:
-        ValueError: It is none of data_cards.split.SIDES.
-    """
-    for known in SIDES:
-        if side == known:
-            return known
-    raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
 
 
 def sample(data_dir: str | Path, card: str, limit: int | None, seed: int, side: Side) -> list[LabelledPicture]:
@@ -314,7 +302,7 @@ def _wording() -> object:
 
 def _row(name: str, summary: str, wordings: Wordings) -> Task:
     def task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-        return items(data_dir, seed=options.seed, wordings=wordings, side=checked_side(options.side))
+        return items(data_dir, seed=options.seed, wordings=wordings, side=checked_side(options.side, SIDES))
 
     return Task(
         name,

@@ -62,12 +62,11 @@ def clinical(answered: Sequence[Answered]) -> dict[str, Measure]:
     truth, groups = [pair.item.reference for pair in answered], [pair.item.group for pair in answered]
     found: dict[str, Measure] = {}
     if find_spec("radgraph"):
-        values = reports.radgraph_f1(said, truth, groups, n_resamples=1).per_report["partial"]
+        values = reports.radgraph_f1(said, truth).partial
         found["radgraph_f1_partial"] = Measure([pair.item.item_id for pair in answered], groups, values)
     if find_spec("f1chexbert"):
         found |= {
-            name: of_statistic(answered, statistic)
-            for name, statistic in reports.chexbert_statistics(said, truth).items()
+            name: of_statistic(answered, statistic) for name, statistic in reports.chexbert_f1(said, truth).items()
         }
     return found
 

@@ -3,12 +3,14 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 from evals.clinic.dialogue import Dialogue
 from evals.items import Item
 from evals.measures import Answered, Measure
 from evals.outputs import Output
+
+SideName = TypeVar("SideName", bound=str)
 
 Answers = Literal["text", "label", "choices", "dialogue"]
 """text: an Answerer writes it; label: an Embedder picks one of `Task.label_sets`; choices: a decoder gives every
@@ -31,6 +33,23 @@ class ItemOptions:
     """Worked examples before each question."""
     examples_for: str = ""
     """The items are worked examples for those of this side: a group that is asked about there is left out."""
+
+
+def checked_side(side: str, sides: Sequence[SideName]) -> SideName:
+    """Return the side, as one of those that a set has.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    for known in sides:
+        if side == known:
+            return known
+    raise ValueError(f"got side {side!r}; expected one of {', '.join(sides)}")
+
+
+def of_side_and_seed(items: Callable[[str | Path, str, int], list[Item]]) -> Callable[..., list[Item]]:
+    """Return what `Task.items` is, of a function of the data's folder, the side and the seed."""
+    return lambda data_dir, options: items(data_dir, options.side, options.seed)
 
 
 @dataclass(frozen=True)

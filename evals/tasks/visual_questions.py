@@ -28,7 +28,7 @@ from evals.metrics.answers import closed_match, exact_match_norm, token_f1_squad
 from evals.outputs import Output
 from evals.tasks import vqa_rad
 from evals.tasks.final_answer import parse_short
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.task import ItemOptions, Task, checked_side
 
 VQA_RAD_PREAMBLE = (
     "The picture is a frontal chest X-ray, or one slice of a CT or MR examination of the head or the abdomen. "
@@ -119,7 +119,7 @@ def kit_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
         ValueError: The set is missing or broken.
     """
     questions = read_vqa_rad(find_set(data_dir, vqa_rad.CARD))
-    kept = [q for q in questions if vqa_rad.is_on(q, vqa_rad.checked_side(options.side))]
+    kept = [q for q in questions if vqa_rad.is_on(q, checked_side(options.side, vqa_rad.SIDES))]
     return _visual_items(vqa_rad.CARD, kept, vqa_rad_prompt, options)
 
 

@@ -19,7 +19,7 @@ from data_cards.split import side as side_of
 from evals.items import Item, Kind
 from evals.metrics.answers import closed_match, exact_match_norm, token_f1_squad, token_recall
 from evals.outputs import Output
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.task import ItemOptions, Task, checked_side
 
 CARD = "vqa-rad"
 
@@ -74,22 +74,10 @@ def items(data_dir: str | Path, side: ItemSide = "held-out", seed: int = 0) -> l
     Raises:
         ValueError: The set is missing or broken, or the side is unknown.
     """
-    checked_side(side)
+    checked_side(side, SIDES)
     questions = [q for q in read_vqa_rad(find_set(data_dir, CARD)) if is_on(q, side)]
     random.Random(seed).shuffle(questions)
     return [_item(question) for question in questions]
-
-
-def checked_side(side: str) -> ItemSide:
-    """Return the side.
-
-    Raises:
-        ValueError: It is none of SIDES.
-    """
-    for known in SIDES:
-        if side == known:
-            return known
-    raise ValueError(f"got side {side!r}; expected one of {', '.join(SIDES)}")
 
 
 def is_on(question: VisualQuestion, side: ItemSide) -> bool:
@@ -117,7 +105,7 @@ def _item(question: VisualQuestion) -> Item:
 
 
 def _task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-    return items(data_dir, checked_side(options.side), options.seed)
+    return items(data_dir, checked_side(options.side, SIDES), options.seed)
 
 
 def grade_output(item: Item, output: Output) -> dict[str, float]:

@@ -7,13 +7,13 @@ from functools import lru_cache
 from pathlib import Path
 
 from data_cards.readers.pictures import LabelledPicture
-from data_cards.split import Side
+from data_cards.split import SIDES, Side
 from evals.items import Item
 from evals.outputs import Output
 from evals.tasks.caption_wording import CAPTIONS, CaptionWording, all_findings
 from evals.tasks.phrasings import Wordings
-from evals.tasks.picture_questions import HELD_OUT_SIDES, MEDNIST_FACTS, TISSUES, checked_side, facts, sample
-from evals.tasks.task import ItemOptions, Task
+from evals.tasks.picture_questions import HELD_OUT_SIDES, MEDNIST_FACTS, TISSUES, facts, sample
+from evals.tasks.task import ItemOptions, Task, checked_side
 from evals.tasks.wording import FINDINGS, NO_FINDING
 
 
@@ -168,7 +168,7 @@ def items(
         ValueError: The task is unknown, or its set is missing or broken.
     """
     card = _task(task).card
-    checked_side(side)
+    checked_side(side, SIDES)
     prompt = "\n".join(f"{label}: {'; '.join(texts)}" for label, texts in class_prompts(task, wordings).items())
     labelled = [(picture, label_of(task, picture)) for picture in sample(data_dir, card, None, seed, side)]
     return [
@@ -202,7 +202,7 @@ def grade_label(item: Item, output: Output) -> dict[str, float]:
 
 def _row(definition: ZeroShotTask, wordings: Wordings) -> Task:
     def task_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:
-        side = checked_side(options.side)
+        side = checked_side(options.side, SIDES)
         return items(data_dir, definition.name, seed=options.seed, side=side, wordings=wordings)
 
     trained = wordings == "train"

@@ -19,11 +19,11 @@ from data_cards.readers.tables import find_set
 from data_cards.split import side as side_of
 from evals.items import Item
 from evals.measures import Answered, Measure, of_statistic
-from evals.metrics.bootstrap import ratio
-from evals.metrics.ranking import auroc_of_weights
 from evals.tasks.chest_films import film_id, subgroups
 from evals.tasks.task import ItemOptions, Task
 from evals.tasks.zero_shot import grade_label
+from medsiglip.metrics.bootstrap import ratio
+from medsiglip.metrics.ranking import auroc_of_weights
 from medsiglip.prompts import PRESENT_ABSENT_TASKS
 
 FINDINGS = PRESENT_ABSENT_TASKS["chest-xray-findings"]

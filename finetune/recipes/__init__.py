@@ -1,1 +1,1 @@
-"""One flat module a recipe, each with its YAML. A recipe has `Config` and `run(config, data, out, quiet)`."""
+"""One module a recipe, its YAML beside it: `Config` and `run(config, data, out, quiet)`. A folder holds a large one."""

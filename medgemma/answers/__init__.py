@@ -8,7 +8,7 @@ from medgemma.answers.boxes import Box, LocatedBox, ParsedBoxes, PixelBox, locat
 from medgemma.answers.final import FinalLetter, FinalYesNo, final_letter, final_part, final_yes_no
 from medgemma.answers.json_in_text import JsonAnswer, json_answer
 from medgemma.answers.lab_report import LAB_REPORT_SCHEMA, LabReport, LabResult, parse_lab_report
-from medgemma.thinking import (
+from medgemma.prompts.thinking import (
     THINKING_BEGIN,
     THINKING_END,
     THINKING_SYSTEM_TEXT,

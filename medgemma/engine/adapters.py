@@ -1,8 +1,9 @@
 """LoRA adapters beside one base: low-rank updates of what its layers give, one adapter active at a time.
 
 The base's weights are neither changed nor copied: an adapter costs its own tensors, and switching costs nothing. Files
-are read by `medgemma.merge.read_adapter`, so that what can be merged can be loaded, trained under any transformers
-version. PEFT's loader would take the names of one version only, and leave out in silence what it cannot place.
+are read by `medgemma.checkpoints.merge.read_adapter`, so that what can be merged can be loaded, trained under any
+transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it cannot
+place.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,10 +15,10 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from medgemma.checkpoint import TIED_HEADS, hub_key
-from medgemma.convert import read_finite
-from medgemma.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
-from medsiglip.safetensors_files import StoredTensor, opened
+from medgemma.checkpoints.convert import read_finite
+from medgemma.checkpoints.layouts import TIED_HEADS, hub_key
+from medgemma.checkpoints.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
+from medsiglip.checkpoints.safetensors_files import StoredTensor, opened
 
 SIGHT = ("vision_tower.", "multi_modal_projector.")
 """Hub prefixes of what decides a picture's features."""
@@ -79,7 +80,7 @@ class Adapters:
             folder: with adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained writes them.
 
         Raises:
-            ValueError: the name is taken; as `medgemma.merge.read_adapter`; a tensor is not finite.
+            ValueError: the name is taken; as `medgemma.checkpoints.merge.read_adapter`; a tensor is not finite.
         """
         if name in self._loaded:
             raise ValueError(f"adapter {name!r} is loaded already; unload it first, or give another name")

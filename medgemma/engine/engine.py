@@ -22,6 +22,7 @@ from medgemma.engine.prefixes import symbols_of
 from medgemma.engine.request import ChoiceScore, Completion, Request, Sampling
 from medgemma.engine.samples import Batch, Event, Sample, take
 from medgemma.engine.sampling import generator_of
+from medgemma.prompts.chat import TokenCount
 from medsiglip.preprocess import Preprocessing
 
 MAX_ROWS = 32
@@ -170,12 +171,9 @@ class Engine:
             )
         if prompt.num_images and self.features is None:
             raise ValueError(f"{prompt.num_images} pictures for a model of text alone; leave them out")
-        total = len(prompt.input_ids) + sampling.max_new_tokens
-        if total > self.max_tokens:
-            raise ValueError(
-                f"the prompt is {len(prompt.input_ids):,} tokens and asks for {sampling.max_new_tokens:,} more; "
-                f"the model holds {self.max_tokens:,}; shorten it or send fewer pictures"
-            )
+        cost = TokenCount.of(prompt, sampling.max_new_tokens, self.max_tokens)
+        if not cost.fits:
+            raise ValueError(cost.too_long("the model"))
         if sampling.num_samples > self.max_rows:
             raise ValueError(f"{sampling.num_samples} samples; this engine decodes {self.max_rows} together")
 

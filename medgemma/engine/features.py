@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from medgemma.vision import project
+from medgemma.engine.vision import project
 from medsiglip.imaging import Picture
 from medsiglip.preprocess import Preprocessing
 

@@ -6,15 +6,16 @@ Letters: R rows, T tokens of a chunk, I tokens of one picture, H decoder width, 
 from collections import OrderedDict
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
 import torch
 
-from medgemma.chat import Prompt
 from medgemma.engine.cache import KeyValueCache, PrefillStep
 from medgemma.engine.masks import Chunk
 from medgemma.engine.network import Network
 from medgemma.engine.prefixes import Stretch, Symbols, shared_stretches
+from medgemma.prompts.chat import Prompt
 
 Branches = tuple[tuple[int, ...], ...]
 """Continuations of one prompt that do not see each other, packed behind it in one pass."""
@@ -167,19 +168,23 @@ class _Prefill:
 
     def _run(self, cache: KeyValueCache, stretches: Sequence[Stretch]) -> None:
         """Compute one batch of stretches; the cache's rows end where they end."""
-        for pieces in _pieces(stretches, [self.prompts[s.prompts[0]].prompt for s in stretches]):
-            behind = [self._behind(s) if end == s.end else () for s, (_, end) in zip(stretches, pieces, strict=True)]
-            hidden = self._pass(cache, stretches, pieces, behind)
-        for row, (stretch, (start, end)) in enumerate(zip(stretches, pieces, strict=True)):
-            parts = hidden[row, end - start :]
-            for index in stretch.ending:
-                self.places[index] = Place(cache, row)
-                self.hidden[index] = hidden[row, end - start - 1]
-                lengths = [len(tokens) for tokens in self.branches[index]]
-                self.scored[index] = torch.split(parts[: sum(lengths)], lengths) if lengths else ()
-                parts = parts[sum(lengths) :]
-            if self.store is not None and len(stretch.prompts) > 1 and stretch.children:
-                self.store.put(self.adapter, self.prompts[stretch.prompts[0]].symbols[: stretch.end], cache, row)
+        *before, last = _pieces(stretches, [self.prompts[s.prompts[0]].prompt for s in stretches])
+        for pieces in before:
+            self._pass(cache, stretches, pieces, [()] * len(stretches))
+        hidden = self._pass(cache, stretches, last, [self._behind(stretch) for stretch in stretches])
+        for row, (stretch, (start, end)) in enumerate(zip(stretches, last, strict=True)):
+            self._keep(stretch, Place(cache, row), hidden[row, : end - start], hidden[row, end - start :])
+
+    def _keep(self, stretch: Stretch, place: Place, hidden: torch.Tensor, behind: torch.Tensor) -> None:
+        """Keep what one stretch gave: its row, (T, H) of its last piece, and of the branches packed behind it."""
+        lengths = [len(tokens) for tokens in self._behind(stretch)]
+        branches = iter(torch.split(behind[: sum(lengths)], lengths) if lengths else ())
+        for index in stretch.ending:
+            self.places[index], self.hidden[index] = place, hidden[-1]
+            self.scored[index] = tuple(islice(branches, len(self.branches[index])))
+        if self.store is not None and len(stretch.prompts) > 1 and stretch.children:
+            symbols = self.prompts[stretch.prompts[0]].symbols[: stretch.end]
+            self.store.put(self.adapter, symbols, place.cache, place.row)
 
     def _pass(
         self,
@@ -196,18 +201,18 @@ class _Prefill:
         pictures.fill_(-1)
         features: list[torch.Tensor] = []
         for row, (stretch, (start, end)) in enumerate(zip(stretches, pieces, strict=True)):
-            index, n = stretch.prompts[0], end - start
-            ids[row, :n] = torch.tensor(self.prompts[index].prompt.input_ids[start:end])
-            positions[row, :n] = torch.arange(start, end)
-            pictures[row, :n] = self.pictures[index][start:end]
-            seen = pictures[row, :n].unique()
+            index, filled = stretch.prompts[0], end - start
+            ids[row, :filled] = torch.tensor(self.prompts[index].prompt.input_ids[start:end])
+            positions[row, :filled] = torch.arange(start, end)
+            pictures[row, :filled] = self.pictures[index][start:end]
+            seen = pictures[row, :filled].unique()
             features += [self.prompts[index].features[i] for i in seen[seen >= 0].tolist()]
             for number, tokens in enumerate(behind[row], 1):
-                stop = n + len(tokens)
-                ids[row, n:stop] = torch.tensor(tokens)
-                positions[row, n:stop] = torch.arange(end, end + len(tokens))
-                branch[row, n:stop] = number
-                n = stop
+                columns = slice(filled, filled + len(tokens))
+                ids[row, columns] = torch.tensor(tokens)
+                positions[row, columns] = torch.arange(end, end + len(tokens))
+                branch[row, columns] = number
+                filled += len(tokens)
         device = self.network.device
         chunk = Chunk(positions.to(device), pictures.to(device), branch.to(device), torch.tensor(totals, device=device))
         step = PrefillStep(cache, counts)

@@ -3,7 +3,7 @@
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from medgemma.chat import Prompt
+from medgemma.prompts.chat import Prompt
 
 MIN_SHARED_TOKENS = 16
 """Shorter beginnings in common (a bos and a turn marker) do not pay for a forward pass of their own."""
@@ -29,7 +29,7 @@ def symbols_of(prompt: Prompt, picture_keys: Sequence[Hashable]) -> Symbols:
     """A prompt's symbols; two prompts share a prefix where these are equal.
 
     Args:
-        prompt: see `medgemma.chat.Prompt`.
+        prompt: see `medgemma.prompts.chat.Prompt`.
         picture_keys: what makes each picture's features what they are, in the order of the slots.
     """
     symbols: list[Hashable] = []

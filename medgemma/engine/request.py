@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
-from medgemma.chat import Prompt
+from medgemma.prompts.chat import Prompt
 from medsiglip.imaging import Picture
 
 if TYPE_CHECKING:

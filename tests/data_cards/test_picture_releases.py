@@ -1,9 +1,7 @@
 """Readers of the owners' own picture releases, each on a miniature of made-up items in the release's layout."""
 
 import gzip
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -17,24 +15,12 @@ from data_cards.readers.chest_releases import (
 )
 from data_cards.readers.pneumothorax_masks import decode_run_lengths, read_siim_pneumothorax
 from data_cards.readers.tissue_and_skin import read_ham10000, read_nct_crc, read_pad_ufes
+from tests.data_cards.made import put, refuses
 
 NIH_HEADER = (
     "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient Gender,View Position,"
     "OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
 )
-
-
-def put(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refuses(read: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        result = read()
-        list(result)
-
 
 # --- chest films
 

@@ -1,11 +1,7 @@
 """Readers of the owners' own question and text releases, each on a miniature of made-up items in the layout."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from data_cards.readers.agents import read_agentclinic_release
 from data_cards.readers.iu_xray import read_iu_xray
@@ -19,19 +15,7 @@ from data_cards.readers.multiple_choice_releases import (
 )
 from data_cards.readers.records import read_synthea_folder
 from data_cards.readers.visual_questions import read_google_split, read_path_vqa, read_slake, read_vqa_rad_release
-
-
-def put(path: Path, text: str) -> Path:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def refuses(read: Callable[[], Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        result = read()
-        list(result)
-
+from tests.data_cards.made import put, refuses
 
 # --- visual questions
 

@@ -22,7 +22,7 @@ RECORD = {
     "model_fingerprint": "ab12",
     "data_sha256": {"vqa-rad/labels.csv": "ab"},
     "data_differs_from_card": [],
-    "versions": {"medgemma": "0.1.0"},
+    "versions": {"open-medgemma": "0.1.0"},
     "command": "medgemma-eval run vqa-rad",
 }
 
@@ -47,7 +47,7 @@ def write_run(
     folder: Path, items: Sequence[Item], answer: Callable[[Item], str], scored: bool = True, **record: object
 ) -> Path:
     """Write one task's folder and score DIR; return DIR. An answer `!why` is an item that failed."""
-    from evals.scores import score_dir
+    from evals.results.scores import score_dir
 
     folder.mkdir(parents=True)
     write_items(folder / "items.jsonl", items)
@@ -67,7 +67,7 @@ def write_label_run(
     folder: Path, items: Sequence[Item], probability: Callable[[Item], float], classes: tuple[str, str]
 ) -> Path:
     """Write a zero-shot task of two classes; `probability` is of the second."""
-    from evals.scores import score_dir
+    from evals.results.scores import score_dir
 
     folder.mkdir(parents=True)
     write_items(folder / "items.jsonl", items)

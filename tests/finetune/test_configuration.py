@@ -8,7 +8,8 @@ import pytest
 
 from finetune.cli import main
 from finetune.configuration import Section, keep_config, load_config
-from finetune.recipes import nano, nano_config
+from finetune.recipes.nano import config as nano_config
+from finetune.recipes.nano import nano
 
 
 class Inner(Section):

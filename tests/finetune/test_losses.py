@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from evals.tasks.zero_shot import Caption
 from finetune.losses.completion import IGNORED, completion_loss
 from finetune.losses.contrastive import fact_relations, sigmoid_loss
-from finetune.recipes.nano_models import new_encoder
+from finetune.recipes.nano.models import new_encoder
 from tests import tiny
 
 

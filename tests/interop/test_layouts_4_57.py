@@ -11,10 +11,10 @@ import pytest
 import torch
 import transformers
 
-from medgemma.checkpoint import read_checkpoint, save_in_hub_layout
-from medgemma.convert import convert
-from medgemma.info import inspect
-from medsiglip.weights import load_strictly
+from medgemma.checkpoints.convert import convert
+from medgemma.checkpoints.info import inspect
+from medgemma.checkpoints.layouts import read_checkpoint, save_in_hub_layout
+from medsiglip.checkpoints.weights import load_strictly
 from tests import checkpoints
 
 SCRIPT = Path(__file__).with_name("outputs_with_transformers.py")

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 
 import medgemma.model
-import medsiglip.weights
+import medsiglip.checkpoints.weights
 from medgemma import MedGemma
-from medgemma.chat import render, user_message
-from medgemma.vision import merge, project
+from medgemma.engine.vision import merge, project
+from medgemma.prompts.chat import render, user_message
 from medsiglip import MedSigLIP
 from medsiglip.encoder import tokenize
 from medsiglip.imaging import read_pictures
@@ -45,7 +45,7 @@ def in_4_57(kind: str, folder: Path, picture: Path) -> dict[str, Any]:
     return result
 
 
-@pytest.mark.parametrize("name", ["tiny", *shipped(medsiglip.weights.NANO_FOLDER)])
+@pytest.mark.parametrize("name", ["tiny", *shipped(medsiglip.checkpoints.folders.NANO_FOLDER)])
 def test_encoder(name: str, picture: Path, tmp_path: Path) -> None:
     ours = MedSigLIP.from_pretrained(tiny.encoder_folder(tmp_path) if name == "tiny" else name, device="cpu")
     theirs = in_4_57("encoder", ours.folder, picture)

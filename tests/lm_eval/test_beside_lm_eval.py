@@ -6,11 +6,11 @@ from typing import Any
 
 import pytest
 
-from evals.choosing import choose_items
 from evals.items import Item
 from evals.measures import Answered
 from evals.outputs import Output
-from evals.scores import measures, value_of
+from evals.results.scores import measures, value_of
+from evals.running.choosing import choose_items
 from evals.tasks.catalogue import TASKS
 from evals.tasks.question_sets import SETS, ChoiceQuestion
 from evals.tasks.task import ItemOptions

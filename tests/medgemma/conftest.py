@@ -1,14 +1,28 @@
 """A tiny MedGemma in a folder, loaded by us and by plain transformers."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import torch
 from PIL import Image
 
 from medgemma import MedGemma
+from medgemma.cli import main
 from tests import tiny
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+Command = Callable[..., Done]
 
 
 @pytest.fixture(scope="session")
@@ -41,3 +55,18 @@ def processor(tiny_folder: Path) -> Any:
 @pytest.fixture(scope="session")
 def images() -> list[Image.Image]:
     return [Image.fromarray(tiny.picture_array(seed)) for seed in range(3)]
+
+
+@pytest.fixture
+def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`medgemma ARGS`."""
+
+    def call(*arguments: object) -> Done:
+        monkeypatch.setattr(sys, "argv", ["medgemma", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as done:
+            main()
+        said = capsys.readouterr()
+        return Done(int(done.value.code or 0), said.out, said.err)
+
+    return call

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from medgemma.asking import Asking
-from medgemma.chat import Prompts
 from medgemma.engine.request import Completion, Request
+from medgemma.prompts.chat import Prompts
 
 SENTENCE = "The lungs are clear"
 

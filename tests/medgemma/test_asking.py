@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from medgemma.answers.constraints import StopAt, ThinkingLimit
 from medgemma.asking import Asking, Thinking
-from medgemma.chat import user_message
-from medgemma.constraints import StopAt, ThinkingLimit
 from medgemma.engine.request import Completion, Sampling
-from medgemma.thinking import THINKING_SYSTEM_TEXT
+from medgemma.prompts.chat import user_message
+from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT
 from tests.medgemma.scripted import scripted_asking
 from tests.medgemma.thinker import thinking_tokenizer
 

@@ -11,9 +11,10 @@ import torch
 
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
-from medgemma.chat import user_message
 from medgemma.engine.engine import Event
+from medgemma.prompts.chat import user_message
 from tests import tiny
+from tests.oracle import chat_inputs
 
 QUESTIONS = ["Is there a pneumothorax?", "Name the organ, and describe all that is seen in this picture.", "View?"]
 
@@ -22,14 +23,7 @@ def answer_of_transformers(
     reference: Any, processor: Any, images: list[Any], question: str, max_new_tokens: int
 ) -> tuple[str, int]:
     """Text and number of tokens, by nothing but transformers' documented path."""
-    content = [*({"type": "image", "image": image} for image in images), {"type": "text", "text": question}]
-    inputs = processor.apply_chat_template(
-        [{"role": "user", "content": content}],
-        add_generation_prompt=True,
-        tokenize=True,
-        return_dict=True,
-        return_tensors="pt",
-    )
+    inputs = chat_inputs(processor, images, question)
     whole = reference.generate(**inputs, do_sample=False, max_new_tokens=max_new_tokens)
     tokens = whole[0, inputs["input_ids"].shape[1] :]
     return processor.tokenizer.decode(tokens, skip_special_tokens=True).strip(), len(tokens)

@@ -11,11 +11,11 @@ import torch
 
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
-from medgemma.chat import user_message
-from medgemma.content import VolumeView
 from medgemma.engine.engine import Event
 from medgemma.engine.request import Completion, Sampling
-from medgemma.pan_and_scan import PanAndScan
+from medgemma.prompts.chat import user_message
+from medgemma.prompts.content import VolumeView
+from medgemma.prompts.pan_and_scan import PanAndScan
 from medsiglip.imaging import Picture, Volume
 from tests import tiny
 from tests.medgemma.thinker import thinking_folder

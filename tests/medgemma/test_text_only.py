@@ -9,9 +9,9 @@ import torch
 from typer.testing import CliRunner
 
 from medgemma import MedGemma
-from medgemma.chat import user_message
-from medgemma.checkpoint import save_in_hub_layout
+from medgemma.checkpoints.layouts import save_in_hub_layout
 from medgemma.cli import app
+from medgemma.prompts.chat import user_message
 from tests import tiny
 
 QUESTIONS = ["Is there a pneumothorax?", "Name the organ, and describe all that is seen in this picture."]
@@ -89,7 +89,7 @@ def test_int8_and_device_maps_know_it(text_folder: Path, gemma: MedGemma) -> Non
 
 
 def test_the_demo_needs_a_model_that_sees(text_folder: Path, tmp_path: Path) -> None:
-    from medgemma.demo import run_demo
+    from medgemma.commands.demo import run_demo
 
     with pytest.raises(ValueError, match="of text alone, and the demo shows pictures; give a model that sees"):
         run_demo(tmp_path / "out", str(text_folder), "nano", "cpu", "float32", True)

@@ -22,7 +22,7 @@ def thinking_folder(tiny_folder: Path, folder: Path) -> Path:
     import torch
     from transformers import Gemma3ForConditionalGeneration
 
-    from medgemma.checkpoint import save_in_hub_layout
+    from medgemma.checkpoints.layouts import save_in_hub_layout
 
     shutil.copytree(tiny_folder, folder, dirs_exist_ok=True)
     tokenizer = thinking_tokenizer(tiny_folder)

@@ -1,10 +1,21 @@
-"""The one-line diagnosis of a torchvision that does not fit, on a made-up torchvision that breaks like the real one."""
+"""What commands share: options in groups, and the one-line diagnosis of a torchvision that does not fit."""
 
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated, Any
 
-from medsiglip.command import blames_torchvision
+import typer
+from typer.testing import CliRunner
+
+from medsiglip.command import blames_torchvision, new_app, spread_options
+
+
+@dataclass(frozen=True)
+class Colour:
+    hue: Annotated[int, typer.Option(min=1)] = 2
+    grey: Annotated[bool, typer.Option("--grey")] = False
 
 
 def test_a_broken_torchvision_is_named_in_one_line(tmp_path: Path) -> None:
@@ -26,3 +37,19 @@ def test_other_failures_are_not_blamed_on_it() -> None:
     error = ModuleNotFoundError("Could not import module 'SiglipModel'")
     error.__cause__ = RuntimeError("operator torchvision::nms does not exist")
     assert blames_torchvision(error)
+
+
+def test_options_of_a_dataclass_are_options_of_the_command() -> None:
+    app = new_app("A.")
+    seen: list[Any] = []
+
+    @app.command()
+    @spread_options
+    def shade(name: str, *, colour: Colour, twice: bool = False) -> None:
+        seen.append((name, colour, twice))
+
+    assert CliRunner().invoke(app, ["a"]).exit_code == 0
+    assert CliRunner().invoke(app, ["b", "--hue", "3", "--twice", "--grey"]).exit_code == 0
+    assert seen == [("a", Colour(), False), ("b", Colour(3, True), True)]
+    refused = CliRunner().invoke(app, ["c", "--hue", "0"])
+    assert refused.exit_code == 2 and "--hue" in refused.output and len(seen) == 2

@@ -9,8 +9,8 @@ from unittest import mock
 from evals.clinic.consultation import Case, Roles
 from evals.clinic.dialogue import Backend, Message, Players
 from evals.items import Item
-from evals.options import RunOptions
-from evals.runner import run_task
+from evals.running.options import RunOptions
+from evals.running.runner import run_task
 from evals.tasks.task import Task
 
 CASE = Case(
@@ -57,6 +57,6 @@ def roles(doctor: Backend, **others: Backend) -> Roles:
 def run(task: Task, items: list[Item], who: Players, folder: Path, workers: int = 1) -> list[str]:
     """Run a dialogue task on made-up items into a folder of the task's name; return the items that failed."""
     made_up = replace(task, name=folder.name, items=lambda data_dir, options: items)
-    with mock.patch("evals.record.data_hashes", lambda cards, data_dir: ({}, [])):
+    with mock.patch("evals.running.record.data_hashes", lambda cards, data_dir: ({}, [])):
         ran = run_task(made_up, RunOptions(side="all"), "nowhere", folder.parent, who, "", "test", concurrency=workers)
     return [output.item_id for output in ran.failed]

@@ -17,18 +17,18 @@ from evals.clinic.casting import cast, local_players, roles_of, server_players
 from evals.clinic.consultation import Consultation, Outcome, Turn, text_of
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter, Players, without_thinking
 from evals.clinic.running import MAX_BROKEN_IN_A_ROW, play_items
-from evals.endpoint import Endpoint, EndpointFault, EndpointRefused
 from evals.generation import Generation
 from evals.items import Item
-from evals.options import RunOptions
 from evals.outputs import Output, read_outputs
-from evals.runner import run_task
-from evals.scores import score_dir
+from evals.results.scores import score_dir
+from evals.running.options import RunOptions
+from evals.running.runner import run_task
 from evals.tasks import agent_clinic
 from evals.tasks.catalogue import TASKS
 from experience import read_episodes
+from medgemma.endpoint import Endpoint, EndpointFault, EndpointRefused
 from tests.evals.clinic.scripts import Script, always, run
-from tests.evals.faulty_server import serving
+from tests.medgemma.faulty_server import serving
 from tests.nano import needs_nano
 
 TASK = TASKS["agent-clinic-medqa"]
@@ -390,7 +390,7 @@ def test_threads_share_one_engine() -> None:
     """A fake engine that answers each request after two steps, fails once as a whole, and refuses one request."""
     from concurrent.futures import ThreadPoolExecutor
 
-    from evals.clinic.shared_engine import SharedEngine
+    from medgemma.shared_engine import SharedEngine
 
     class Engine:
         def __init__(self) -> None:

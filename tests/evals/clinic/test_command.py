@@ -10,7 +10,7 @@ from typer.testing import CliRunner, Result
 from evals.cli import app
 from evals.outputs import read_outputs
 from experience import read_episodes
-from tests.evals.faulty_server import serving
+from tests.medgemma.faulty_server import serving
 from tests.nano import needs_nano
 
 pytestmark = pytest.mark.kit

@@ -14,10 +14,10 @@ from evals.clinic.record_agent import Assignment, Session, run_agent, session_in
 from evals.clinic.record_tools import local_search
 from evals.generation import Generation
 from evals.items import Item
-from evals.options import RunOptions
 from evals.outputs import Output, read_outputs
-from evals.runner import run_task
-from evals.scores import score_dir
+from evals.results.scores import score_dir
+from evals.running.options import RunOptions
+from evals.running.runner import run_task
 from evals.tasks import ehr_tools
 from evals.tasks.catalogue import TASKS
 from experience import read_episodes

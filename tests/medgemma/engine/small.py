@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from medgemma.chat import Prompt
 from medgemma.engine.network import Network
 from medgemma.engine.prefill import Prepared
 from medgemma.engine.prefixes import symbols_of
+from medgemma.prompts.chat import Prompt
 
 WINDOW, IMAGE_TOKENS, VOCABULARY = 8, 4, 96
 BEGIN, SOFT, END = 37, 39, 38

@@ -11,14 +11,13 @@ import torch
 from safetensors.torch import load_file
 from transformers import Gemma3ForConditionalGeneration
 
-from medgemma.chat import Prompt
-from medgemma.checkpoint import read_checkpoint
-from medgemma.engine import Completion, Request, Sampling
+from medgemma.checkpoints.layouts import read_checkpoint
+from medgemma.checkpoints.merge import merge
+from medgemma.engine import Completion, Engine, Request, Sampling
 from medgemma.engine.adapters import Adapters
-from medgemma.engine.engine import Engine
 from medgemma.engine.features import FeatureCache
-from medgemma.merge import merge
-from medgemma.vision import project
+from medgemma.engine.vision import project
+from medgemma.prompts.chat import Prompt
 from tests import checkpoints
 
 PEFT = Path(__file__).parents[1] / "peft"

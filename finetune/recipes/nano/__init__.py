@@ -1,0 +1,1 @@
+"""The recipe of the shipped pair: stages, data, models, measurement, cards."""

@@ -1,0 +1,360 @@
+"""A LoRA adapter, as PEFT writes it, into its base: one model in the Hub's layout, ready for GGUF and vLLM.
+
+Only files are read: PEFT is not needed, and memory stays at one tensor.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import sqrt
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from medgemma.checkpoints.convert import (
+    Advance,
+    common_dtype,
+    copy_companions,
+    planned_from,
+    read_finite,
+    stored_name,
+    whole_folder,
+)
+from medgemma.checkpoints.layouts import TIED_HEADS, hub_key, kind_of, matched_folder, write_config
+from medsiglip.checkpoints.folders import read_json
+from medsiglip.checkpoints.safetensors_files import (
+    MAX_SHARD_BYTES,
+    PlannedTensor,
+    StoredTensor,
+    opened,
+    tensors_of_file,
+    torch_dtype,
+    write_tensors,
+)
+
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+PREFIX = "base_model.model."
+"""What PEFT puts before the base's names."""
+CHANGED_BASES = ("pissa", "olora", "loftq", "corda", "lora_ga")
+"""Starts (init_lora_weights) that take something out of the base's own weights: the adapter fits only what is left."""
+FACTORS = {
+    ".lora_A.weight": "a",
+    ".lora_B.weight": "b",
+    ".lora_embedding_A": "a",
+    ".lora_embedding_B": "b",
+    ".lora_magnitude_vector": "magnitude",
+    ".lora_magnitude_vector.weight": "magnitude",
+}
+"""End of an adapter's tensor name to its part in the low-rank update."""
+REFUSED_SETTINGS = {
+    "fan_in_fan_out": "fan_in_fan_out",
+    "lora_bias": "a bias of its own (lora_bias)",
+    "target_parameters": "target_parameters",
+    "trainable_token_indices": "trainable_token_indices",
+    "alora_invocation_tokens": "activation by tokens (aLoRA), which cannot be merged",
+    "layer_replication": "layer_replication",
+    "megatron_config": "megatron_config",
+    "use_bdlora": "block-diagonal factors (use_bdlora)",
+    "use_qalora": "pooled inputs (use_qalora)",
+    "kasa_config": "kasa_config",
+    "monteclora_config": "monteclora_config",
+    "arrow_config": "arrow_config",
+}
+"""adapter_config.json settings that change what the tensors mean, and are not handled here."""
+
+
+@dataclass(frozen=True)
+class Update:
+    """A low-rank change of one weight."""
+
+    a: StoredTensor
+    b: StoredTensor
+    scale: float
+    magnitude: StoredTensor | None
+    """Of each output row, in an adapter with weight decomposition (DoRA)."""
+
+
+class Adapter(NamedTuple):
+    """An adapter's tensors by the Hub name of the base's weight that each changes."""
+
+    updates: Mapping[str, Update]
+    replaced: Mapping[str, StoredTensor]
+    """Weights trained whole: modules_to_save, biases."""
+    trained_on: str | None
+    """adapter_config.json's base_model_name_or_path."""
+
+
+class Merged(NamedTuple):
+    """What a merge did."""
+
+    updated: int
+    """Weights changed by a low-rank update."""
+    replaced: int
+    """Weights replaced whole."""
+    tensors: int
+    """Of the result."""
+    head_apart: bool
+    """The output head was trained apart from the embeddings: the result does not tie them."""
+    trained_on: str | None
+    """The base's name or folder, as the adapter gives it."""
+
+
+def merge(
+    base: Path,
+    adapter: Path,
+    out: Path,
+    *,
+    dtype: str | None = None,
+    max_shard_bytes: int = MAX_SHARD_BYTES,
+    overwrite: bool = False,
+    advance: Advance = lambda tensors: None,
+) -> Merged:
+    """Merge a LoRA adapter folder into its base.
+
+    The sum is made in float32 and rounded once.
+
+    Args:
+        base: folder of a Gemma 3 or SigLIP checkpoint, in any layout.
+        adapter: folder with adapter_config.json and adapter_model.safetensors, trained under any transformers version.
+        out: new folder, in the Hub's layout; it appears when it is whole.
+        dtype: "float32" or "bfloat16"; None keeps the base's.
+        max_shard_bytes: a larger file is written as several, with an index.
+        overwrite: replace a folder that is there.
+        advance: called with 1 after each tensor.
+
+    Raises:
+        ValueError: the adapter is for another base (a name or a shape does not fit), is incomplete, holds a tensor that
+            is not accounted for or not finite, or is of a kind that cannot be merged.
+    """
+    config = read_json(base / "config.json")
+    kind = kind_of(config, base)
+    stored = stored_name(dtype)
+    weights = matched_folder(base)
+    parts = read_adapter(adapter, kind, weights)
+    head_apart = _changes_tied(parts, kind, weights)
+    if head_apart:
+        weights = _with_head(weights, kind)
+    files = {t.file for t in weights.values()} | {adapter / WEIGHTS_FILE}
+    with whole_folder(out, overwrite, base, adapter) as folder, opened(sorted(files), "pt") as handles:
+        planned = planned_from(handles, {**weights, **parts.replaced}, advance=advance)
+        planned = [_updated(t, parts, handles, stored or weights[t.name].dtype) for t in planned]
+        if head_apart and _head_is_embeddings(planned, kind):
+            head_apart, planned = False, [t for t in planned if t.name not in TIED_HEADS[kind]]
+        write_tensors(folder, planned, max_shard_bytes)
+        write_config(folder, _untied(config) if head_apart else config, stored or common_dtype(weights))
+        copy_companions(base, folder)
+    return Merged(len(parts.updates), len(parts.replaced), len(planned), head_apart, parts.trained_on)
+
+
+def read_adapter(adapter: Path, kind: str, base: Mapping[str, StoredTensor]) -> Adapter:
+    """Account for every tensor of an adapter.
+
+    Args:
+        adapter: its folder.
+        kind: the base's model_type.
+        base: the base's tensors by Hub name.
+
+    Raises:
+        ValueError: as in `merge`.
+    """
+    config = _adapter_config(adapter)
+    factors: dict[str, dict[str, StoredTensor]] = {}
+    names: dict[str, str] = {}
+    replaced: dict[str, StoredTensor] = {}
+    for tensor in tensors_of_file(_weights(adapter)):
+        name = _base_name(tensor.name, adapter)
+        end = next((end for end in FACTORS if name.endswith(end)), None)
+        module = name.removesuffix(end) if end else name
+        key = _key_in_base(f"{module}.weight" if end else name, kind, base, tensor, adapter)
+        if end:
+            factors.setdefault(key, {})[FACTORS[end]] = tensor
+            names[key] = module
+        else:
+            replaced[key] = tensor
+    _check_replaced(replaced, base, adapter)
+    updates = {key: _update(key, names[key], parts, config, base, adapter) for key, parts in factors.items()}
+    _refuse_absent(config, set(names.values()), {*replaced}, kind, base, adapter)
+    return Adapter(updates, replaced, config.get("base_model_name_or_path"))
+
+
+def _adapter_config(adapter: Path) -> dict[str, Any]:
+    if not (adapter / CONFIG_FILE).is_file():
+        raise ValueError(
+            f"adapter {adapter}: no {CONFIG_FILE} there; give the folder that PEFT's save_pretrained wrote"
+        )
+    config = read_json(adapter / CONFIG_FILE)
+    if config.get("peft_type") != "LORA":
+        raise ValueError(f"adapter {adapter}: peft_type {config.get('peft_type')!r}; only LORA is understood")
+    for name, what in REFUSED_SETTINGS.items():
+        if config.get(name):
+            raise ValueError(f"adapter {adapter}: trained with {what}; merge it with PEFT, then `medgemma convert`")
+    start = str(config.get("init_lora_weights"))
+    if start.startswith(CHANGED_BASES):
+        raise ValueError(
+            f"adapter {adapter}: its start {start!r} changed the base's weights; save it with PEFT's "
+            "path_initial_model_for_weight_conversion"
+        )
+    return config
+
+
+def _weights(adapter: Path) -> Path:
+    if not (adapter / WEIGHTS_FILE).is_file():
+        raise ValueError(f"adapter {adapter}: no {WEIGHTS_FILE} there; pickled weights are never loaded")
+    return adapter / WEIGHTS_FILE
+
+
+def _base_name(name: str, adapter: Path) -> str:
+    if not name.startswith(PREFIX):
+        raise ValueError(
+            f"adapter {adapter}: {name} does not start with {PREFIX}; give what PEFT's save_pretrained wrote"
+        )
+    return name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+
+
+def _key_in_base(name: str, kind: str, base: Mapping[str, StoredTensor], tensor: StoredTensor, adapter: Path) -> str:
+    key = hub_key(name, kind)
+    if key is None or (key not in base and key not in TIED_HEADS.get(kind, {})):
+        raise ValueError(
+            f"adapter {adapter}: {tensor.name} changes nothing that the base holds; the adapter is for another base, "
+            "or of a kind that is not known"
+        )
+    return key
+
+
+def _check_replaced(replaced: Mapping[str, StoredTensor], base: Mapping[str, StoredTensor], adapter: Path) -> None:
+    for key, tensor in replaced.items():
+        expected = _weight(base, key)
+        if tensor.shape != expected.shape:
+            raise ValueError(
+                f"adapter {adapter}: {tensor.name} is {tensor.shape}, expected {expected.shape}; the adapter is for "
+                "another base"
+            )
+
+
+def _weight(base: Mapping[str, StoredTensor], key: str) -> StoredTensor:
+    """The base's weight; that of a tied head is the embeddings'."""
+    tied = {head: embeddings for heads in TIED_HEADS.values() for head, embeddings in heads.items()}
+    return base[key] if key in base else base[tied[key]]
+
+
+def _update(
+    key: str,
+    module: str,
+    parts: Mapping[str, StoredTensor],
+    config: Mapping[str, Any],
+    base: Mapping[str, StoredTensor],
+    adapter: Path,
+) -> Update:
+    if not {"a", "b"} <= parts.keys():
+        raise ValueError(f"adapter {adapter}: {module} has only one factor of its update; fetch the adapter again")
+    a, b, weight = parts["a"], parts["b"], _weight(base, key)
+    rank = int(_pattern(config, "rank_pattern", module, config["r"]))
+    alpha = float(_pattern(config, "alpha_pattern", module, config["lora_alpha"]))
+    if a.shape[0] != rank or b.shape[1] != rank:
+        raise ValueError(
+            f"adapter {adapter}: {a.name} has rank {a.shape[0]}, {CONFIG_FILE} says {rank}; fetch both again"
+        )
+    made = (a.shape[1], b.shape[0]) if "lora_embedding" in a.name else (b.shape[0], *a.shape[1:])
+    if made != weight.shape:
+        raise ValueError(
+            f"adapter {adapter}: {module} makes an update of {made}, the base's weight is {weight.shape}; the adapter "
+            "is for another base"
+        )
+    if ("magnitude" in parts) != bool(config.get("use_dora")):
+        raise ValueError(f"adapter {adapter}: {CONFIG_FILE} and {module} disagree about use_dora; fetch both again")
+    scale = alpha / (sqrt(rank) if config.get("use_rslora") else rank)
+    return Update(a, b, scale, parts.get("magnitude"))
+
+
+def _pattern(config: Mapping[str, Any], name: str, module: str, otherwise: Any) -> Any:
+    """A setting of one module: the first pattern that its name ends with counts, as in PEFT."""
+    for pattern, value in (config.get(name) or {}).items():
+        if re.match(rf"(.*\.)?({pattern})$", module):
+            return value
+    return otherwise
+
+
+def _refuse_absent(
+    config: Mapping[str, Any],
+    updated: set[str],
+    replaced: set[str],
+    kind: str,
+    base: Mapping[str, StoredTensor],
+    adapter: Path,
+) -> None:
+    """Refuse an adapter that names a target and brings no tensor for it."""
+    targets = config.get("target_modules") or []
+    listed = [] if isinstance(targets, str) else targets
+    for target in listed:
+        if not any(module == target or module.endswith(f".{target}") for module in updated):
+            raise ValueError(f"adapter {adapter}: nothing for target module {target}; fetch the adapter again")
+    if updated and not _is_partial(config):
+        _refuse_gaps(listed, updated, kind, base, adapter)
+    for module in config.get("modules_to_save") or []:
+        if not any(f".{module.rpartition('.')[2]}." in f".{key}" for key in replaced):
+            raise ValueError(f"adapter {adapter}: nothing for {module} of modules_to_save; fetch the adapter again")
+
+
+def _is_partial(config: Mapping[str, Any]) -> bool:
+    return any(config.get(name) for name in ("layers_to_transform", "layers_pattern", "exclude_modules"))
+
+
+def _refuse_gaps(
+    targets: list[str], updated: set[str], kind: str, base: Mapping[str, StoredTensor], adapter: Path
+) -> None:
+    keys = {hub_key(f"{module}.weight", kind) for module in updated}
+    modules = [key.removesuffix(".weight") for key, t in base.items() if key.endswith(".weight") and len(t.shape) > 1]
+    plain = [target for target in targets if "." not in target]  # a dotted target holds one version's names
+    gaps = [m for m in modules if m.rpartition(".")[2] in plain and f"{m}.weight" not in keys]
+    if gaps:
+        raise ValueError(
+            f"adapter {adapter}: {len(gaps)} target modules have no update: {', '.join(gaps[:4])}"
+            f"{' …' if len(gaps) > 4 else ''}; the adapter is for another base, or incomplete"
+        )
+
+
+def _updated(planned: PlannedTensor, adapter: Adapter, handles: Mapping[Path, Any], dtype: str) -> PlannedTensor:
+    """A weight as it will be written, its update added before it is rounded to `dtype`."""
+    update, read = adapter.updates.get(planned.name), planned.make
+
+    def make() -> Any:
+        weight = read()
+        return (weight if update is None else _sum(weight, update, handles)).to(torch_dtype(dtype))
+
+    return planned._replace(dtype=dtype, make=make)
+
+
+def _sum(weight: Any, update: Update, handles: Mapping[Path, Any]) -> Any:
+    """Weight + scale · B·A in float32."""
+    a, b = (read_finite(handles, t).float() for t in (update.a, update.b))
+    change = (b @ a).T if "lora_embedding" in update.a.name else (b.flatten(1) @ a.flatten(1))
+    changed = weight.float() + update.scale * change.reshape(weight.shape)
+    if update.magnitude is not None:
+        lengths = changed.flatten(1).norm(dim=1)
+        ratios = read_finite(handles, update.magnitude).float().flatten() / lengths
+        changed *= ratios.reshape(-1, *[1] * (changed.ndim - 1))
+    return changed
+
+
+def _changes_tied(adapter: Adapter, kind: str, base: Mapping[str, StoredTensor]) -> bool:
+    """Whether head or embeddings change in a base that ties them: then they are two weights, as in training."""
+    changed = adapter.updates.keys() | adapter.replaced.keys()
+    return any(
+        head not in base and {head, embeddings} & changed for head, embeddings in TIED_HEADS.get(kind, {}).items()
+    )
+
+
+def _with_head(base: Mapping[str, StoredTensor], kind: str) -> dict[str, StoredTensor]:
+    return {**base, **{head: base[embeddings] for head, embeddings in TIED_HEADS[kind].items()}}
+
+
+def _head_is_embeddings(planned: Sequence[PlannedTensor], kind: str) -> bool:
+    import torch
+
+    made = {tensor.name: tensor.make for tensor in planned}
+    return all(torch.equal(made[head](), made[embeddings]()) for head, embeddings in TIED_HEADS[kind].items())
+
+
+def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config with a head of its own."""
+    text = {"text_config": {**config["text_config"], "tie_word_embeddings": False}} if "text_config" in config else {}
+    return {**config, **text, "tie_word_embeddings": False}

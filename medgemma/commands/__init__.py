@@ -1,0 +1,1 @@
+"""The commands of `medgemma`, a file each; `medgemma/cli.py` puts them together."""

@@ -1,0 +1,179 @@
+"""`medgemma ask`: questions about pictures and volumes."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medgemma.commands.options import (
+    AsJson,
+    DrawOptions,
+    LoadOptions,
+    MaxNewTokens,
+    Policy,
+    Samples,
+    Study,
+    System,
+    ThinkingOptions,
+    VolumeOptions,
+    form_of,
+    note_unless_measured,
+    split,
+    studies,
+)
+from medsiglip.command import Problems, Quiet, files_of, progress, spread_options, whole_file
+from medsiglip.imaging import FileProblem, Picture
+
+if TYPE_CHECKING:
+    from medgemma.answers import Answer
+    from medgemma.asking import AnswerOptions
+    from medgemma.model import MedGemma
+    from medgemma.prompts.chat import Prompts, TokenCount
+
+
+@spread_options
+def ask(
+    question: Annotated[list[str], typer.Option("--question", "-q", help="Repeatable; each is answered by itself.")],
+    files: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[FILE...]", help="File, folder, quoted glob, @list.txt or -; none asks without."),
+    ] = None,
+    each: Annotated[bool, typer.Option("--each", help="Ask every FILE separately, not all as one prompt.")] = False,
+    as_json: AsJson = False,
+    out: Annotated[Path | None, typer.Option(help="File for the answers; stdout without it.")] = None,
+    max_new_tokens: MaxNewTokens = 256,
+    choices: Annotated[str, typer.Option(help='The answer is one of these: "yes;no".')] = "",
+    regex: Annotated[str, typer.Option(help="The answer matches this regular expression.")] = "",
+    json_schema: Annotated[
+        str, typer.Option(help="The answer is JSON of this schema: a file, or the JSON itself.")
+    ] = "",
+    system: System = "",
+    *,
+    thinking: ThinkingOptions,
+    draws: DrawOptions,
+    samples: Samples = 1,
+    policy: Policy = "voi",
+    volumes: VolumeOptions,
+    pan_and_scan: Annotated[
+        bool, typer.Option("--pan-and-scan", help="Show long pictures again in crops; MedGemma was not measured so.")
+    ] = False,
+    count_tokens: Annotated[
+        bool, typer.Option("--count-tokens", help="Only say what each prompt costs; loads no weights.")
+    ] = False,
+    loading: LoadOptions,
+    quiet: Quiet = False,
+) -> None:
+    """Ask questions about pictures; all FILEs together are one prompt, or each is one with --each.
+
+    CT and MR slices and NIfTI files are volumes: each slice followed by its number, within --slices.
+    """
+    from medgemma.asking import AnswerOptions
+    from medgemma.prompts.pan_and_scan import PanAndScan
+
+    problems = Problems()
+    view = volumes.view()
+    sampling = draws.sampling(max_new_tokens, samples)
+    think, crop = thinking.chosen(), PanAndScan() if pan_and_scan else None
+    about: Iterable[Study] = [Study((), [])]
+    if files:
+        about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
+    if count_tokens:
+        counted = AnswerOptions(sampling, think, system=system, pan_and_scan=crop)
+        _count(_prompts(loading.model), about, question, counted, problems, as_json, out)
+        problems.exit()
+        return
+    gemma = loading.load()
+    form = form_of(gemma.asking, choices, regex, json_schema)
+    options = AnswerOptions(sampling, think, form, system=system, pan_and_scan=crop)
+    with whole_file(out) as file, progress(None, "answers", quiet) as advance:
+        for study in about:
+            if sum(isinstance(part, Picture) for part in study.parts) > 1:
+                note_unless_measured(gemma, "several pictures in one prompt")
+            for answer in _answers(gemma, study, question, options, problems):
+                scores = _scores(gemma, study, answer.question, split(choices), options) if choices and as_json else {}
+                file.write(_line(answer, as_json, scores) + "\n")
+                advance(1)
+    problems.exit()
+
+
+def _answers(
+    gemma: "MedGemma", study: Study, questions: Sequence[str], options: "AnswerOptions", problems: Problems
+) -> "list[Answer]":
+    """All questions as one batch; when one is refused, each by itself so that the others are answered."""
+    try:
+        asked = [(study.parts, question) for question in questions]
+        return gemma.ask_parts(asked, options.sampling.max_new_tokens, 16, options)
+    except ValueError as error:
+        if len(questions) == 1:
+            problems.add(FileProblem(_name(study, questions[0]), str(error)))
+            return []
+    return [a for question in questions for a in _answers(gemma, study, [question], options, problems)]
+
+
+def _name(study: Study, question: str) -> str:
+    return f"{', '.join(study.files) or 'no files'}, question {question[:40]!r}"
+
+
+def _scores(
+    gemma: "MedGemma", study: Study, question: str, choices: Sequence[str], options: "AnswerOptions"
+) -> dict[str, float]:
+    """The log-probability of each choice, without reasoning before it."""
+    scores = gemma.score_parts(study.parts, question, choices, replace(options, thinking=None, form=None))
+    return {choice: score.logprob for choice, score in zip(choices, scores, strict=True)}
+
+
+def _line(answer: "Answer", as_json: bool, scores: Mapping[str, float]) -> str:
+    if as_json:
+        fields = {"answer" if k == "text" else k: v for k, v in asdict(answer).items()}
+        chosen = {"choice_logprobs": scores} if scores else {}
+        return json.dumps({**fields, "seconds": round(answer.seconds, 3), **chosen}, ensure_ascii=False)
+    return f"{', '.join(answer.files)}\t{answer.question}\t{answer.text}"
+
+
+# What a prompt costs
+
+
+def _prompts(model: str) -> "Prompts":
+    from medgemma.nano import NANO_FOLDER
+    from medgemma.prompts.chat import Prompts
+    from medsiglip.checkpoints.folders import resolve_model
+
+    return Prompts.from_folder(resolve_model(model, NANO_FOLDER), model)
+
+
+def _count(
+    prompts: "Prompts",
+    about: Iterable[Study],
+    questions: Sequence[str],
+    options: "AnswerOptions",
+    problems: Problems,
+    as_json: bool,
+    out: Path | None,
+) -> None:
+    from medgemma.asking import conversation
+
+    with whole_file(out) as file:
+        for study in about:
+            for question in questions:
+                try:
+                    messages, _ = conversation(study.parts, question, options)
+                    prompt = prompts.render(messages)
+                except ValueError as error:
+                    problems.add(FileProblem(_name(study, question), str(error)))
+                    continue
+                count = prompts.count(prompt, options.sampling.max_new_tokens)
+                file.write(_count_line(study, question, count, as_json) + "\n")
+                if not count.fits:
+                    problems.add(FileProblem(_name(study, question), count.too_long(prompts.name)))
+
+
+def _count_line(study: Study, question: str, count: "TokenCount", as_json: bool) -> str:
+    facts = {"prompt": count.prompt, **count._asdict(), "fits": count.fits}
+    if as_json:
+        return json.dumps({"files": study.files, "question": question, "tokens": facts}, ensure_ascii=False)
+    pictures = f"{count.images:,} of {count.num_images} images"
+    said = f"{count.prompt:,} tokens ({count.text:,} of text, {pictures}), {count.answer:,} for the answer"
+    return f"{', '.join(study.files)}\t{question}\t{said}, {count.limit:,} at most"

@@ -1,0 +1,1 @@
+"""Model folders: their files, key layouts and tensors, read safely and checked."""

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import pytest
+
+from evals.controls.words_alone import WordsAlone, mean_of, model_minus_words, words_alone
+
+CLOSED, OPEN = "closed_accuracy", "open_token_f1_squad"
+
+
+def test_differences_pair_by_item_and_metric() -> None:
+    graded = [WordsAlone(f"i{n}", f"g{n}", CLOSED, float(n < 3)) for n in range(6)]
+    graded.append(WordsAlone("o", "g0", OPEN, 0.25))
+    assert mean_of(graded, CLOSED).value == 0.5 and mean_of(graded, OPEN).value == 0.25
+    difference = model_minus_words({f"i{n}": 1.0 for n in range(2, 6)} | {"o": 1.0}, graded, CLOSED)
+    assert difference.n == 4 and difference.value == pytest.approx(3 / 4)
+    with pytest.raises(ValueError, match="no item in common"):
+        model_minus_words({"x": 1.0}, graded, OPEN)
+
+
+@pytest.mark.kit
+@pytest.mark.filterwarnings("error")
+def test_words_alone_answer_every_question_of_the_side(kit: Path) -> None:
+    graded = words_alone(kit)
+    assert len({one.item_id for one in graded}) == len(graded) > 150
+    assert 0.5 < mean_of(graded, CLOSED).value < 0.7 and 0.08 < mean_of(graded, OPEN).value < 0.25
+    assert not {one.group for one in graded} & {one.group for one in words_alone(kit, "final")}
