@@ -9,6 +9,7 @@ formats, `series` and `volume` the third dimension, `presets` CT windows and sli
 
 from .frame import Finding, ImageError, Plane, TechnicalTags
 from .listing import FileProblem, list_files
+from .notes import Notes
 from .open import open_images, open_pictures, open_series, read_pictures
 from .picture import Picture, Square
 from .resize import RESIZE_POLICIES, resize
@@ -25,12 +26,13 @@ __all__ = [
     "RESIZE_POLICIES",
     "DecoderPool",
     "FileProblem",
+    "Finding",
     "ImageError",
     "Limits",
+    "Notes",
     "Picture",
     "Plane",
     "Series",
-    "Finding",
     "Source",
     "Square",
     "TechnicalTags",

@@ -19,6 +19,7 @@ from ..frame import Array, Finding
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Header
 
+_LAST_CODE = 5  # NIFTI_XFORM_TEMPLATE_OTHER
 _SMALLEST_MM, _LARGEST_MM = 1e-9, 1e9  # of a voxel
 _LEAST_SQUARE = 1e-7  # of the quaternion's real part, below which the reference reader normalises the other three
 _UNIT_ERROR = 1e-3  # of a quaternion's square, beyond rounding
@@ -46,7 +47,7 @@ def nifti_affine(header: Nifti1Header) -> NiftiAffine:
             findings.append(Finding("damaged-affine", text))
         elif given is not None:
             differing = _disagreement(given.ras, qform.ras, header) if name == "sform" and qform is not None else []
-            return NiftiAffine(given.ras, (*findings, *given.findings, *differing))
+            return NiftiAffine(given.ras, (*findings, *given.findings, *_code_findings(header, name), *differing))
     return NiftiAffine(*_spacing_alone(header, findings))
 
 
@@ -58,7 +59,17 @@ def analyze_affine(header: Nifti1Header) -> NiftiAffine:
 def _sform(header: Nifti1Header) -> NiftiAffine:
     affine = np.eye(4)
     affine[:3] = [np.array(header[name], np.float64) for name in ("srow_x", "srow_y", "srow_z")]
-    return NiftiAffine(affine, _shear_findings(affine) if _is_usable(affine) else ())
+    findings = list(_shear_findings(affine)) if _is_usable(affine) else []
+    if (np.array(header["pixdim"][1:4], np.float64) < 0).any():
+        text = "a spacing (pixdim) is negative; the sform, which has its own, is used"
+        findings.append(Finding("repaired-header", text))
+    return NiftiAffine(affine, tuple(findings))
+
+
+def _code_findings(header: Nifti1Header, name: str) -> tuple[Finding, ...]:
+    if int(header[f"{name}_code"]) <= _LAST_CODE:
+        return ()
+    return (Finding("repaired-header", f"{name}_code is none of NIfTI's; the {name} is used, as the standard has it"),)
 
 
 def _shear_findings(affine: Array) -> tuple[Finding, ...]:
@@ -135,19 +146,18 @@ def _spacing_alone(header: Nifti1Header, findings: list[Finding]) -> tuple[Array
 
 
 def _disagreement(sform: Array, qform: Array, header: Nifti1Header) -> list[Finding]:
-    """Both codes may name one space, or two (a scanner's, an atlas's) in which a voxel lies alike but for a turn."""
+    """Readers choose differently: ITK takes the qform where its code is the scanner's and the sform's is an atlas's."""
     if not _is_usable(qform):
         return []
-    lengths = np.linalg.norm(sform[:3, :3], axis=0)
-    same_space = int(header["sform_code"]) == int(header["qform_code"])
     far = np.array([max(int(length) - 1, 1) for length in header["dim"][1:4]])
-    apart = np.abs((sform - qform)[:3, :3] * far).sum(axis=1) + (np.abs((sform - qform)[:3, 3]) if same_space else 0)
-    directions = (sform[:3, :3] / lengths) * (qform[:3, :3] / np.linalg.norm(qform[:3, :3], axis=0))
-    turned = float(directions.sum(axis=0).min()) < np.cos(np.radians(45))
-    if not turned and not (same_space and apart.max() > _FARTHEST_APART * lengths.min()):
+    apart = np.abs((sform - qform)[:3, :3] * far).sum(axis=1) + np.abs((sform - qform)[:3, 3])
+    lengths = np.linalg.norm(sform[:3, :3], axis=0)
+    if apart.max() <= _FARTHEST_APART * lengths.min():
         return []
-    what = "lie differently" if turned else "differ"
-    return [Finding("sform-qform", f"the file's sform and qform {what}; the sform is used, as the standard has it")]
+    cosines = (sform[:3, :3] / lengths) * (qform[:3, :3] / np.linalg.norm(qform[:3, :3], axis=0))
+    angle_deg = float(np.degrees(np.arccos(np.clip(cosines.sum(axis=0).min(), -1.0, 1.0))))
+    text = f"the file's sform and qform differ (by {angle_deg:.0f} degrees); the sform is used, as the standard has it"
+    return [Finding("sform-qform", text)]
 
 
 def _is_usable(affine: Array) -> bool:

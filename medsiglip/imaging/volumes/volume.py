@@ -15,7 +15,7 @@ import numpy as np
 
 from ..frame import NO_TAGS, Array, Finding, ImageError, TechnicalTags
 from ..picture import Picture
-from ..units import HU
+from ..units import HU, UNPROVEN_FINDING
 from . import geometry
 from .presets import sample_slices
 from .rendering import (
@@ -104,14 +104,15 @@ class Volume:
         return geometry.axis_codes(self.affine_lps_mm)
 
     def as_hu(self) -> Volume:
-        """Declare that the voxels are Hounsfield units, which NIfTI cannot say.
+        """Declare that the voxels are Hounsfield units, which NIfTI cannot say, nor a CT without a rescale.
 
         Raises:
             ImageError: the file says that it is no CT.
         """
         if self.modality not in (None, "CT"):
             raise ImageError(self.file, f"a {self.modality} volume has no Hounsfield units; use the preset min-max")
-        return replace(self, unit=HU)
+        findings = tuple(finding for finding in self.findings if finding.kind != UNPROVEN_FINDING.kind)
+        return replace(self, unit=HU, findings=findings)
 
     def pictures(
         self, preset: str | None = None, budget: int | None = None, sampling: str = "even"

@@ -367,7 +367,8 @@ def test_look_at_a_ct_series_is_a_contact_sheet(look, kit, tmp_path):
         (tmp_path / "ct").mkdir(exist_ok=True)
         (tmp_path / "ct" / f"{number}.dcm").write_bytes(path.read_bytes())
     status, err, sheet = look(tmp_path / "ct")
-    assert (status, err) == (0, [])
+    overlap = f"note: {tmp_path / 'ct'}: slices 1.25 mm thick overlap: the step is 1 mm"
+    assert (status, err) == (0, [overlap])
     shown = tiles(sheet, columns=3, count=3)
     # slice 1 is the one lowest in the patient
     z_mm = {path: float(pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]) for path in slices}
