@@ -18,7 +18,7 @@ from typing import IO, Any, NamedTuple
 from medgemma.asking import Asked, Asking
 from medgemma.engine.request import Completion, Request
 from medgemma.openai_chat import ChatBody, asked_of, completion_body
-from medgemma.prompts.content import VolumeView
+from medgemma.prompts.content import VolumeView, finding_lines
 
 URL = "/v1/chat/completions"
 Generate = Callable[[Sequence[Request]], list[list[Completion]]]
@@ -128,8 +128,9 @@ def _answered(
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
-            for text in dict.fromkeys(str(warning.message) for warning in caught):
-                on_warning(BatchProblem(line.name, " ".join(text.split())))
+            warned = [" ".join(str(warning.message).split()) for warning in caught]
+            for text in dict.fromkeys([*warned, *finding_lines(asked[line.number][2].request.pictures)]):
+                on_warning(BatchProblem(line.name, text))
         except ValueError as error:
             faults[line.number] = " ".join(str(error).split())
     completions = _generated([a.request for _, _, a in asked.values()], answerer.generate)

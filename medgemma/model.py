@@ -17,7 +17,7 @@ from medgemma.answers.constraints import cut_at
 from medgemma.asking import AnswerOptions, Asked, Asking, Reply
 from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
-from medgemma.prompts.content import Part, open_study, study_parts
+from medgemma.prompts.content import Part, finding_lines, open_study, study_parts
 from medgemma.prompts.thinking import Speech
 from medsiglip.checkpoints.folders import fingerprint, resolve_model
 from medsiglip.imaging import open_pictures
@@ -182,7 +182,7 @@ class MedGemma:
             ValueError: a prompt does not fit the model or holds control tokens, or as `Asking.asked`.
         """
         options = options or AnswerOptions()
-        parts = study_parts(open_study(images), options.view)
+        parts = _parts(images, options)
         asked = [questions] if isinstance(questions, str) else list(questions)
         return self.ask_parts([(parts, q) for q in asked], max_new_tokens, batch_size, options)
 
@@ -198,7 +198,7 @@ class MedGemma:
         options = options or AnswerOptions()
         source = iter(requests)
         while batch := list(islice(source, batch_size)):
-            about = [(study_parts(open_study(images), options.view), question) for images, question in batch]
+            about = [(_parts(images, options), question) for images, question in batch]
             yield from self.ask_parts(about, max_new_tokens, batch_size, options)
 
     def ask_parts(
@@ -240,7 +240,7 @@ class MedGemma:
             ValueError: as in `ask`, or an empty choice.
         """
         options = options or AnswerOptions()
-        parts = study_parts(open_study(images), options.view)
+        parts = _parts(images, options)
         return self.score_parts(parts, question, choices, options)
 
     def score_parts(
@@ -333,7 +333,12 @@ class MedGemma:
             resize=self.preprocessing.policy if self.preprocessing is not None and pictures else "",
             sample=sample,
             logprob=reply.logprob,
+            findings=tuple(finding_lines(pictures)),
         )
+
+
+def _parts(images: Any, options: AnswerOptions) -> list[Part]:
+    return study_parts(open_study(images, select=options.view.select), options.view)
 
 
 def _name_of(adapter: Path) -> str:

@@ -16,7 +16,7 @@ from medgemma.answers.constraints import Grammar
 from medgemma.asking import Asked, Asking, Reply
 from medgemma.engine.request import Completion, Sampling
 from medgemma.prompts.chat import Message
-from medgemma.prompts.content import Part, VolumeView, study_parts, user_turn
+from medgemma.prompts.content import Part, VolumeView, finding_lines, study_parts, user_turn
 from medsiglip.imaging import Picture, Source, open_images
 from medsiglip.imaging.zips import is_zip
 
@@ -142,7 +142,7 @@ def completion_body(
     created_s: int,
     logprobs: bool,
 ) -> dict[str, Any]:
-    """The reply's body, one choice a completion.
+    """The reply's body, one choice a completion; "findings" says what a user should know of the pictures, if anything.
 
     Args:
         asked: from `asked_of`.
@@ -168,7 +168,7 @@ def completion_body(
     ]
     prompt_tokens, tokens = len(asked.request.prompt.input_ids), sum(reply.tokens for reply in replies)
     usage = {"prompt_tokens": prompt_tokens, "completion_tokens": tokens, "total_tokens": prompt_tokens + tokens}
-    return {
+    body = {
         "id": reply_id,
         "object": "chat.completion",
         "created": created_s,
@@ -176,6 +176,8 @@ def completion_body(
         "choices": choices,
         "usage": usage,
     }
+    findings = finding_lines(asked.request.pictures)
+    return {**body, "findings": findings} if findings else body
 
 
 def _reply_message(reply: Reply) -> dict[str, Any]:
@@ -207,11 +209,11 @@ def _parts(message: ChatMessage, number: int, view: VolumeView | None) -> list[P
             continue
         if message.role != "user":
             raise ValueError(f"message {number}: a picture in the turn of role {message.role}; put it into a user turn")
-        parts += study_parts(_opened(part, f"message {number} part {place}"), view)
+        parts += study_parts(_opened(part, f"message {number} part {place}", view), view)
     return parts
 
 
-def _opened(part: ImagePart, name: str) -> Any:
+def _opened(part: ImagePart, name: str, view: VolumeView | None) -> Any:
     url = part.image_url if isinstance(part.image_url, str) else part.image_url.url
     found = _DATA_URL.fullmatch(url)
     if not found:
@@ -222,7 +224,8 @@ def _opened(part: ImagePart, name: str) -> Any:
         data = base64.b64decode(found.group("data"), validate=True)
     except binascii.Error as error:
         raise ValueError(f"{name}: the image_url is no valid base64 ({error})") from error
-    return open_images(data if is_zip(data) else Source(name, data=data))
+    select = dict(view.select) if view else None
+    return open_images(data if is_zip(data) else Source(name, data=data), select=select)
 
 
 def _sampling(body: ChatBody) -> Sampling:

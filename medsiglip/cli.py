@@ -15,16 +15,20 @@ from medsiglip.command import (
     Model,
     Problems,
     Quiet,
+    Select,
     files_of,
     new_app,
     progress,
     run,
+    say_notes,
     spread_options,
     whole_file,
 )
+from medsiglip.imaging import Notes, Volume
 
 if TYPE_CHECKING:
     from medsiglip.encoder import MedSigLIP
+    from medsiglip.imaging.select import Selection
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
 Item = TypeVar("Item")
@@ -43,6 +47,25 @@ class EncodeOptions:
     device: Device = "auto"
     dtype: Dtype = "auto"
     batch_size: Batch = 32
+    select: Select = None
+
+    @property
+    def selection(self) -> "Selection":
+        """Which volume of a file that holds several; series are not put together here.
+
+        Raises:
+            ValueError: no such key, or one of series.
+        """
+        from medsiglip.imaging.select import parse_selection
+
+        selection = parse_selection(self.select or [])
+        for key, value in selection:
+            if key not in ("time", "channel"):
+                raise ValueError(
+                    f"--select {key}={value}: every file is taken by itself here, and only time and channel choose "
+                    f"within one; name the files of {key} {value} alone"
+                )
+        return selection
 
     def load(self) -> "MedSigLIP":
         """The encoder.
@@ -83,7 +106,7 @@ def classify(
             f"--labels {named!r}: one label, so its probability is 1 whatever the picture shows; "
             "separate labels by semicolons, or add --independent"
         )
-    problems = Problems()
+    problems, notes, select = Problems(), Notes(), encoding.selection
     paths = files_of(files, problems)
     encoder = encoding.load()
     if task:
@@ -93,15 +116,18 @@ def classify(
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = csv.writer(file, lineterminator="\n").writerow
         write(["file", "frame", "label", "probability", "score", "policy"])
-        readable = readable_pictures(paths, problems.add, square=encoder.preprocessing.square, policy=encoding.policy)
+        square, policy = encoder.preprocessing.square, encoding.policy
+        readable = readable_pictures(paths, problems.add, square=square, policy=policy, select=select)
         for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
             result = classifier.classify_vectors(vectors)
             for i, picture in enumerate(pictures):
+                notes.add(picture.file, picture.findings)
                 used = f"{picture.policy}+{encoder.preprocessing.policy}"
                 for j, label in enumerate(result.labels):
                     row = [f"{result.probabilities[i, j]:.6f}", f"{result.scores[i, j]:.6f}"]
                     write([picture.file, str(picture.frame), label, *row, used])
             advance(len(pictures))
+    say_notes(notes)
     problems.exit()
 
 
@@ -114,10 +140,10 @@ def embed(
     encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
-    """One unit vector a frame: file, frame, sha256, embedding, model, policy."""
+    """One unit vector a frame: file, frame, sha256, embedding, model, policy, findings."""
     from medsiglip.embed import embed_files
 
-    problems = Problems()
+    problems, notes, select = Problems(), Notes(), encoding.selection
     paths = files_of(files, problems)
     encoder = encoding.load()
     with progress(None, "pictures", quiet) as advance:
@@ -128,8 +154,11 @@ def embed(
             on_problem=problems.add,
             batch_size=encoding.batch_size,
             policy=encoding.policy,
+            select=select,
             on_progress=advance,
+            notes=notes,
         )
+    say_notes(notes)
     problems.exit()
 
 
@@ -143,6 +172,7 @@ def look(
         int | None, typer.Option(min=1, max=2048, help="Side of the square instead of the model's own.")
     ] = None,
     slices: Annotated[int, typer.Option(min=1, help="Slices shown of a volume.")] = 16,
+    select: Select = None,
     model: Model = "nano",
     quiet: Quiet = False,
 ) -> None:
@@ -152,7 +182,8 @@ def look(
     """
     from medsiglip.checkpoints.folders import resolve_model
     from medsiglip.imaging.drawing import save_png
-    from medsiglip.imaging.look import View, draw, opened
+    from medsiglip.imaging.look import Pair, View, draw, opened
+    from medsiglip.imaging.select import parse_selection
     from medsiglip.preprocess import Preprocessing
 
     if out.suffix.lower() != ".png" or out.is_dir():
@@ -161,12 +192,20 @@ def look(
     preprocessing = Preprocessing.from_folder(folder, resize or None)
     name = folder.name if Path(model).is_dir() else model
     view = View(name, size_px or preprocessing.size_px, preprocessing.policy)
-    problems = Problems()
+    problems, notes, selection = Problems(), Notes(), parse_selection(select or [])
+
+    def noted(items: Iterable[Pair | Volume]) -> Iterator[Pair | Volume]:
+        for item in items:
+            about = item.given if isinstance(item, Pair) else item
+            notes.add(about.file, about.findings)
+            yield item
+
     with progress(None, "pictures and volumes", quiet) as advance:
-        items = counted(opened(files, policy, on_problem=problems.add), advance)
+        items = counted(noted(opened(files, policy, on_problem=problems.add, select=dict(selection))), advance)
         sheet = draw(items, view, policy=policy, num_slices=slices, on_problem=problems.add)
     if sheet is not None:
         save_png(sheet, out)
+    say_notes(notes)
     problems.exit()
 
 

@@ -13,13 +13,19 @@ from typing import IO, Annotated, Any, get_type_hints
 
 import typer
 
-from medsiglip.imaging import FileProblem, list_files
+from medsiglip.imaging import FileProblem, Notes, list_files
 from medsiglip.imaging.source import Source
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="File, folder, quoted glob, @list.txt or -.")]
 Model = Annotated[str, typer.Option(help="'nano', a local folder, or a Hub id.")]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 Dtype = Annotated[str, typer.Option(help="auto, float32 or bfloat16.")]
+Select = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--select", metavar="KEY=VALUE", help="Which volume of several: echo=2, time=3, b_value=1000, ...; repeatable."
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
 
 
@@ -109,6 +115,12 @@ def blames_torchvision(error: BaseException | None) -> bool:
 def say(line: str) -> None:
     """One line for the person at the terminal: stderr, so that results on stdout stay clean."""
     typer.echo(line, err=True)
+
+
+def say_notes(notes: Notes) -> None:
+    """What a user should know of the pictures, a line a finding."""
+    for line in notes.lines():
+        say(f"note: {line}")
 
 
 def one_line(error: BaseException) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from medsiglip.encoder import MedSigLIP
-from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Picture, Source, Square, shared_pool
+from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Notes, Picture, Source, Square, shared_pool
 from medsiglip.imaging.dicom.policies import check_policy
 from medsiglip.imaging.frame import VOI
+from medsiglip.imaging.select import Selection
 from medsiglip.imaging.source import as_source, read_source
 
 if TYPE_CHECKING:
@@ -28,12 +29,15 @@ def readable_pictures(
     pool: DecoderPool | None = None,
     square: Square | None = None,
     policy: str = VOI,
+    select: Selection = (),
 ) -> Iterator[Picture]:
     """Every frame of every file, in order; a file that cannot be read is reported and the rest goes on.
 
-    Files are decoded (and made square, if asked) in worker processes, a few ahead of the reader.
+    Files are decoded (and made square, if asked) in worker processes, a few ahead of the reader. `select` chooses a
+    volume of a file that holds several.
     """
-    for result in (pool or shared_pool()).pictures(map(as_source, files), policy, square=square):
+    pool = pool or shared_pool()
+    for result in pool.pictures(map(as_source, files), policy, square=square, select=select):
         if isinstance(result, ImageError):
             on_problem(FileProblem(result.file, result.reason))
         else:
@@ -48,9 +52,11 @@ def embed_files(
     on_problem: Callable[[FileProblem], None],
     batch_size: int = 32,
     policy: str = VOI,
+    select: Selection = (),
     on_progress: Callable[[int], None] = lambda rows: None,
+    notes: Notes | None = None,
 ) -> int:
-    """Write one row a frame: file, frame, sha256, embedding, model, policy.
+    """Write one row a frame: file, frame, sha256, embedding, model, policy, findings.
 
     Finished rows are kept in `OUT.parts/` until the whole is written. A second run with the same model keeps
     what is there and embeds only files that are new or whose bytes have changed.
@@ -63,7 +69,9 @@ def embed_files(
         batch_size: pictures a forward pass.
         policy: how deep values become eight bits, see `open_images`; it is written into the file beside what each
             picture came to use.
+        select: which volume of a file that holds several, by "time" and "channel".
         on_progress: told how many rows have been added.
+        notes: takes the findings of the pictures.
 
     Returns:
         The number of rows added.
@@ -72,18 +80,22 @@ def embed_files(
         ValueError: an unknown policy; OUT is no embeddings file, or holds embeddings of another model or policy.
     """
     check_policy(policy)
+    notes = notes or Notes()
     parts = out.with_name(out.name + ".parts")
     identity = f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.fingerprint}"
     kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
-    schema = embedding_schema(encoder.embedding_width, policy)
-    done = _finished_files(kept, identity, f"{policy}+{encoder.preprocessing.policy}", out)
+    asked = " ".join([policy, *(f"{key}={value}" for key, value in select)])
+    schema = embedding_schema(encoder.embedding_width, asked)
+    done = _finished_files(kept, identity, f"{asked}+{encoder.preprocessing.policy}", out)
     parts.mkdir(parents=True, exist_ok=True)
     sources = dict.fromkeys(map(as_source, files))
     fresh = (source for source in sources if source.name not in done or done[source.name] != _sha256(source))
     rows, added, written_at = [], 0, time.monotonic()
-    readable = readable_pictures(fresh, on_problem, square=encoder.preprocessing.square, policy=policy)
+    readable = readable_pictures(fresh, on_problem, square=encoder.preprocessing.square, policy=policy, select=select)
     for pictures, vectors in encoder.stream_images(readable, batch_size):
         rows += [_row(picture, vector, encoder, identity) for picture, vector in zip(pictures, vectors, strict=True)]
+        for picture in pictures:
+            notes.add(picture.file, picture.findings)
         added += len(pictures)
         on_progress(len(pictures))
         if len(rows) >= ROWS_PER_PART or time.monotonic() - written_at > SECONDS_PER_PART:
@@ -112,6 +124,7 @@ def embedding_schema(width: int, policy: str = VOI) -> "pa.Schema":
             ("embedding", embedding),
             ("model", text),
             ("policy", text),
+            ("findings", pa.list_(text)),
         ],
         metadata={"pixel_policy": policy},
     )
@@ -125,6 +138,7 @@ def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str
         "embedding": vector,
         "model": identity,
         "policy": f"{picture.policy}+{encoder.preprocessing.policy}",
+        "findings": [finding.text for finding in picture.findings],
     }
 
 

@@ -27,3 +27,5 @@ class Answer:
     """Which of several samples of one prompt."""
     logprob: float | None = None
     """Natural log-probability of all its tokens together, under the model at temperature 1."""
+    findings: tuple[str, ...] = ()
+    """What a user should know of the pictures: missing slices, what was left out, tags that contradict the pixels."""

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from medsiglip.command import Device, Dtype, Model, Problems, one_line, say
-from medsiglip.imaging import CT_WINDOWS, FileProblem, ImageError, Picture, Source, Volume, open_images
+from medsiglip.command import Device, Dtype, Model, Problems, Select, one_line, say, say_notes
+from medsiglip.imaging import CT_WINDOWS, FileProblem, ImageError, Notes, Picture, Source, Volume, open_images
+from medsiglip.imaging.select import parse_selection
+from medsiglip.imaging.volumes.series import STACKED_MODALITIES
 
 if TYPE_CHECKING:
     from medgemma.answers.constraints import Grammar
@@ -74,19 +76,20 @@ class VolumeOptions:
 
     window_preset: WindowPreset = ""
     slices: Slices = 85
+    select: Select = None
 
     def view(self) -> "VolumeView":
         """As prompts take it.
 
         Raises:
-            ValueError: no such preset.
+            ValueError: no such preset, or key to select by.
         """
         from medgemma.prompts.content import VolumeView
 
         known = [*CT_WINDOWS, "min-max", "voi"]
         if self.window_preset and self.window_preset not in known:
             raise ValueError(f"--window-preset {self.window_preset}: use one of {', '.join(known)}")
-        return VolumeView(self.window_preset or None, self.slices)
+        return VolumeView(self.window_preset or None, self.slices, select=parse_selection(self.select or []))
 
 
 @dataclass(frozen=True)
@@ -153,12 +156,12 @@ def studies(
         each: one study a file or volume; else one of all.
         quiet: volumes are not named; warnings are.
     """
-    items = open_images(list(files), policy, problems.add)
+    items = open_images(list(files), policy, problems.add, select=dict(view.select))
     if each:
         for _, together in groupby(items, key=lambda item: item if isinstance(item, Volume) else item.file):
-            yield from _study(together, view, problems, quiet)
+            yield from _study(together, view, problems, quiet, each)
     else:
-        yield from _study(items, view, problems, quiet)
+        yield from _study(items, view, problems, quiet, each)
 
 
 def form_of(asking: "Asking", choices: str, regex: str, json_schema: str) -> "Grammar | None":
@@ -189,11 +192,14 @@ def note_unless_measured(gemma: "MedGemma", what: str) -> None:
         say(NANO_WAS_NOT_MEASURED.format(what))
 
 
-def _study(items: Iterable[Picture | Volume], view: "VolumeView", problems: Problems, quiet: bool) -> Iterator[Study]:
+def _study(
+    items: Iterable[Picture | Volume], view: "VolumeView", problems: Problems, quiet: bool, each: bool
+) -> Iterator[Study]:
     from medgemma.prompts.content import study_parts
 
-    names: list[str] = []
+    read: list[Picture | Volume] = []
     parts: list[Part] = []
+    notes = Notes()
     for item in items:
         try:
             with warnings.catch_warnings(record=True) as caught:
@@ -202,16 +208,35 @@ def _study(items: Iterable[Picture | Volume], view: "VolumeView", problems: Prob
         except ValueError as error:
             problems.add(FileProblem(item.file, error.reason if isinstance(error, ImageError) else one_line(error)))
             continue
-        for text in dict.fromkeys(
-            one_line(warning.message) for warning in caught if isinstance(warning.message, Warning)
-        ):
-            say(f"warning: {text}")
+        known = {f"{item.file}: {finding.text}" for finding in item.findings}
+        for text in dict.fromkeys(one_line(w.message) for w in caught if isinstance(w.message, Warning)):
+            if text not in known:
+                say(f"warning: {text}")
         if isinstance(item, Volume) and not quiet:
             say(_described(item, shown))
-        names.append(item.file)
+        notes.add(item.file, item.findings)
+        read.append(item)
         parts += shown
-    if parts:
-        yield Study(tuple(dict.fromkeys(names)), parts)
+    say_notes(notes)
+    files = tuple(dict.fromkeys(item.file for item in read))
+    if reason := _idle_preset(read, view, each):
+        problems.add(FileProblem(", ".join(files), reason))
+    elif parts:
+        yield Study(files, parts)
+
+
+def _idle_preset(read: Sequence[Picture | Volume], view: "VolumeView", each: bool) -> str:
+    """Why a preset for volumes changes nothing of what was read; "" where it does, or where none was asked for.
+
+    Of studies that are asked one by one, films may stand among the volumes that the preset is for.
+    """
+    if not view.preset or any(isinstance(item, Volume) for item in read):
+        return ""
+    if not read or (each and not any(item.modality in STACKED_MODALITIES for item in read)):
+        return ""
+    policy = f"ct-{view.preset}" if view.preset in CT_WINDOWS else "full-range" if view.preset == "min-max" else "voi"
+    what = f"--window-preset {view.preset} is for volumes, and nothing here is one"
+    return f"{what}; leave it out, and for single pictures use --policy {policy}"
 
 
 def _described(volume: Volume, parts: "Sequence[Part]") -> str:

@@ -17,10 +17,12 @@ import numpy as np
 
 from medgemma.prompts.chat import Message
 from medgemma.prompts.pan_and_scan import PanAndScan, crops
-from medsiglip.imaging import CT_WINDOWS, Picture, Volume, open_images
+from medsiglip.imaging import CT_WINDOWS, ImageError, Notes, Picture, Volume, open_images
 from medsiglip.imaging.frame import VOI
+from medsiglip.imaging.select import Selection
+from medsiglip.imaging.units import HU, UNKNOWN
 from medsiglip.imaging.volumes.presets import SLICE_BUDGET
-from medsiglip.imaging.volumes.rendering import HU, UNKNOWN
+from medsiglip.imaging.volumes.series import NOT_A_VOLUME
 
 Part = str | Picture
 """A text, or a picture."""
@@ -40,6 +42,8 @@ class VolumeView:
     """Slices at most."""
     sampling: str = "google"
     """Which, where there are more; see `medsiglip.imaging.sample_slices`."""
+    select: Selection = ()
+    """Which acquisition or volume of several is opened, such as (("echo", "2"),); see `medsiglip.imaging.select`."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +74,22 @@ def user_turn(parts: Sequence[Part], pan_and_scan: PanAndScan | None = None) -> 
     return Turn({"role": "user", "content": content}, tuple(pictures))
 
 
-def open_study(images: Any, policy: str = VOI) -> Iterator[Picture | Volume]:
+def open_study(images: Any, policy: str = VOI, select: Selection = ()) -> Iterator[Picture | Volume]:
     """Open anything as pictures and volumes, volumes in memory too.
 
     Args:
         images: as for `medsiglip.imaging.open_images`, or `Volume`s, or both in a sequence.
         policy: of pictures.
+        select: of series and files that hold several volumes.
 
     Raises:
         ImageError: while iterating, on the first source that cannot be read.
-        ValueError: an unknown policy.
+        ValueError: an unknown policy, or key to select by.
     """
     several = isinstance(images, Iterable) and not isinstance(images, str | bytes | np.ndarray)
     for in_memory, items in groupby(images if several else [images], lambda item: isinstance(item, Volume)):
         together = list(items)
-        yield from together if in_memory else open_images(together, policy)
+        yield from together if in_memory else open_images(together, policy, select=dict(select))
 
 
 def study_parts(items: Iterable[Picture | Volume], view: VolumeView | None = None) -> list[Part]:
@@ -95,12 +100,21 @@ def study_parts(items: Iterable[Picture | Volume], view: VolumeView | None = Non
         view: for volumes.
 
     Raises:
+        ImageError: a preset for slices that became no volume.
         ImageError, ValueError: see `volume_parts`.
     """
     parts: list[Part] = []
     for item in items:
+        if isinstance(item, Picture) and view is not None and view.preset:
+            _check_is_no_slice(item, view.preset)
         parts += volume_parts(item, view) if isinstance(item, Volume) else [item]
     return parts
+
+
+def _check_is_no_slice(picture: Picture, preset: str) -> None:
+    for finding in picture.findings:
+        if finding.kind == NOT_A_VOLUME:
+            raise ImageError(picture.file, f"the preset {preset} is for volumes; {finding.text}")
 
 
 def volume_parts(volume: Volume, view: VolumeView | None = None) -> list[Part]:
@@ -137,6 +151,14 @@ def volume_parts(volume: Volume, view: VolumeView | None = None) -> list[Part]:
 def comparison_parts(prior: Sequence[Part], current: Sequence[Part]) -> list[Part]:
     """A prior and a current study, each behind its label."""
     return [PRIOR_LABEL, *prior, CURRENT_LABEL, *current]
+
+
+def finding_lines(pictures: Iterable[Picture]) -> list[str]:
+    """What a user should know of the pictures and of the volumes they are slices of, a line a finding."""
+    notes = Notes()
+    for picture in pictures:
+        notes.add(picture.file, picture.findings)
+    return notes.lines()
 
 
 def pictures_of(parts: Iterable[Part]) -> list[Picture]:

@@ -7,8 +7,9 @@
 formats, `series` and `volume` the third dimension, `presets` CT windows and slice sampling, `resize` the square.
 """
 
-from .frame import ImageError, Plane, TechnicalTags
+from .frame import Finding, ImageError, Plane, TechnicalTags
 from .listing import FileProblem, list_files
+from .notes import Notes
 from .open import open_images, open_pictures, open_series, read_pictures
 from .picture import Picture, Square
 from .resize import RESIZE_POLICIES, resize
@@ -16,7 +17,7 @@ from .source import Source
 from .volumes.presets import CT_WINDOWS, ct_rgb, sample_slices
 from .volumes.read_series import read_volume, series_pictures
 from .volumes.series import Series
-from .volumes.volume import SeriesFinding, Volume
+from .volumes.volume import Volume
 from .workers.pool import DecoderPool, shared_pool
 from .workers.process import Limits
 
@@ -25,12 +26,13 @@ __all__ = [
     "RESIZE_POLICIES",
     "DecoderPool",
     "FileProblem",
+    "Finding",
     "ImageError",
     "Limits",
+    "Notes",
     "Picture",
     "Plane",
     "Series",
-    "SeriesFinding",
     "Source",
     "Square",
     "TechnicalTags",

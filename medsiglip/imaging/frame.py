@@ -94,6 +94,17 @@ NO_TAGS = TechnicalTags()
 """The tags of a picture that is no DICOM instance."""
 
 
+class Finding(NamedTuple):
+    """Something about a picture, a series or a volume that its user should know."""
+
+    kind: str
+    """A short name such as "gap", for programs."""
+    text: str
+    """One line for people; no patient data."""
+    files: tuple[str, ...] = ()
+    """The files concerned, as the user named them."""
+
+
 class DecodedFrame(NamedTuple):
     """One frame as a decoder hands it to `open`."""
 
@@ -103,6 +114,8 @@ class DecodedFrame(NamedTuple):
     """The policy that was used, which may differ from the one asked for."""
     tags: TechnicalTags = NO_TAGS
     """Empty for formats other than DICOM."""
+    findings: tuple[Finding, ...] = ()
+    """What a user should know: tags that contradict the pixels, repairs, ..."""
 
 
 def stretch_to_uint8(values: Array, low: float, high: float) -> Array:

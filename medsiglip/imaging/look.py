@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
@@ -23,8 +23,9 @@ from .listing import FileProblem
 from .open import open_images
 from .picture import Picture
 from .resize import resize
+from .units import UNKNOWN
 from .volumes.presets import CT_WINDOWS
-from .volumes.rendering import MIN_MAX, UNKNOWN
+from .volumes.rendering import MIN_MAX
 from .volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -63,7 +64,11 @@ class Pair(NamedTuple):
 
 
 def opened(
-    sources: Sequence[str], policy: str = VOI, *, on_problem: Callable[[FileProblem], None]
+    sources: Sequence[str],
+    policy: str = VOI,
+    *,
+    on_problem: Callable[[FileProblem], None],
+    select: Mapping[str, object] | None = None,
 ) -> Iterator[Pair | Volume]:
     """Open files, folders, globs and zips for `draw`; what cannot be read is reported, and the others go on.
 
@@ -71,15 +76,16 @@ def opened(
         sources: as for `open_images`.
         policy: what the model is given: a policy of `open_images`, or "min-max" for volumes alone.
         on_problem: told of each source that cannot be read.
+        select: as for `open_images`.
 
     Returns:
         An iterator in the order of the sources.
 
     Raises:
-        ValueError: an unknown policy.
+        ValueError: an unknown policy, or key to select by.
     """
-    own = _Own(sources)
-    for item in open_images(sources, VOI if policy == MIN_MAX else policy, on_problem):
+    own = _Own(sources, select)
+    for item in open_images(sources, VOI if policy == MIN_MAX else policy, on_problem, select=select):
         if isinstance(item, Volume):
             yield item
         elif policy == MIN_MAX:
@@ -91,8 +97,9 @@ def opened(
 class _Own:
     """The pictures of the same sources under the policy "voi", read along with the others."""
 
-    def __init__(self, sources: Sequence[str]) -> None:
-        self._coming = open_images(sources, VOI, lambda problem: None)  # reported by the other reading
+    def __init__(self, sources: Sequence[str], select: Mapping[str, object] | None) -> None:
+        # What cannot be read is reported by the other reading.
+        self._coming = open_images(sources, VOI, lambda problem: None, select=select)
         self._waiting: dict[tuple[str, int], Picture] = {}
 
     def of(self, given: Picture) -> Picture:

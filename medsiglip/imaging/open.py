@@ -8,26 +8,30 @@ several at once and in order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
-from .dicom.policies import check_policy
-from .frame import VOI, Array, DecodedFrame, ImageError, is_grey_plane
+from .dicom.policies import CT_POLICIES, check_policy
+from .frame import STORED, VOI, Array, DecodedFrame, ImageError, is_grey_plane
 from .listing import FileProblem, ListedFiles, list_archive, list_file, list_files
 from .picture import Picture, Square
+from .select import Selection, as_selection
 from .source import Source, as_source
 from .volumes.read_series import read_volume
-from .volumes.series import Series, group_series
+from .volumes.series import LooseSlice, RefusedSeries, Series, group_series
 from .volumes.volume import Volume
+from .volumes.voxels import VolumeValues, grey_volume
 from .workers.pool import DecoderPool, shared_pool
 from .zips import NESTED, is_zip
 
 if TYPE_CHECKING:
     import PIL.Image
+
+    from .volumes.nifti import Sibling
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Source | bytes | Array | Picture | PIL.Image.Image"
 """Anything that one picture, or one file, folder, glob, list or zip of pictures, may be given as."""
@@ -39,6 +43,8 @@ def open_images(
     source: ImageSource | Sequence[ImageSource],
     policy: str = VOI,
     on_problem: Callable[[FileProblem], None] | None = None,
+    *,
+    select: Mapping[str, object] | None = None,
 ) -> Iterator[Picture | Volume]:
     """Open anything as pictures and volumes, in order, one in memory at a time.
 
@@ -52,21 +58,30 @@ def open_images(
             has none), "voi:2" (its second window), "full-range", "percentile", or three windows of a CT,
             "ct-report", "ct-medgemma-1.5", "ct-google-container". Volumes keep their values.
         on_problem: told of each file that cannot be read, and the others go on; None: the first one is raised.
+        select: which of several acquisitions of a series, or volumes of a file, such as {"echo": 2} or {"time": 3};
+            the keys are those of `select.SELECT_KEYS`.
 
     Returns:
-        An iterator of `Picture` and `Volume`; files that a volume leaves out are named in its `findings`.
+        An iterator of `Picture` and `Volume`. What a user should know of one is in its `findings`: files that a volume
+        leaves out, and why slices became no volume.
 
     Raises:
-        ImageError: while iterating, on the first source that cannot be read.
-        ValueError: an unknown policy, at once.
+        ImageError: while iterating, on the first source that cannot be read, or the first series of which no volume
+            can be made without a guess.
+        ValueError: an unknown policy, or key to select by, at once.
     """
     check_policy(policy)
+    selection = as_selection(select)
     report = (lambda error: on_problem(FileProblem(error.file, error.reason))) if on_problem else _raise
-    return _opened(source, policy, report)
+    return _opened(source, policy, report, selection)
 
 
 def open_pictures(
-    source: ImageSource | Volume | Iterable[ImageSource | Volume], policy: str = VOI, *, square: Square | None = None
+    source: ImageSource | Volume | Iterable[ImageSource | Volume],
+    policy: str = VOI,
+    *,
+    square: Square | None = None,
+    select: Mapping[str, object] | None = None,
 ) -> Iterator[Picture]:
     """Open anything as pictures only: every frame of every file, and every slice of NIfTI files, ungrouped.
 
@@ -74,95 +89,116 @@ def open_pictures(
         source: as for `open_images`; what that yields, too: of a volume every slice, by its own preset.
         policy: see `open_images`.
         square: pictures from files are made this square where they are decoded; pictures in memory stay as they are.
+        select: which volume of a file that holds several, by "time" and "channel".
 
     Returns:
         An iterator in the order of the source; no header is read beforehand.
 
     Raises:
         ImageError: while iterating, on the first source that cannot be read.
-        ValueError: an unknown policy, at once.
+        ValueError: an unknown policy, or key to select by, at once.
     """
     check_policy(policy)
-    return _pictures(source, policy, square)
+    return _pictures(source, policy, square, as_selection(select))
 
 
-def read_pictures(file: str | os.PathLike[str] | Source, policy: str = VOI) -> list[Picture]:
+def read_pictures(
+    file: str | os.PathLike[str] | Source, policy: str = VOI, *, select: Mapping[str, object] | None = None
+) -> list[Picture]:
     """Read all frames of one file.
 
     Args:
         file: a DICOM instance (whatever its extension), PNG, JPEG, TIFF, BMP, WebP, GIF, NIfTI (one picture a
             slice), or a zip (the pictures of all members).
         policy: see `open_images`.
+        select: see `open_pictures`.
 
     Returns:
         One picture a frame, (H, W, 3) uint8 each; `Picture.policy` says what was used.
 
     Raises:
         ImageError: missing, unreadable, truncated, too large or not a picture.
-        ValueError: an unknown policy.
+        ValueError: an unknown policy, or key to select by.
     """
     check_policy(policy)
-    return list(_pictures_of(_in_turn(list_file(as_source(file))), policy, None))
+    return list(_pictures_of(_in_turn(list_file(as_source(file))), policy, None, as_selection(select)))
 
 
 def open_series(
-    source: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str] | Source], pool: DecoderPool | None = None
+    source: str | os.PathLike[str] | Source | Sequence[str | os.PathLike[str] | Source],
+    pool: DecoderPool | None = None,
+    *,
+    select: Mapping[str, object] | None = None,
 ) -> list[Series]:
     """Find the series of slices in files, reading headers only.
 
     Args:
         source: a file, folder, zip, glob or list, or a sequence of these.
         pool: reads the headers; None for the process's own.
+        select: see `open_images`.
 
     Returns:
         The series of CT, MR and PET that `read_volume` can read, in the order of their first files.
 
     Raises:
-        ImageError: on the first source that gives no file. Files without a readable header are no series.
+        ImageError: on the first source that gives no file, or the first series of which no volume can be made without
+            a guess. Files without a readable header are no series.
+        ValueError: an unknown key to select by.
     """
     entries = [entry for item in _as_sequence(source) for entry in _entries(item)]
-    planned = _planned(list(_raising(entries)), pool or shared_pool())
+    planned = _planned(list(_raising(entries)), pool or shared_pool(), as_selection(select))
+    for item in planned:
+        if isinstance(item, RefusedSeries | FileProblem):
+            raise ImageError(item.file, item.reason)
     return [item for item in planned if isinstance(item, Series)]
 
 
-def decode_bytes(data: bytes, file: str, policy: str) -> Iterator[DecodedFrame]:
+def decode_bytes(
+    data: bytes, file: str, policy: str, *, select: Selection = (), sibling: Sibling | None = None
+) -> Iterator[DecodedFrame]:
     """Decode the bytes of one file in this process, by content: DICOM may have any extension.
 
     Args:
         data: the whole file.
         file: name for messages.
         policy: see `open_images`.
+        select: which volume of a file that holds several.
+        sibling: reads another file of the same folder, for headers whose voxels are in a second one.
 
     Returns:
-        Frames, or the slices of a NIfTI volume, one by one.
+        Frames, or the slices of a NIfTI or MetaImage volume, one by one.
 
     Raises:
         ImageError: while iterating; truncated, damaged, too large, or not a picture.
     """
     from .dicom.instance import decode_dicom
     from .raster import decode_raster
+    from .volumes.volume_files import decode_volume_file
 
     match format_of(data):
         case "dicom":
             yield from decode_dicom(data, policy, file)
         case "raster":
             yield from decode_raster(data, file)
-        case "nifti":
-            yield from _nifti_frames(data, file, policy)
+        case "volume":
+            yield from _slice_frames(decode_volume_file(data, file, select, sibling), file, policy)
         case _:
             raise ImageError(file, _not_a_picture(data))
 
 
 def format_of(data: bytes) -> str:
-    """What a file is by its content: "dicom", "nifti", "raster" or "unknown"; a TIFF may hide in a DICOM preamble."""
+    """What a file is by its content: "dicom", "volume" (NIfTI, MetaImage), "raster" or "unknown".
+
+    A TIFF may hide in a DICOM preamble.
+    """
     from .dicom.instance import has_dicom_preamble, parses_as_dicom
     from .raster import is_raster
-    from .volumes.nifti import is_nifti
+    from .volumes.volume_files import is_volume_file
 
     if has_dicom_preamble(data):
         return "dicom"
-    if is_nifti(data):
-        return "nifti"
+    if is_volume_file(data):
+        return "volume"
     if is_raster(data):
         return "raster"
     return "dicom" if parses_as_dicom(data) else "unknown"
@@ -174,14 +210,18 @@ def _not_a_picture(data: bytes) -> str:
     return NESTED if is_zip(data) else f"not a picture in a format read here; give {_KNOWN_FORMATS}"
 
 
-def _nifti_frames(data: bytes, file: str, policy: str) -> Iterator[DecodedFrame]:
-    from .volumes.nifti import decode_nifti, nifti_volume
-
-    volume = nifti_volume(decode_nifti(data, file), file)
+def _slice_frames(values: VolumeValues, file: str, policy: str) -> Iterator[DecodedFrame]:
+    if values.is_colour:
+        if policy in CT_POLICIES:
+            raise ImageError(file, f"the policy {policy} is for CT in Hounsfield units, this is colour; use {VOI}")
+        for pixels in values.values:
+            yield DecodedFrame(pixels, STORED, findings=values.findings)
+        return
+    volume = grey_volume(values, file)
     windows = policy.startswith("ct-")  # asking for a CT's windows says that it is one
     for picture in volume.as_hu().pictures(policy.removeprefix("ct-")) if windows else volume.pictures():
         pixels = picture.pixels[:, :, 0] if is_grey_plane(picture.pixels) else picture.pixels
-        yield DecodedFrame(pixels, picture.policy, picture.tags)
+        yield DecodedFrame(pixels, picture.policy, picture.tags, picture.findings)
 
 
 # What the user gave, in order
@@ -229,11 +269,14 @@ def _in_memory(item: ImageSource) -> Picture:
 
 
 def _pictures(
-    source: ImageSource | Volume | Iterable[ImageSource | Volume], policy: str, square: Square | None
+    source: ImageSource | Volume | Iterable[ImageSource | Volume],
+    policy: str,
+    square: Square | None,
+    select: Selection,
 ) -> Iterator[Picture]:
     for of_files, items in groupby(_items(source), _is_of_files):
         if of_files:
-            yield from _pictures_of((entry for item in items for entry in _entries(item)), policy, square)
+            yield from _pictures_of((entry for item in items for entry in _entries(item)), policy, square, select)
         else:
             for item in items:
                 yield from item.pictures() if isinstance(item, Volume) else [_in_memory(item)]
@@ -244,48 +287,60 @@ def _items(source: Any) -> Iterable[Any]:
     return source if several else [source]
 
 
-def _pictures_of(entries: Iterable[Source | FileProblem], policy: str, square: Square | None) -> Iterator[Picture]:
-    for result in shared_pool().pictures(_raising(entries), policy, square=square):
+def _pictures_of(
+    entries: Iterable[Source | FileProblem], policy: str, square: Square | None, select: Selection
+) -> Iterator[Picture]:
+    for result in shared_pool().pictures(_raising(entries), policy, square=square, select=select):
         yield from _or_raise(result)
 
 
 def _opened(
-    source: ImageSource | Sequence[ImageSource], policy: str, report: Callable[[ImageError], None]
+    source: ImageSource | Sequence[ImageSource], policy: str, report: Callable[[ImageError], None], select: Selection
 ) -> Iterator[Picture | Volume]:
     for of_files, items in groupby(_as_sequence(source), _is_of_files):
         if of_files:
-            yield from _opened_files([entry for item in items for entry in _entries(item)], policy, report)
+            entries = [entry for item in items for entry in _entries(item)]
+            yield from _opened_files(entries, policy, report, select)
         else:
             yield from map(_in_memory, items)
 
 
 def _opened_files(
-    entries: list[Source | FileProblem], policy: str, report: Callable[[ImageError], None]
+    entries: list[Source | FileProblem], policy: str, report: Callable[[ImageError], None], select: Selection
 ) -> Iterator[Picture | Volume]:
     pool = shared_pool()
-    planned = _planned(entries, pool)
-    singles = pool.pictures((item for item in planned if isinstance(item, Source)), policy)
+    planned = _planned(entries, pool, select)
+    sources = (item if isinstance(item, Source) else item.source for item in planned if _is_single(item))
+    singles = pool.pictures(sources, policy, select=select)
     for item in planned:
         try:
-            if isinstance(item, FileProblem):
+            if isinstance(item, FileProblem | RefusedSeries):
                 raise ImageError(item.file, item.reason)
             if isinstance(item, Series):
                 yield read_volume(item, pool)
-            elif isinstance(item, _NiftiFile):
-                yield _nifti_volume(item.source, pool)
+            elif isinstance(item, _VolumeFile):
+                yield _volume_of_file(item.source, pool, select)
+            elif isinstance(item, LooseSlice):
+                pictures = _or_raise(next(singles))
+                yield from (replace(one, findings=(*one.findings, item.finding)) for one in pictures)
             else:
                 yield from _or_raise(next(singles))
         except ImageError as error:
             report(error)
 
 
-class _NiftiFile(NamedTuple):
+class _VolumeFile(NamedTuple):
     source: Source
 
 
-def _planned(
-    entries: Sequence[Source | FileProblem], pool: DecoderPool
-) -> list[Series | Source | _NiftiFile | FileProblem]:
+_Planned: TypeAlias = "Series | Source | LooseSlice | RefusedSeries | _VolumeFile | FileProblem"
+
+
+def _is_single(item: _Planned) -> TypeGuard[Source | LooseSlice]:
+    return isinstance(item, Source | LooseSlice)
+
+
+def _planned(entries: Sequence[Source | FileProblem], pool: DecoderPool, select: Selection) -> list[_Planned]:
     """Slices put together to series, each at the place of its first file; all else at its own place."""
     entries = [replace(entry) for entry in entries]  # so that a file that was named twice has two identities
     place = {id(entry): number for number, entry in enumerate(entries)}
@@ -293,30 +348,44 @@ def _planned(
     read = list(zip(files, pool.contents(files), strict=True))
     known = [(file, content) for file, content in read if not isinstance(content, ImageError)]
     headers = [(file, content.header) for file, content in known if content.header is not None]
-    grouped = group_series(headers)
+    applied: set[str] = set()
+    grouped = group_series(headers, select, applied)
     in_group = {id(file) for file, _ in headers}
-    volumes = {id(file) for file, content in known if content.format == "nifti"}
-    planned: list[tuple[int, Series | Source | _NiftiFile | FileProblem]] = []
+    volumes = {id(file) for file, content in known if content.is_grey_volume}
+    if any(content.format == "volume" for _, content in known):
+        applied |= {"time", "channel"}  # each file says itself what it has
+    planned: list[tuple[int, _Planned]] = [(-1, problem) for problem in _unused(select, applied)]
     for number, entry in enumerate(entries):
         if isinstance(entry, Source) and id(entry) in volumes:
-            planned.append((number, _NiftiFile(entry)))
+            planned.append((number, _VolumeFile(entry)))
         elif id(entry) not in in_group:
             planned.append((number, entry))
-    planned += [(_first_place(entry, place), entry) for entry in grouped]
+    places = [place[id(file)] for file, _ in headers]
+    planned += [(_first_place(entry, place, places), entry) for entry in grouped]
     return [entry for _, entry in sorted(planned, key=lambda pair: pair[0])]
 
 
-def _first_place(entry: Series | Source, place: dict[int, int]) -> int:
-    return place[id(entry)] if isinstance(entry, Source) else min(place[id(item.source)] for item in entry.slices)
+def _unused(select: Selection, applied: set[str]) -> list[FileProblem]:
+    """What was asked for and tells nothing apart."""
+    reason = "nothing here differs in it, so nothing was chosen; leave it out"
+    return [FileProblem(f"--select {key}={value}", reason) for key, value in select if key not in applied]
 
 
-def _nifti_volume(source: Source, pool: DecoderPool) -> Volume:
-    from .volumes.nifti import nifti_volume
+def _first_place(
+    entry: Series | Source | LooseSlice | RefusedSeries, place: dict[int, int], places: Sequence[int]
+) -> int:
+    if isinstance(entry, Series):
+        return min(place[id(item.source)] for item in entry.slices)
+    if isinstance(entry, RefusedSeries):
+        return places[entry.order]
+    return place[id(entry.source if isinstance(entry, LooseSlice) else entry)]
 
-    values = pool.nifti(source)
+
+def _volume_of_file(source: Source, pool: DecoderPool, select: Selection) -> Volume:
+    values = pool.volume(source, select)
     if isinstance(values, ImageError):
         raise values
-    return nifti_volume(values, source.name)
+    return grey_volume(values, source.name)
 
 
 def _or_raise(result: list[Picture] | ImageError) -> list[Picture]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from .frame import NO_TAGS, STORED, Array, ImageError, TechnicalTags, as_rgb, is_grey_plane
+from .frame import NO_TAGS, STORED, Array, Finding, ImageError, TechnicalTags, as_rgb, is_grey_plane
 from .raster import decode_pil_image
 
 if TYPE_CHECKING:
@@ -42,6 +42,8 @@ class Picture:
     """Technical DICOM attributes; empty for other formats."""
     square: Square | None = None
     """What has resized it already; None for a picture of the file's own size."""
+    findings: tuple[Finding, ...] = ()
+    """What a user should know: tags that contradict the pixels, why a slice is in no volume, ..."""
 
     def __post_init__(self) -> None:
         pixels = self.pixels

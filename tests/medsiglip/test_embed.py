@@ -91,8 +91,9 @@ def whole(encoder, archive, tmp_path):
 
 def test_the_schema_is_exactly_this(whole):
     schema = pq.read_schema(whole)
-    assert schema.names == ["file", "frame", "sha256", "embedding", "model", "policy"]
-    assert schema.types == [pa.string(), pa.int32(), pa.string(), pa.list_(pa.float32(), 16), pa.string(), pa.string()]
+    assert schema.names == ["file", "frame", "sha256", "embedding", "model", "policy", "findings"]
+    text, findings = pa.string(), pa.list_(pa.string())
+    assert schema.types == [text, pa.int32(), text, pa.list_(pa.float32(), 16), text, text, findings]
 
 
 def test_rows_are_one_a_frame_in_order_with_their_sources(whole, encoder, archive):

@@ -8,13 +8,16 @@ Source: DICOM PS3.3 C.7.5.1.1.2, C.7.6.16, C.11.1, C.11.2; PS3.4 N.2.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..frame import FULL_RANGE, PERCENTILE, STORED, VOI, Array, ImageError, round_to_uint8, stretch_to_uint8
+from ..frame import FULL_RANGE, PERCENTILE, STORED, VOI, Array, Finding, ImageError, round_to_uint8, stretch_to_uint8
+from ..units import HU_UNPROVEN, UNPROVEN_FINDING, proven
+from .header import ct_codes
 from .lut import (
     IDENTITY,
     LookupTable,
@@ -29,6 +32,7 @@ from .lut import (
 from .padding import Padding, padding_mask, read_padding
 from .pixels import FrameSource, num_frames
 from .policies import CT_POLICIES, window_number
+from .tag_findings import is_inverted
 from .tone import Tone, Toned, ToneOf, tone_frames
 from .value_range import ValueCounts, count_values, percentile
 
@@ -50,6 +54,8 @@ class Rendered(NamedTuple):
     """(H, W) grey or (H, W, 3) RGB, uint8."""
     policy: str
     """The policy that was used."""
+    findings: tuple[Finding, ...] = ()
+    """What its values show to a user who should know."""
 
 
 class _Transforms(NamedTuple):
@@ -76,14 +82,37 @@ def render_grey(dataset: Dataset, frames: FrameSource, policy: str, file: str) -
     Raises:
         ImageError: a CT policy for something else, or a window that the file does not have.
     """
-    source = _File(dataset, frames, read_padding(dataset), dataset.PhotometricInterpretation == "MONOCHROME1")
+    lowest = _Lowest(read_padding(dataset)) if ct_codes(dataset).unit == HU_UNPROVEN else None
+    watched = frames if lowest is None else lowest.watching(frames)
+    source = _File(dataset, watched, read_padding(dataset), is_inverted(dataset))
     wanted = window_number(policy)
     if policy in CT_POLICIES:
-        yield from _ct_frames(source, policy)
+        rendered = _ct_frames(source, policy)
     elif wanted is None:
-        yield from _ranged_frames(source, policy)
+        rendered = _ranged_frames(source, policy)
     else:
-        yield from _voi_frames(source, wanted, policy, file)
+        rendered = _voi_frames(source, wanted, policy, file)
+    for frame in rendered:
+        unproven = lowest is not None and proven(HU_UNPROVEN, lowest.value) == HU_UNPROVEN
+        yield frame._replace(findings=(UNPROVEN_FINDING,)) if unproven else frame
+
+
+class _Lowest:
+    """The smallest stored value that is no padding, of the frames that have been decoded so far."""
+
+    def __init__(self, padding: Padding | None) -> None:
+        self.value = math.inf
+        self._padding = padding
+
+    def watching(self, frames: FrameSource) -> FrameSource:
+        def watched() -> Iterator[Array]:
+            for stored in frames():
+                mask = padding_mask(stored, self._padding)
+                valid = stored if mask is None else stored[~mask]
+                self.value = min(self.value, float(valid.min(initial=0)))
+                yield stored
+
+        return watched
 
 
 # Transforms and tones of each frame

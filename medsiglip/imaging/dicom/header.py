@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..frame import Plane, TechnicalTags
+from ..frame import Finding, Plane, TechnicalTags
+from ..units import unit_of
 from .lut import (
+    IDENTITY,
     LookupTable,
+    Rescale,
     Voi,
     Window,
     modality_transform,
+    rescale_of,
     usable_window,
     voi_transforms,
     window_function,
 )
-from .parse import frame_macro, number, numbers, text, texts
+from .moments import NO_MOMENT, FrameMoment, digest_of, file_moment, frame_moment
+from .padding import Padding, read_padding, stored_padding
+from .parse import DamagedTag, frame_macro, is_given, number, numbers, tag_name, text, texts
+from .tag_findings import is_inverted, tag_findings
 from .tags import (
     BODY_PARTS,
     IMAGE_TYPES,
@@ -34,21 +42,6 @@ if TYPE_CHECKING:
     from pydicom import Dataset
 
 _MAX_DIRECTION_ERROR = 1e-2  # of length and of orthogonality
-
-
-class FrameMoment(NamedTuple):
-    """What tells frames at one position of an enhanced instance apart; None where the file does not say."""
-
-    acquisition_number: float | None
-    """Frame Acquisition Number (0020,9156)."""
-    temporal_position: float | None
-    """Temporal Position Index (0020,9128), else Temporal Position Time Offset (0020,930D) in s."""
-    echo_time_ms: float | None
-    """Effective Echo Time (0018,9082)."""
-    diffusion_b_value: float | None
-    """Diffusion b-value (0018,9087) in s/mm2."""
-    frame_type: tuple[str, ...]
-    """Frame Type (0008,9007); "" for a value that is on no list."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +87,8 @@ class InstanceHeader:
     """Of the first frame; 0 without one."""
     rescale_type: str | None
     """Rescale Type (0028,1054) of the first frame, such as "HU"."""
-    padding_value: int | None
-    """Pixel Padding Value (0028,0120) as a stored value: -2000 where signed pixels have it written as 63536."""
+    padding: Padding | None
+    """Pixel Padding Value and Range Limit as stored values, the smaller first."""
     gantry_tilt_deg: float | None
     """Gantry/Detector Tilt (0018,1120)."""
     frame_planes: tuple[Plane, ...]
@@ -110,25 +103,45 @@ class InstanceHeader:
     """Temporal Position Identifier (0020,0100)."""
     diffusion_b_value: float | None
     """Diffusion b-value (0018,9087) in s/mm2."""
+    moment: FrameMoment = NO_MOMENT
+    """Of a file without functional groups of frames."""
+    inverted: bool = False
+    """Whether small values are bright, see `tag_findings.is_inverted`."""
+    has_modality_lut: bool = False
+    """Whether a table stands in for the rescale."""
+    geometry_fault: str | None = None
+    """Which attribute keeps it from being a slice; None where it may be one."""
+    findings: tuple[Finding, ...] = ()
+    """What its tags are found to say, see `tag_findings`."""
+
+    @property
+    def unit(self) -> str:
+        """Of its modality values, as far as tags say; see `units.unit_of`."""
+        is_identity = not self.has_modality_lut and (self.rescale_slope, self.rescale_intercept) == (1.0, 0.0)
+        return unit_of(self.tags.modality, self.rescale_type, is_identity=is_identity)
 
 
 class FileContent(NamedTuple):
     """What a file is, as far as grouping needs to know."""
 
     format: str
-    """"dicom", "nifti", "raster" or "unknown", by its first bytes."""
+    """"dicom", "volume" (NIfTI or MetaImage), "raster" or "unknown", by its first bytes."""
     header: InstanceHeader | None
     """Of a DICOM instance that has one that can be read."""
+    is_grey_volume: bool = False
+    """Whether the file by itself is a volume."""
 
 
 def instance_header(dataset: Dataset, sha256: str) -> InstanceHeader:
     """Collect the header from a parsed data set; damaged attributes count as absent."""
     num_frames = _integer(dataset, "NumberOfFrames") or 1
     rescale = frame_macro(dataset, 0, "PixelValueTransformationSequence")
-    slope, intercept = number(rescale, "RescaleSlope"), number(rescale, "RescaleIntercept")
+    slope, intercept = _rescale(dataset)
+    tags = technical_tags(dataset, 0)
+    frame_planes = _frame_planes(dataset, num_frames)
     return InstanceHeader(
         sha256=sha256,
-        tags=technical_tags(dataset, 0),
+        tags=tags,
         sop_class_uid=_uid(dataset, "SOPClassUID"),
         series_uid=_uid(dataset, "SeriesInstanceUID"),
         instance_uid=_uid(dataset, "SOPInstanceUID"),
@@ -142,17 +155,22 @@ def instance_header(dataset: Dataset, sha256: str) -> InstanceHeader:
         samples_per_pixel=_integer(dataset, "SamplesPerPixel") or 1,
         bits_stored=_integer(dataset, "BitsStored") or 0,
         pixel_representation=int(_integer(dataset, "PixelRepresentation") == 1),
-        rescale_slope=1.0 if slope is None else slope,
-        rescale_intercept=0.0 if intercept is None else intercept,
-        rescale_type=_rescale_type(rescale),
-        padding_value=_padding_value(dataset),
+        rescale_slope=slope,
+        rescale_intercept=intercept,
+        rescale_type=_rescale_type(dataset, rescale),
+        padding=_padding(dataset),
         gantry_tilt_deg=number(dataset, "GantryDetectorTilt"),
-        frame_planes=_frame_planes(dataset, num_frames),
+        frame_planes=frame_planes,
         frame_moments=_frame_moments(dataset, num_frames),
         vois=_vois(dataset, num_frames),
         echo_number=_integer(dataset, "EchoNumbers"),
         temporal_position=_integer(dataset, "TemporalPositionIdentifier"),
         diffusion_b_value=number(dataset, "DiffusionBValue"),
+        moment=file_moment(dataset),
+        inverted=is_inverted(dataset),
+        has_modality_lut="ModalityLUTSequence" in dataset,
+        geometry_fault=_geometry_fault(dataset, tags, num_frames, frame_planes),
+        findings=tag_findings(dataset),
     )
 
 
@@ -186,12 +204,17 @@ class CtCodes(NamedTuple):
     modality: str | None
     photometric_interpretation: str | None
     rescale_type: str | None
+    unit: str
+    """See `units.unit_of`."""
 
 
 def ct_codes(dataset: Dataset) -> CtCodes:
-    """Three codes of the header, the rescale type that of the first frame."""
+    """Codes of the header, the rescale type that of the first frame."""
     rescale = frame_macro(dataset, 0, "PixelValueTransformationSequence")
-    return CtCodes(_modality(dataset), _photometric(dataset), _rescale_type(rescale))
+    rescale_type = _rescale_type(dataset, rescale)
+    is_identity = "ModalityLUTSequence" not in dataset and rescale_of(dataset, 0) == IDENTITY
+    unit = unit_of(_modality(dataset), rescale_type, is_identity=is_identity)
+    return CtCodes(_modality(dataset), _photometric(dataset), rescale_type, unit)
 
 
 def _modality(dataset: Dataset) -> str | None:
@@ -202,8 +225,18 @@ def _photometric(dataset: Dataset) -> str | None:
     return known_code(text(dataset, "PhotometricInterpretation"), PHOTOMETRIC_INTERPRETATIONS)
 
 
-def _rescale_type(rescale: Dataset) -> str | None:
-    return known_code(text(rescale, "RescaleType"), RESCALE_TYPES)
+def _rescale(dataset: Dataset) -> Rescale:
+    """That of the first frame; a damaged one is said when pixels are asked for."""
+    try:
+        return rescale_of(dataset, 0)
+    except DamagedTag:
+        return IDENTITY
+
+
+def _rescale_type(dataset: Dataset, rescale: Dataset) -> str | None:
+    table = next(iter(dataset.get("ModalityLUTSequence") or []), None)
+    code = text(rescale, "RescaleType") if table is None else text(table, "ModalityLUTType")
+    return known_code(code, RESCALE_TYPES)
 
 
 def _bits_stored(dataset: Dataset) -> int | None:
@@ -219,12 +252,16 @@ def _transfer_syntax_uid(dataset: Dataset) -> str | None:
     return str(uid) if uid.name != str(uid) and uid.type == "Transfer Syntax" else None
 
 
-def _padding_value(dataset: Dataset) -> int | None:
-    padding, bits = _integer(dataset, "PixelPaddingValue"), _integer(dataset, "BitsAllocated")
-    if padding is None or bits not in (8, 16, 32):
-        return padding
-    kind = "i" if _integer(dataset, "PixelRepresentation") == 1 else "u"
-    return int(np.array(padding).astype(f"{kind}{bits // 8}"))
+def _padding(dataset: Dataset) -> Padding | None:
+    """In the type of the stored values, as `padding.padding_mask` compares it."""
+    try:
+        padding, bits = read_padding(dataset), _integer(dataset, "BitsAllocated")
+        if padding is None or bits not in (8, 16, 32) or not all(map(math.isfinite, padding)):
+            return None
+        kind = "i" if _integer(dataset, "PixelRepresentation") == 1 else "u"
+        return stored_padding(padding, np.dtype(f"{kind}{bits // 8}"))
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, NotImplementedError):
+        return None
 
 
 def _spacing_mm(dataset: Dataset, keyword: str) -> tuple[float, float] | None:
@@ -277,25 +314,30 @@ def _has_frame_groups(dataset: Dataset, num_frames: int) -> bool:
 def _frame_moments(dataset: Dataset, num_frames: int) -> tuple[FrameMoment, ...]:
     if not _has_frame_groups(dataset, num_frames):
         return ()
-    return tuple(_frame_moment(dataset, frame) for frame in range(num_frames))
+    return tuple(frame_moment(dataset, frame) for frame in range(num_frames))
 
 
-def _frame_moment(dataset: Dataset, frame: int) -> FrameMoment:
-    """Source: PS3.3 C.7.6.16.2.2, C.8.13.5."""
-    content = frame_macro(dataset, frame, "FrameContentSequence")
-    position = number(content, "TemporalPositionIndex")
-    if position is None:
-        temporal = frame_macro(dataset, frame, "TemporalPositionSequence")
-        position = number(temporal, "TemporalPositionTimeOffset")
-    types = (frame_macro(dataset, frame, f"{kind}FrameTypeSequence") for kind in ("MRImage", "CTImage", "PET"))
-    frame_type = next((found for item in types if (found := texts(item, "FrameType"))), ())
-    return FrameMoment(
-        number(content, "FrameAcquisitionNumber"),
-        position,
-        number(frame_macro(dataset, frame, "MREchoSequence"), "EffectiveEchoTime"),
-        number(frame_macro(dataset, frame, "MRDiffusionSequence"), "DiffusionBValue"),
-        tuple(known_code(value, IMAGE_TYPES) or "" for value in frame_type),
-    )
+def _geometry_fault(
+    dataset: Dataset, tags: TechnicalTags, num_frames: int, frame_planes: tuple[Plane, ...]
+) -> str | None:
+    if tags.spacing_mm is not None and (tags.plane if num_frames < 2 else frame_planes):
+        return None
+    holders = {
+        "ImagePositionPatient": "PlanePositionSequence",
+        "ImageOrientationPatient": "PlaneOrientationSequence",
+        "PixelSpacing": "PixelMeasuresSequence",
+    }
+    counts = {"ImagePositionPatient": 3, "ImageOrientationPatient": 6, "PixelSpacing": 2}
+    for keyword, sequence in holders.items():
+        holder = frame_macro(dataset, 0, sequence)
+        if len(numbers(holder, keyword)) != counts[keyword]:
+            what = f"is not {counts[keyword]} numbers" if is_given(holder, keyword) else "is missing"
+            return f"{tag_name(keyword)} {what}"
+    if tags.spacing_mm is None:
+        return f"{tag_name('PixelSpacing')} is not above 0"
+    if tags.plane is None:
+        return f"{tag_name('ImageOrientationPatient')} is no pair of directions at right angles"
+    return "not every frame has its own position"
 
 
 def _plane(dataset: Dataset, frame: int) -> Plane | None:
@@ -317,8 +359,9 @@ def _triple(values: tuple[float, ...] | np.ndarray[tuple[int], np.dtype[np.float
 
 
 def _uid(dataset: Dataset, keyword: str) -> str | None:
+    """As it is, or a digest of whatever else is there, to be compared: privacy tools write words and hex digits."""
     uid = text(dataset, keyword)
-    return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else None
+    return uid if re.fullmatch(r"[0-9.]{1,64}", uid) else digest_of((uid,)) or None
 
 
 def _integer(dataset: Dataset, keyword: str) -> int | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..frame import FULL_RANGE, STORED, VOI, Array, DecodedFrame, ImageError, stretch_to_uint8
+from ..units import STORED as STORED_UNIT
 from .grey import Rendered, render_grey
 from .header import InstanceHeader, ct_codes, instance_header, technical_tags
 from .lut import LookupTable, ModalityTransform, modality_transform, modality_values
@@ -21,6 +22,7 @@ from .palette import apply_palette, read_palette
 from .parse import parse, parses, typed_errors, typed_steps
 from .pixels import FrameSource, frame_source
 from .policies import CT_POLICIES, check_policy
+from .tag_findings import tag_findings
 from .tone import tone_frames
 
 if TYPE_CHECKING:
@@ -83,11 +85,12 @@ def decode_dicom(data: bytes, policy: str, file: str) -> Iterator[DecodedFrame]:
     dataset = parse(data, file)
     with typed_errors(file):
         frames = frame_source(dataset, file)
+        findings = tag_findings(dataset)
     rendered = typed_steps(_render(dataset, frames, policy, file), file)
     for number, frame in enumerate(rendered):
         with typed_errors(file):
             tags = technical_tags(dataset, number)
-        yield DecodedFrame(frame.pixels, frame.policy, tags)
+        yield DecodedFrame(frame.pixels, frame.policy, tags, (*findings, *frame.findings))
 
 
 def read_header(data: bytes, file: str) -> InstanceHeader:
@@ -152,9 +155,9 @@ def _render(dataset: Dataset, frames: FrameSource, policy: str, file: str) -> It
 
 
 def _check_ct(dataset: Dataset, policy: str, file: str) -> None:
-    modality, photometric, unit = ct_codes(dataset)
-    if modality != "CT" or unit not in (None, "HU") or photometric not in ("MONOCHROME1", "MONOCHROME2"):
-        what = f"{modality or 'of an unknown modality'}, {photometric or ''}, {unit or 'no unit'}"
+    modality, photometric, rescale_type, unit = ct_codes(dataset)
+    if unit == STORED_UNIT or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+        what = f"{modality or 'of an unknown modality'}, {photometric or ''}, {rescale_type or 'no unit'}"
         raise ImageError(file, f"the policy {policy} is for CT in Hounsfield units, this is {what}; use {VOI}")
 
 

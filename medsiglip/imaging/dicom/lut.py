@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from ..frame import Array
-from .parse import frame_macro
+from .parse import checked_number, frame_macro, numbers, text
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -73,19 +73,27 @@ def modality_transform(dataset: Dataset, frame: int) -> ModalityTransform:
     """The frame's Modality LUT Sequence or rescale; identity without either.
 
     Raises:
-        ValueError: a slope or intercept that is no finite number.
+        DamagedTag: a slope or intercept that is no finite number.
 
     Source: PS3.3 C.11.1.
     """
     if dataset.get("ModalityLUTSequence"):
         signed = bool(dataset.PixelRepresentation)
         return _lookup_table_item(dataset.ModalityLUTSequence[0], dataset, signed)
+    return rescale_of(dataset, frame)
+
+
+def rescale_of(dataset: Dataset, frame: int) -> Rescale:
+    """The frame's Rescale Slope and Intercept, 1 and 0 without them.
+
+    A slope of 0, which has no meaning, is taken for 1, as GDCM does (and with it ITK); see `findings`.
+
+    Raises:
+        DamagedTag: one of them is there and is no number.
+    """
     holder = frame_macro(dataset, frame, "PixelValueTransformationSequence")
-    slope, intercept = holder.get("RescaleSlope"), holder.get("RescaleIntercept")
-    rescale = Rescale(1.0 if slope is None else float(slope), 0.0 if intercept is None else float(intercept))
-    if not all(map(math.isfinite, rescale)):
-        raise ValueError("rescale is not finite")
-    return rescale
+    slope, intercept = checked_number(holder, "RescaleSlope"), checked_number(holder, "RescaleIntercept")
+    return Rescale(slope or 1.0, intercept or 0.0)
 
 
 def modality_values(stored: Array, modality: ModalityTransform) -> Array:
@@ -123,15 +131,34 @@ def voi_transforms(dataset: Dataset, frame: int, modality: ModalityTransform) ->
 
     Source: PS3.3 C.11.2, C.7.6.16.2.10.
     """
-    items = [item for item in dataset.get("VOILUTSequence") or [] if "LUTDescriptor" in item and "LUTData" in item]
+    items = _voi_items(dataset)
     signed = _may_be_negative(dataset, modality)
-    return [*(_lookup_table_item(item, dataset, signed) for item in items), *_windows(dataset, frame)]
+    tables = (_lookup_table_item(item, dataset, signed) for item in items)
+    return [*(table._replace(top=2 ** entry_bits(table) - 1) for table in tables), *_windows(dataset, frame)]
+
+
+def entry_bits(table: LookupTable) -> int:
+    """Bits of a VOI LUT's entries: as declared, unless these need more, or leave the upper half of the range unused.
+
+    Descriptors of Agfa and others say 16 bits of tables whose entries have 12, which would make a film nearly black.
+    """
+    declared, needed = table.top.bit_length(), int(table.entries.max()).bit_length()
+    return max(needed, 1) if declared > 8 else declared
+
+
+def _voi_items(dataset: Dataset) -> list[Dataset]:
+    return [item for item in dataset.get("VOILUTSequence") or [] if "LUTDescriptor" in item and "LUTData" in item]
+
+
+def declared_bits(dataset: Dataset) -> list[int]:
+    """What the descriptors of the VOI LUTs say, in the order of `voi_transforms`."""
+    return [int(item.LUTDescriptor[2]) for item in _voi_items(dataset)]
 
 
 def _windows(dataset: Dataset, frame: int) -> list[Window | None]:
     holder = frame_macro(dataset, frame, "FrameVOILUTSequence")
-    centers, widths = _numbers(holder.get("WindowCenter")), _numbers(holder.get("WindowWidth"))
-    function = window_function(str(holder.get("VOILUTFunction") or ""))
+    centers, widths = numbers(holder, "WindowCenter"), numbers(holder, "WindowWidth")
+    function = window_function(text(holder, "VOILUTFunction"))
     return [usable_window(center, width, function) for center, width in zip(centers, widths, strict=False)]
 
 
@@ -145,13 +172,6 @@ def usable_window(center: float, width: float, function: str) -> Window | None:
     smallest_width = 1.0 if function == "LINEAR" else np.nextafter(0.0, 1.0)
     usable = math.isfinite(center) and math.isfinite(width) and width >= smallest_width
     return Window(center, width, function) if usable and function in WINDOW_FUNCTIONS else None
-
-
-def _numbers(value: Any) -> list[float]:
-    from pydicom.multival import MultiValue
-
-    values = list(value) if isinstance(value, MultiValue) else [value]
-    return [float(part) for part in values if part is not None and part != ""]
 
 
 def _may_be_negative(dataset: Dataset, modality: ModalityTransform) -> bool:

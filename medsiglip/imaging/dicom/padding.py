@@ -27,7 +27,16 @@ def read_padding(dataset: Dataset) -> Padding | None:
     if value is None or value == "":
         return None
     limit = dataset.get(f"{prefix}PixelPaddingRangeLimit", value)
-    return Padding(value, value if limit is None or limit == "" else limit)
+    return Padding(float(value), float(value if limit is None or limit == "" else limit))
+
+
+def stored_padding(padding: Padding, dtype: np.dtype[np.generic]) -> Padding:
+    """The ends of the range as stored values, the smaller first; wrapped: -2000 is often written as 63536."""
+    if dtype.kind == "f":
+        first, last = sorted(padding)
+    else:
+        first, last = sorted(float(np.array(int(end)).astype(dtype)) for end in padding)
+    return Padding(first, last)
 
 
 def padding_mask(stored: Array, padding: Padding | None) -> Array | None:
@@ -42,8 +51,7 @@ def padding_mask(stored: Array, padding: Padding | None) -> Array | None:
     """
     if padding is None:
         return None
-    if stored.dtype.kind == "f":
-        first, last = sorted((float(padding.first), float(padding.last)))
-    else:  # wrapped to the stored type: -2000 is often written as 63536
-        first, last = sorted(int(np.array(int(end)).astype(stored.dtype)) for end in padding)
-    return np.asarray((stored >= first) & (stored <= last))
+    first, last = stored_padding(padding, stored.dtype)
+    if stored.dtype.kind != "f":
+        first, last = int(first), int(last)  # compared in the stored type, which is faster
+    return np.asarray(stored == first) if first == last else np.asarray((stored >= first) & (stored <= last))

@@ -41,7 +41,7 @@ _IMAGE_PIXEL_KEYWORDS = (
     "SamplesPerPixel", "PhotometricInterpretation", "PlanarConfiguration", "NumberOfFrames", "Rows", "Columns",
     "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation", "ModalityLUTSequence", "RescaleSlope",
     "RescaleIntercept", "RescaleType", "VOILUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
-    "PixelPaddingValue",
+    "PresentationLUTShape", "PixelPaddingValue",
     "PixelPaddingRangeLimit", "FloatPixelPaddingValue", "FloatPixelPaddingRangeLimit", "DoubleFloatPixelPaddingValue",
     "DoubleFloatPixelPaddingRangeLimit", "RedPaletteColorLookupTableDescriptor",
     "GreenPaletteColorLookupTableDescriptor", "BluePaletteColorLookupTableDescriptor",
@@ -54,9 +54,14 @@ _TECHNICAL_KEYWORDS = (
     "SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "ImageType", "Modality",
     "BodyPartExamined", "ViewPosition", "ImageLaterality", "Laterality", "AcquisitionNumber", "InstanceNumber",
     "PixelSpacing", "ImagerPixelSpacing", "SliceThickness", "ImagePositionPatient", "ImageOrientationPatient",
-    "GantryDetectorTilt", "EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue",
+    "GantryDetectorTilt", "EchoNumbers", "TemporalPositionIdentifier", "DiffusionBValue", "EchoTime", "InversionTime",
+    "TriggerTime", "NominalPercentageOfCardiacPhase", "FlipAngle", "KVP", "FrameReferenceTime", "ConvolutionKernel",
+    "DiffusionGradientOrientation", "ComplexImageComponent", "AcquisitionDateTime", "AcquisitionTime", "ContentTime",
 )
 # fmt: on
+
+_TEXTS = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
+"""Value representations that are spelled out."""
 
 _T = TypeVar("_T")
 _END = object()
@@ -158,6 +163,8 @@ def typed_errors(file: str) -> Iterator[None]:
             yield
     except (ImageError, MemoryError):  # whoever set the memory limit knows what to say
         raise
+    except DamagedTag as error:
+        raise ImageError(file, f"{error}; export the image again") from None
     except Exception:  # a malformed tag: KeyError, ValueError, TypeError, ... with its value in the message
         raise ImageError(file, "damaged or missing technical tags (group 0028); export the image again") from None
 
@@ -228,22 +235,65 @@ def _claimed_bytes(dataset: Dataset) -> int:
 # Values
 
 
+class DamagedTag(ValueError):
+    """An attribute that is there and cannot be read, named by its tag; its value is never quoted."""
+
+    def __init__(self, keyword: str, what: str = "is no number") -> None:
+        super().__init__(f"{tag_name(keyword)} {what}")
+
+
+def tag_name(keyword: str) -> str:
+    """Such as "Rescale Slope (0028,1053)"."""
+    from pydicom.datadict import dictionary_description
+
+    tag, _ = _dictionary_entry(keyword)
+    return f"{dictionary_description(tag)} ({tag.group:04X},{tag.element:04X})"
+
+
+def is_given(dataset: Dataset, keyword: str) -> bool:
+    """Whether an attribute is there and not empty."""
+    raw = dataset.get_item(_dictionary_entry(keyword)[0])
+    return raw is not None and raw.value is not None and bool(str(raw.value).strip(" \0") if raw.value else "")
+
+
 def numbers(dataset: Dataset, keyword: str) -> tuple[float, ...]:
     """The finite numbers an attribute holds; () when it is absent or any of them is none."""
     try:
-        parts = _spelled(dataset, keyword, ("DS", "IS", "US"))
+        parts = _spelled(dataset, keyword)
         if parts is None:
             value = dataset.get(keyword)
-            parts = _listed(value, str | float | int) if value != "" else []
-        found = tuple(float(part) for part in parts)
+            parts = value.split("\\") if isinstance(value, str) else _listed(value, float | int)
+        found = tuple(_number(part) for part in parts)
     except (ArithmeticError, LookupError, TypeError, ValueError, NotImplementedError):
         return ()
     return found if all(math.isfinite(number) for number in found) else ()
 
 
+def _number(part: Any) -> float:
+    """A decimal comma, which software in some languages writes, can mean nothing else."""
+    try:
+        return float(part)
+    except ValueError:
+        if isinstance(part, str) and part.count(",") == 1 and "." not in part:
+            return float(part.replace(",", "."))
+        raise
+
+
 def number(dataset: Dataset, keyword: str) -> float | None:
     """The first finite number an attribute holds, or None."""
     return next(iter(numbers(dataset, keyword)), None)
+
+
+def checked_number(dataset: Dataset, keyword: str) -> float | None:
+    """The first number of an attribute, or None without it.
+
+    Raises:
+        DamagedTag: it is there and is no number.
+    """
+    found = number(dataset, keyword)
+    if found is None and is_given(dataset, keyword):
+        raise DamagedTag(keyword)
+    return found
 
 
 def text(dataset: Dataset, keyword: str) -> str:
@@ -254,7 +304,7 @@ def text(dataset: Dataset, keyword: str) -> str:
 def texts(dataset: Dataset, keyword: str) -> tuple[str, ...]:
     """All texts an attribute holds; () when it is absent or damaged. Never for messages."""
     try:
-        parts = _spelled(dataset, keyword, ("CS", "UI", "LO"))
+        parts = _spelled(dataset, keyword)
         if parts is None:
             parts = _listed(dataset.get(keyword), str | bytes)
         return tuple(str(part).strip().strip("\0") for part in parts)
@@ -266,10 +316,11 @@ def _listed(value: Any, single: Any) -> list[Any]:
     return [] if value is None else [value] if isinstance(value, single) else list(value)
 
 
-def _spelled(dataset: Dataset, keyword: str, representations: tuple[str, ...]) -> Sequence[str | int] | None:
+def _spelled(dataset: Dataset, keyword: str) -> Sequence[str | int] | None:
     """The values of an attribute as the file spells them; None where pydicom has to read them.
 
-    A header has some thirty attributes, and pydicom's objects for them take longer than all else together.
+    A header has some forty attributes, and pydicom's objects for them take longer than all else together. What the
+    file spells is read whatever text type it claims: some write Pixel Spacing as unlimited text.
     """
     from pydicom.dataelem import RawDataElement
 
@@ -280,14 +331,14 @@ def _spelled(dataset: Dataset, keyword: str, representations: tuple[str, ...]) -
     if not isinstance(raw, RawDataElement) or not isinstance(raw.value, bytes):
         return None
     representation = raw.VR or registered
-    if representation not in representations:
-        return None
+    if representation == "UN" and registered in _TEXTS:
+        representation = registered
     if representation == "US":
         order = "<" if raw.is_little_endian else ">"
         return None if len(raw.value) % 2 else struct.unpack(f"{order}{len(raw.value) // 2}H", raw.value)
-    if not raw.value.isascii():
+    if representation not in _TEXTS or not raw.value.isascii():
         return None
-    spelled = raw.value.decode("ascii").strip(" \0")
+    spelled = raw.value.decode("ascii").strip(" \0\r\n\t")
     return spelled.split("\\") if spelled else []
 
 

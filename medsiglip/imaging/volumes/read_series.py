@@ -14,8 +14,17 @@ import numpy as np
 from ..frame import Array, ImageError, check_size
 from ..picture import Picture, Square
 from ..resize import resize
+from ..units import HU_UNPROVEN, UNPROVEN_FINDING, proven
 from .presets import CT_WINDOWS, ct_windows, sample_slices
-from .rendering import SliceRenderer, ValueRange, choose_preset, slice_picture, slice_tags, warn_unless_axial
+from .rendering import (
+    MIN_MAX,
+    SliceRenderer,
+    ValueRange,
+    choose_preset,
+    slice_picture,
+    slice_tags,
+    warn_unless_axial,
+)
 from .series import Series
 from .volume import Volume
 
@@ -34,7 +43,8 @@ def read_volume(series: Series, pool: DecoderPool) -> Volume:
         pool: decodes several files at a time.
 
     Returns:
-        (S, H, W) int16, or float32 when a slice's values are not whole or do not fit; HU for CT.
+        (S, H, W) int16, or float32 when a slice's values are not whole or do not fit; HU for CT, where tags say so or
+        the lowest values show it.
 
     Raises:
         ImageError: a slice cannot be decoded or has another size than its header says; names the file.
@@ -45,17 +55,25 @@ def read_volume(series: Series, pool: DecoderPool) -> Volume:
         if not np.can_cast(values.dtype, voxels.dtype):
             voxels = voxels.astype(np.float32)
         voxels[index] = values
+    unit = proven(series.unit, _lowest(voxels, series)) if series.unit == HU_UNPROVEN else series.unit
     return Volume(
         voxels,
-        series.unit,
+        unit,
         series.affine_lps_mm,
         series.file,
         series.sha256,
         series.files,
         series.tags,
-        series.findings,
+        (*series.findings, *([UNPROVEN_FINDING] if unit == HU_UNPROVEN else [])),
         series.displays,
     )
+
+
+def _lowest(voxels: Array, series: Series) -> float:
+    """The smallest value that is no padding."""
+    renderer = SliceRenderer.of(MIN_MAX, series.displays, series.tags)
+    lows = (renderer.widened(ValueRange(), values, index).low for index, values in enumerate(voxels))
+    return min(lows, default=0.0)
 
 
 def series_pictures(
@@ -86,6 +104,9 @@ def series_pictures(
     Warns:
         UserWarning: the slices are not axial, which MedGemma has not seen in training.
     """
+    if series.unit == HU_UNPROVEN:  # what the values show takes all of them
+        volume = read_volume(series, pool)
+        return (_squared(picture, square) for picture in volume.pictures(preset, budget, sampling))
     preset = choose_preset(preset, series.unit, series.file)
     warn_unless_axial(series.affine_lps_mm, preset, series.file)
     num_slices = len(series.slices)
@@ -105,7 +126,9 @@ def _windowed(
         for index, picture in _frames(series, source, wanted, decoded):
             _check_shape(series, picture.pixels, source, square)
             tags = slice_tags(series.tags, series.affine_lps_mm, index)
-            yield replace(picture, file=series.file, frame=index, sha256=series.sha256, tags=tags)
+            yield replace(
+                picture, file=series.file, frame=index, sha256=series.sha256, tags=tags, findings=series.findings
+            )
 
 
 def _stretched(
@@ -140,7 +163,11 @@ def _shown(
     square: Square | None,
 ) -> Picture:
     rendered = renderer.render(values, index, values_range)
-    picture = slice_picture(rendered, index, series.affine_lps_mm, series.file, series.sha256, series.tags)
+    affine, findings = series.affine_lps_mm, series.findings
+    return _squared(slice_picture(rendered, index, affine, series.file, series.sha256, series.tags, findings), square)
+
+
+def _squared(picture: Picture, square: Square | None) -> Picture:
     if square is None:
         return picture
     try:
@@ -148,7 +175,7 @@ def _shown(
     except ImageError:
         raise
     except ValueError as error:
-        raise ImageError(series.file, str(error)) from None
+        raise ImageError(picture.file, str(error)) from None
 
 
 # From files to slices

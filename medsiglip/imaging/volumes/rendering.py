@@ -8,22 +8,20 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from ..dicom.lut import LookupTable, VoiTransform, apply_voi
-from ..frame import VOI, Array, ImageError, TechnicalTags, as_rgb, round_to_uint8
+from ..dicom.padding import Padding
+from ..frame import VOI, Array, Finding, ImageError, TechnicalTags, as_rgb, round_to_uint8
 from ..picture import Picture
+from ..units import HU, HU_UNPROVEN, UNKNOWN, UNPROVEN_FINDING
 from . import geometry
 from .presets import CT_WINDOWS, CtWindows, apply_hu_windows, ct_windows, min_max_grey
 
-HU = "HU"
-"""Unit of CT: Hounsfield units."""
-STORED = "stored"
-"""Unit of MR, PET and other volumes: the values after rescale, whatever they mean."""
-UNKNOWN = "unknown"
-"""Unit of files that do not say what they hold, such as NIfTI."""
+if TYPE_CHECKING:
+    from ..dicom.header import InstanceHeader
 
 MIN_MAX = "min-max"
 """Preset and policy: the whole volume's smallest value becomes 0, the largest 255."""
@@ -37,11 +35,10 @@ class SliceDisplay(NamedTuple):
 
     voi: VoiTransform | None = None
     """Its window or VOI LUT, the first of several."""
-    padding: float | None = None
-    """Value of voxels outside the picture; shown black."""
-
-
-NO_DISPLAY = SliceDisplay()
+    padding: Padding | None = None
+    """Values of voxels outside the picture, both ends included; shown black."""
+    inverted: bool = False
+    """Whether small grey values are bright; Hounsfield windows do not ask."""
 
 
 def all_alike(displays: Sequence[SliceDisplay]) -> bool:
@@ -52,7 +49,28 @@ def all_alike(displays: Sequence[SliceDisplay]) -> bool:
 def _comparable(display: SliceDisplay) -> tuple[object, ...]:
     voi = display.voi
     table = (voi.first, voi.top, voi.entries.tobytes()) if isinstance(voi, LookupTable) else voi
-    return table, display.padding
+    return table, display.padding, display.inverted
+
+
+def is_padding(values: Array, padding: Padding) -> Array:
+    """True where values lie in a range of padding; same shape, bool."""
+    if padding.first == padding.last:
+        return np.asarray(values == padding.first)
+    return np.asarray((values >= padding.first) & (values <= padding.last))
+
+
+def padding_in_unit(header: InstanceHeader) -> Padding | None:
+    """The padding of a file's stored values as modality values; None without one, or where a table stands between."""
+    if header.padding is None or header.has_modality_lut:
+        return None
+    first, last = sorted(end * header.rescale_slope + header.rescale_intercept for end in header.padding)
+    return Padding(first, last)
+
+
+def without_voi(displays: Sequence[SliceDisplay]) -> SliceDisplay:
+    """What is left of displays whose windows differ between slices."""
+    padding = displays[0].padding if len({display.padding for display in displays}) == 1 else None
+    return SliceDisplay(None, padding, displays[0].inverted)
 
 
 class ValueRange(NamedTuple):
@@ -77,6 +95,9 @@ def choose_preset(preset: str | None, unit: str, file: str) -> str:
     Raises:
         ImageError: a CT preset for values that are not in HU.
         ValueError: an unknown preset.
+
+    Warns:
+        UserWarning: a CT preset for values that may not be in HU.
     """
     if preset is None:
         return "report" if unit == HU else MIN_MAX
@@ -92,7 +113,13 @@ def check_hu(unit: str, file: str) -> None:
 
     Raises:
         ImageError: says what to do instead.
+
+    Warns:
+        UserWarning: a CT's own values, of which it is not known.
     """
+    if unit == HU_UNPROVEN:
+        warnings.warn(f"{file or 'volume in memory'}: {UNPROVEN_FINDING.text}", UserWarning, stacklevel=4)
+        return
     if unit == UNKNOWN:
         advice = "declare a CT with Volume.as_hu(), or use the preset min-max"
         raise ImageError(file, f"the file does not say that its values are Hounsfield units; {advice}")
@@ -115,9 +142,7 @@ class SliceRenderer:
     preset: str
     """One of `VOLUME_PRESETS`, as chosen by `choose_preset`."""
     displays: tuple[SliceDisplay, ...]
-    """One a slice, or none."""
-    inverted: bool
-    """Whether small grey values are bright, as in MONOCHROME1; Hounsfield windows do not ask."""
+    """One a slice, or one for all."""
     windows: CtWindows | None
     """Of a CT preset."""
 
@@ -125,7 +150,9 @@ class SliceRenderer:
     def of(cls, preset: str, displays: tuple[SliceDisplay, ...], tags: TechnicalTags) -> SliceRenderer:
         """Look everything up once; warns when the preset is for parity only."""
         windows = ct_windows(preset) if preset in CT_WINDOWS else None
-        return cls(preset, displays, tags.photometric_interpretation == "MONOCHROME1", windows)
+        if not displays:  # of a volume made in memory
+            displays = (SliceDisplay(inverted=tags.photometric_interpretation == "MONOCHROME1"),)
+        return cls(preset, displays, windows)
 
     def needs_range(self, indices: Iterable[int]) -> bool:
         """Whether showing these slices takes the range of the whole volume."""
@@ -135,8 +162,10 @@ class SliceRenderer:
     def widened(self, values_range: ValueRange, values: Array, index: int) -> ValueRange:
         """The range with (H, W) values of slice `index` taken in; padding and what is not finite is left out."""
         padding = self.display(index).padding
-        if padding is not None or values.dtype.kind == "f":
-            values = values[np.isfinite(values) & (values != padding)]
+        if padding is not None:
+            values = values[~is_padding(values, padding)]
+        if values.dtype.kind == "f":
+            values = values[np.isfinite(values)]
         if values.size == 0:
             return values_range
         return ValueRange(min(values_range.low, float(values.min())), max(values_range.high, float(values.max())))
@@ -149,35 +178,42 @@ class SliceRenderer:
             index: of the slice.
             values_range: of the whole volume, where `needs_range` asks for it.
         """
-        rendered = self._unpadded(values, self.display(index).voi, values_range)
-        padding = self.display(index).padding
-        if padding is not None:
-            rendered.pixels[values == padding] = 0
+        display = self.display(index)
+        rendered = self._unpadded(values, display, values_range)
+        if display.padding is not None:
+            rendered.pixels[is_padding(values, display.padding)] = 0
         if values.dtype.kind == "f":
             rendered.pixels[np.isnan(values)] = 0
         return rendered
 
     def display(self, index: int) -> SliceDisplay:
         """The header of slice `index`, as far as it is known."""
-        return self.displays[index] if self.displays else NO_DISPLAY
+        return self.displays[index] if len(self.displays) > 1 else self.displays[0]
 
-    def _unpadded(self, values: Array, voi: VoiTransform | None, values_range: ValueRange | None) -> RenderedSlice:
+    def _unpadded(self, values: Array, display: SliceDisplay, values_range: ValueRange | None) -> RenderedSlice:
         if self.windows is not None:
             return RenderedSlice(apply_hu_windows(values, self.windows), f"ct-{self.preset}")
-        if self.preset == VOI and voi is not None:
-            grey = round_to_uint8(apply_voi(voi, values))
-            return RenderedSlice(255 - grey if self.inverted else grey, VOI)
+        if self.preset == VOI and display.voi is not None:
+            grey = round_to_uint8(apply_voi(display.voi, values))
+            return RenderedSlice(255 - grey if display.inverted else grey, VOI)
         low, high = values_range or ValueRange()
         grey = min_max_grey(values, low, high)
-        return RenderedSlice(255 - grey if self.inverted and high > low else grey, MIN_MAX)
+        return RenderedSlice(255 - grey if display.inverted and high > low else grey, MIN_MAX)
 
 
 def slice_picture(
-    rendered: RenderedSlice, index: int, affine_lps_mm: Array, file: str, sha256: str, tags: TechnicalTags
+    rendered: RenderedSlice,
+    index: int,
+    affine_lps_mm: Array,
+    file: str,
+    sha256: str,
+    tags: TechnicalTags,
+    findings: tuple[Finding, ...] = (),
 ) -> Picture:
     """The picture of slice `index`, with the volume's identity and the slice's own plane."""
     own_tags = slice_tags(tags, affine_lps_mm, index)
-    return Picture(as_rgb(rendered.pixels), file, index, sha256, rendered.policy, own_tags)
+    pixels = as_rgb(rendered.pixels)
+    return Picture(pixels, file, index, sha256, rendered.policy, own_tags, findings=findings)
 
 
 def slice_tags(tags: TechnicalTags, affine_lps_mm: Array, index: int) -> TechnicalTags:

@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..frame import Array, Plane, TechnicalTags
-from .rendering import HU, STORED, SliceDisplay
-from .stack import SAME_POSITION_MM, measure_stack, mostly_even, projections_mm
-from .volume import SeriesFinding
+from ..frame import Array, Finding, TechnicalTags
+from ..select import Selection
+from ..units import HU_UNPROVEN, STORED
+from .acquisitions import one_acquisition, selected
+from .rendering import SliceDisplay, padding_in_unit
+from .slices import NotAStack, SeriesSlice, Stack, without
+from .stack import SAME_POSITION_MM, measure_stack, projections_mm
 
 if TYPE_CHECKING:
     from ..dicom.header import InstanceHeader
@@ -35,22 +38,9 @@ _SCREEN_SAVE = "SCREEN SAVE"  # a dose report among the slices
 _SAME_DIRECTION = 2e-3  # of each cosine
 _SAME_SPACING = 1e-3  # of itself
 _FARTHEST_MM = 1e5  # from the origin; beyond it a position is nonsense
-_SHARED_POSITIONS = 0.5  # of the smaller acquisition; fewer are the seam of two that were meant to meet
-
-
-class SeriesSlice(NamedTuple):
-    """One slice, not yet read."""
-
-    source: Source
-    """The file it is in."""
-    frame: int
-    """0 for single-frame files."""
-    header: InstanceHeader
-    """Of the file."""
-    plane: Plane
-    """Where the slice lies."""
-    order: int
-    """Place of the file in what the user gave."""
+MOSAIC = "MOSAIC"
+NOT_A_VOLUME = "not-a-volume"
+"""Kind of the finding of a picture that should have been a slice of a volume."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +53,7 @@ class Series:
     """(4, 4) float64: (slice, row, column, 1) to LPS mm; sheared when the gantry was tilted."""
     file: str
     """The folder of the slices, or their file; the first slice's file where a folder holds several series."""
-    findings: tuple[SeriesFinding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     """Gaps, tilt, dropped images, ..."""
 
     @property
@@ -79,9 +69,9 @@ class Series:
 
     @property
     def unit(self) -> str:
-        """Of the voxels, "HU" or "stored": CT is in HU unless Rescale Type says otherwise. Source: PS3.3 C.8.2.1."""
-        header = self.slices[0].header
-        return HU if header.tags.modality == "CT" and header.rescale_type in (None, "HU") else STORED
+        """Of the voxels, as far as tags say: "HU", "HU, unproven" or "stored"; see `units.unit_of`."""
+        units = {item.header.unit for item in self.slices}
+        return units.pop() if len(units) == 1 else HU_UNPROVEN if HU_UNPROVEN in units else STORED
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -100,45 +90,81 @@ class Series:
         return tuple(_display(item) for item in self.slices)
 
 
-def group_series(headers: Sequence[tuple[Source, InstanceHeader]]) -> list[Series | Source]:
+class LooseSlice(NamedTuple):
+    """A file of a series that became no volume."""
+
+    source: Source
+    """Comes out as a picture of its own."""
+    finding: Finding
+    """Why it is in no volume."""
+
+
+class RefusedSeries(NamedTuple):
+    """A series of which no volume can be made without a guess, or that holds nothing of what was asked for."""
+
+    file: str
+    """Its name."""
+    reason: str
+    """One line, and what to do."""
+    order: int
+    """Place of its first file in what the user gave."""
+
+
+def group_series(
+    headers: Sequence[tuple[Source, InstanceHeader]], select: Selection = (), applied: set[str] | None = None
+) -> list[Series | Source | LooseSlice | RefusedSeries]:
     """Stack the slices of each series; whatever is no slice stays a file of its own.
 
     Args:
         headers: files in the order in which they were given, with their headers.
+        select: which acquisition of several the user chose.
+        applied: takes the keys of `select` that told something apart.
 
     Returns:
         Series, each at the place of its first file, and single files. Images that a series drops (derived ones
         beside originals, copies, other acquisitions of the same positions) are named in its findings.
     """
+    applied = set() if applied is None else applied
     groups: dict[tuple[object, ...], list[SeriesSlice]] = defaultdict(list)
+    faults: dict[tuple[object, ...], list[_Fault]] = defaultdict(list)
     for order, (source, header) in enumerate(headers):
-        for item in _slices(source, header, order):
+        slices = _slices(source, header, order)
+        for item in slices:
             groups[_group_key(item)].append(item)
-    stacks = [stack for group in groups.values() if (stack := _stack(group))]
-    series_at = {min(item.order for item in stack.slices): stack for stack in stacks}
+        if not slices and (reason := _fault(header)):
+            faults[_series_key(source, header)].append(_Fault(order, reason))
+    stacked = {key: _stack(group, select, applied) for key, group in groups.items()}
+    stacks = [stack for stack in stacked.values() if isinstance(stack, Stack)]
     used = {item.order for stack in stacks for item in (*stack.slices, *stack.dropped)}
     names = Counter(_common_name(stack.slices) for stack in stacks)
-    entries: list[Series | Source] = []
-    for order, (source, _) in enumerate(headers):
-        if order in series_at:
-            entries.append(_series(series_at[order], source, names))
-        elif order not in used:
-            entries.append(source)
-    return entries
+    by_order: dict[int, Series | LooseSlice | RefusedSeries] = {}
+    for stack in stacks:
+        first = min(item.order for item in stack.slices)
+        by_order[first] = _series(stack, headers[first][0], names)
+    for key, result in stacked.items():
+        if isinstance(result, NotAStack):
+            slices = [item for item in groups[key] if not _is_localiser(item.header)]
+            used |= {item.order for item in slices}
+            refused = _refused(slices, result.reason)
+            by_order[refused.order] = refused
+    for order, finding in _loose(groups, stacked, faults).items():
+        if order not in used:
+            by_order[order] = LooseSlice(headers[order][0], finding)
+    places = [order for order in range(len(headers)) if order in by_order or order not in used]
+    return [by_order.get(order, headers[order][0]) for order in places]
 
 
 # One series to one stack
 
 
-class _Stack(NamedTuple):
-    slices: list[SeriesSlice]  # sorted
-    dropped: list[SeriesSlice]
-    findings: list[SeriesFinding]
+class _Fault(NamedTuple):
+    order: int
+    reason: str
 
 
 def _slices(source: Source, header: InstanceHeader, order: int) -> list[SeriesSlice]:
     """A file's slices; none if it cannot be part of a stack."""
-    if not _may_be_stacked(header):
+    if not _may_be_stacked(header) or header.tags.spacing_mm is None:
         return []
     single = (header.tags.plane,) if header.tags.plane else ()
     planes = single if header.num_frames == 1 else header.frame_planes
@@ -148,37 +174,102 @@ def _slices(source: Source, header: InstanceHeader, order: int) -> list[SeriesSl
 
 
 def _may_be_stacked(header: InstanceHeader) -> bool:
-    """Whether it is a grey image of a scanner that stacks, in a series, and not a picture of a screen."""
+    """Whether it is a grey image of a scanner that stacks, and not a picture of a screen or of many slices."""
     tags = header.tags
     captured = (header.sop_class_uid or "").startswith(_SECONDARY_CAPTURE) or _SCREEN_SAVE in header.image_type
     grey = tags.photometric_interpretation in _GREY
-    return tags.modality in STACKED_MODALITIES and grey and not captured and bool(header.series_uid and tags.spacing_mm)
+    return tags.modality in STACKED_MODALITIES and grey and not captured and MOSAIC not in header.image_type
+
+
+def _fault(header: InstanceHeader) -> str:
+    """Why a file that may be a slice is none; "" for a picture that never was one."""
+    if not _may_be_stacked(header) or _is_localiser(header):
+        return ""
+    if header.geometry_fault:
+        return header.geometry_fault
+    return "Image Position (Patient) (0020,0032) is farther away than a patient can be, or not there for every frame"
+
+
+def _series_key(source: Source, header: InstanceHeader) -> tuple[object, ...]:
+    """What files of one series share; without a Series Instance UID (0020,000E), the folder."""
+    in_series = header.series_uid or f"in {os.path.dirname(source.name)}"
+    return in_series, header.tags.modality
 
 
 def _group_key(item: SeriesSlice) -> tuple[object, ...]:
-    header, tags = item.header, item.header.tags
+    header = item.header
     size = header.rows, header.columns
-    return header.series_uid, tags.modality, header.frame_of_reference_uid, tags.photometric_interpretation, size
+    return (*_series_key(item.source, header), header.frame_of_reference_uid, header.inverted, size)
 
 
-def _stack(group: list[SeriesSlice]) -> _Stack | None:
+def _loose(
+    groups: dict[tuple[object, ...], list[SeriesSlice]],
+    stacked: dict[tuple[object, ...], Stack | NotAStack | None],
+    faults: dict[tuple[object, ...], list[_Fault]],
+) -> dict[int, Finding]:
+    """For files of series that became no volume, by their place, the reason; one file alone is no series."""
+    found: dict[int, Finding] = {}
+    for fault in (several for several in faults.values() if len(several) > 1):
+        text = f"{len(fault)} files of one series are single pictures, not a volume: {fault[0].reason}"
+        found |= {item.order: Finding(NOT_A_VOLUME, text) for item in fault}
+    for key, group in groups.items():
+        others = [item for item in group if not _is_localiser(item.header)]
+        if stacked[key] is None and len(others) > 1:
+            text = f"{len(others)} images of one series are single pictures, not a volume: fewer than two of them lie "
+            found |= {item.order: Finding(NOT_A_VOLUME, f"{text}behind each other") for item in others}
+    return found
+
+
+def _stack(group: list[SeriesSlice], select: Selection, applied: set[str]) -> Stack | NotAStack | None:
     """Leave out what is no part of the stack; None when fewer than two positions remain."""
-    stack = _Stack(group, [], [])
-    for leave_out in (_copies, _localisers, _derived, _other_geometry, _other_acquisitions, _repeats):
-        stack = leave_out(stack)
-        if len(stack.slices) < 2:
+    stack: Stack | NotAStack = Stack(group, [], [])
+    steps: list[Callable[[Stack], Stack | NotAStack]] = [
+        _copies,
+        _localisers,
+        lambda stack: selected(stack, select, applied),
+        _derived,
+        _other_geometry,
+        lambda stack: one_acquisition(stack, select, applied) if _has_depth(stack) else stack._replace(slices=[]),
+    ]
+    for leave_out in steps:
+        if isinstance(stack, Stack) and len(stack.slices) < 2:
             return None
-    return stack
+        stack = leave_out(stack) if isinstance(stack, Stack) else stack
+    return None if isinstance(stack, Stack) and len(stack.slices) < 2 else stack
 
 
-def _series(stack: _Stack, first: Source, names: Counter[str]) -> Series:
+def _has_depth(stack: Stack) -> bool:
+    """Whether slices lie at more than one position."""
+    positions = projections_mm([item.plane for item in stack.slices])
+    return bool(np.ptp(positions) > SAME_POSITION_MM)
+
+
+def _series(stack: Stack, first: Source, names: Counter[str]) -> Series:
     slices = stack.slices
     header = slices[0].header
     assert header.tags.spacing_mm is not None  # `_slices` saw to it
     geometry = measure_stack([item.plane for item in slices], header.tags.spacing_mm, header.tags.slice_thickness_mm)
     name = _common_name(slices)
-    findings = (*stack.findings, *geometry.findings)
+    findings = (*stack.findings, *_header_findings(slices), *geometry.findings)
     return Series(tuple(slices), geometry.affine_lps_mm, name if names[name] == 1 and name else first.name, findings)
+
+
+def _refused(group: list[SeriesSlice], reason: str) -> RefusedSeries:
+    first = min(group, key=lambda item: item.order)
+    return RefusedSeries(_common_name(group) or first.source.name, reason, first.order)
+
+
+def _header_findings(slices: Sequence[SeriesSlice]) -> list[Finding]:
+    """What each file's tags are found to say, once for all files that say it."""
+    files: dict[Finding, list[str]] = defaultdict(list)
+    for item in slices:
+        for finding in item.header.findings:
+            files[finding].append(item.source.name)
+    found = [finding._replace(files=tuple(dict.fromkeys(names))) for finding, names in files.items()]
+    if slices[0].header.series_uid is None:
+        text = "the files have no Series Instance UID (0020,000E); those of one folder are taken for one series"
+        found.append(Finding("no-series-uid", text))
+    return found
 
 
 def _common_name(slices: Sequence[SeriesSlice]) -> str:
@@ -194,51 +285,58 @@ def _common_name(slices: Sequence[SeriesSlice]) -> str:
 
 def _display(item: SeriesSlice) -> SliceDisplay:
     header = item.header
-    padding = header.padding_value
-    if padding is not None and header.pixel_representation == 1 and padding >= 2**15:
-        padding -= 2**16  # -2000 is often written as 63536
-    in_unit = None if padding is None else padding * header.rescale_slope + header.rescale_intercept
     voi = header.vois[min(item.frame, len(header.vois) - 1)]
-    return SliceDisplay(voi.transform, in_unit)
+    return SliceDisplay(voi.transform, padding_in_unit(header), header.inverted)
 
 
 # What is left out, each step with its finding
 
 
-def _copies(stack: _Stack) -> _Stack:
-    """Keep one of the files that have the same bytes or the same instance UID."""
+def _copies(stack: Stack) -> Stack:
+    """Keep one of the files that have the same bytes, or the same instance UID at one position.
+
+    A UID that many positions share was put there for privacy, and names nothing.
+    """
     kept: list[SeriesSlice] = []
     copies: list[SeriesSlice] = []
+    places: dict[str, set[tuple[float, ...]]] = defaultdict(set)
+    for item in stack.slices:
+        if item.header.instance_uid and item.header.num_frames == 1:
+            places[item.header.instance_uid].add(item.plane.position_mm)
+    shared = {uid for uid, positions in places.items() if len(positions) > 1}
     seen: set[tuple[str, int]] = set()
     # Of two files with one instance UID, the same one stays whatever their order.
     for item in sorted(stack.slices, key=lambda item: (item.header.sha256, item.order, item.frame)):
-        identities = {(uid, item.frame) for uid in (item.header.sha256, item.header.instance_uid) if uid}
+        uid = item.header.instance_uid
+        names = (item.header.sha256, None if uid in shared else uid)
+        identities = {(name, item.frame) for name in names if name}
         (copies if seen & identities else kept).append(item)
         seen |= identities
-    return _without(stack, kept, copies, "duplicate", "{n} left out: copies of slices already there")
+    return without(stack, kept, copies, "duplicate", "{n} left out: copies of slices already there")
 
 
-def _localisers(stack: _Stack) -> _Stack:
-    def is_localiser(item: SeriesSlice) -> bool:
-        return not _LOCALISERS.isdisjoint(item.header.image_type[2:])
+def _is_localiser(header: InstanceHeader) -> bool:
+    return not _LOCALISERS.isdisjoint(header.image_type[2:])
 
-    others = [item for item in stack.slices if not is_localiser(item)]
-    localisers = [item for item in stack.slices if is_localiser(item)]
+
+def _localisers(stack: Stack) -> Stack:
+    others = [item for item in stack.slices if not _is_localiser(item.header)]
+    localisers = [item for item in stack.slices if _is_localiser(item.header)]
     text = "{n} not in the stack: localisers, which are pictures of their own"
-    return _without(stack, others, localisers, "localiser", text, drop=False)
+    return without(stack, others, localisers, "localiser", text, drop=False)
 
 
-def _derived(stack: _Stack) -> _Stack:
+def _derived(stack: Stack) -> Stack:
     """Originals alone, or derived images alone: lossy compression marks every image of a series as derived."""
     derived = [item for item in stack.slices if item.header.image_type[:1] == ("DERIVED",)]
     originals = [item for item in stack.slices if item.header.image_type[:1] != ("DERIVED",)]
     if derived and not originals:
-        finding = SeriesFinding("derived", "all images are derived (reformatted, or compressed with loss)")
+        finding = Finding("derived", "all images are derived (reformatted, or compressed with loss)")
         return stack._replace(findings=[*stack.findings, finding])
-    return _without(stack, originals, derived, "derived-dropped", "{n} left out: derived from others")
+    return without(stack, originals, derived, "derived-dropped", "{n} left out: derived from others")
 
 
-def _other_geometry(stack: _Stack) -> _Stack:
+def _other_geometry(stack: Stack) -> Stack:
     """Keep the parallel slices, with one pixel spacing, that are at most positions."""
     geometries = np.array([_directions_and_spacing(item) for item in stack.slices])
     tolerance = np.array([_SAME_DIRECTION] * 6 + [_SAME_SPACING] * 2)
@@ -254,113 +352,10 @@ def _other_geometry(stack: _Stack) -> _Stack:
     kept = [item for number, item in enumerate(stack.slices) if number in chosen]
     others = [item for number, item in enumerate(stack.slices) if number not in chosen]
     text = "{n} not in the stack: at another angle, or of another pixel spacing"
-    return _without(stack, kept, others, "other-orientation", text, drop=False)
+    return without(stack, kept, others, "other-orientation", text, drop=False)
 
 
 def _directions_and_spacing(item: SeriesSlice) -> tuple[float, ...]:
     """Six cosines, and the logarithms of both spacings, whose differences are relative ones."""
     rows_mm, columns_mm = item.header.tags.spacing_mm or (1.0, 1.0)
     return (*item.plane.row_direction, *item.plane.column_direction, math.log(rows_mm), math.log(columns_mm))
-
-
-def _other_acquisitions(stack: _Stack) -> _Stack:
-    """Of acquisitions (echoes, time points, b-values, fat or water, ...) at the same positions keep the largest.
-
-    Acquisitions at other positions are parts of one stack: head scans are often made in steps.
-    """
-    numbers: dict[_Acquisition, list[int]] = defaultdict(list)
-    for number, item in enumerate(stack.slices):
-        numbers[_acquisition(item)].append(number)
-
-    def rank(key: _Acquisition) -> tuple[int, float, _Acquisition]:
-        first = min(_instance_number(stack.slices[number]) for number in numbers[key])
-        return -len(numbers[key]), first, key
-
-    largest_first = sorted(numbers, key=rank)
-    positions = projections_mm([item.plane for item in stack.slices])
-    parts = _joined([numbers[key] for key in largest_first], positions, _meets)
-    if not mostly_even(positions[np.concatenate(parts)]):
-        parts = _joined(parts, positions, _interleaves)
-    chosen = {number for part in parts for number in part}
-    kept = [item for number, item in enumerate(stack.slices) if number in chosen]
-    others = [item for number, item in enumerate(stack.slices) if number not in chosen]
-    if len(parts) > 1:
-        finding = SeriesFinding("joined-acquisitions", f"the stack is joined from {len(parts)} acquisitions")
-        stack = stack._replace(findings=[*stack.findings, finding])
-    text = "{n} left out: other acquisitions (or echoes, time points, b-values, image types) of the same region"
-    return _without(stack, kept, others, "other-acquisition", text)
-
-
-def _joined(parts: list[list[int]], positions: Array, conflict: Callable[[Array, Array], bool]) -> list[list[int]]:
-    """The first part, and each further one that does not conflict with those before."""
-    joined, taken = parts[:1], positions[parts[0]]
-    for part in parts[1:]:
-        if not conflict(taken, positions[part]):
-            joined.append(part)
-            taken = np.concatenate([taken, positions[part]])
-    return joined
-
-
-def _meets(taken: Array, added: Array) -> bool:
-    """Whether more positions are in both than a seam would have."""
-    shared = (np.abs(taken[:, None] - added) <= SAME_POSITION_MM).any(axis=0).sum()
-    return bool(shared >= max(_SHARED_POSITIONS * min(len(taken), len(added)), 1))
-
-
-def _interleaves(taken: Array, added: Array) -> bool:
-    """Whether slices of a second phase lie among those of the first; one slice alone is none."""
-    return bool(len(added) > 1 and added.min() < taken.max() and added.max() > taken.min())
-
-
-class _Acquisition(NamedTuple):
-    numbers: tuple[tuple[bool, float], ...]
-    image_type: tuple[str, ...]
-
-
-def _acquisition(item: SeriesSlice) -> _Acquisition:
-    """What tells apart images of one position: time, echo, b-value, or fat, water, magnitude, phase, ..."""
-    header = item.header
-    numbers: tuple[float | None, ...] = (
-        header.acquisition_number, header.echo_number, header.temporal_position, header.diffusion_b_value
-    )  # fmt: skip
-    image_type = header.image_type
-    if header.frame_moments:
-        *of_frame, frame_type = header.frame_moments[item.frame]
-        numbers, image_type = (*numbers, *of_frame), (*image_type, *frame_type)
-    return _Acquisition(tuple((number is not None, number or 0.0) for number in numbers), image_type)
-
-
-def _instance_number(item: SeriesSlice) -> float:
-    return math.inf if item.header.instance_number is None else item.header.instance_number
-
-
-def _repeats(stack: _Stack) -> _Stack:
-    """Sort along the normal and keep the first of the slices at one position."""
-    positions = projections_mm([item.plane for item in stack.slices])
-    numbered = sorted(zip(positions.tolist(), stack.slices, strict=True), key=lambda pair: _place(*pair))
-    kept: list[SeriesSlice] = []
-    repeats: list[SeriesSlice] = []
-    last_mm = -np.inf
-    for position_mm, item in numbered:
-        if position_mm - last_mm <= SAME_POSITION_MM:
-            repeats.append(item)
-        else:
-            kept.append(item)
-            last_mm = position_mm
-    text = "{n} left out: where another slice lies, with nothing to tell them apart (the first by number is kept)"
-    return _without(stack, kept, repeats, "repeated-position", text)
-
-
-def _place(position_mm: float, item: SeriesSlice) -> tuple[float, float, str, int]:
-    return round(position_mm / SAME_POSITION_MM), _instance_number(item), item.header.sha256, item.frame
-
-
-def _without(
-    stack: _Stack, kept: list[SeriesSlice], left_out: list[SeriesSlice], kind: str, text: str, *, drop: bool = True
-) -> _Stack:
-    if not left_out:
-        return stack._replace(slices=kept)
-    files = tuple(dict.fromkeys(item.source.name for item in sorted(left_out, key=lambda item: item.order)))
-    number = f"{len(left_out)} {'image' if len(left_out) == 1 else 'images'}"
-    finding = SeriesFinding(kind, text.format(n=number), files)
-    return _Stack(kept, [*stack.dropped, *(left_out if drop else [])], [*stack.findings, finding])

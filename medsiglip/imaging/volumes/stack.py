@@ -10,9 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..frame import Array, Plane
+from ..frame import Array, Finding, Plane
 from . import geometry
-from .volume import SeriesFinding
 
 SAME_POSITION_MM = 0.01
 """Slices this close along their normal are at one position."""
@@ -31,7 +30,7 @@ class StackGeometry(NamedTuple):
 
     affine_lps_mm: Array
     """(4, 4) float64: (slice, row, column, 1) to LPS mm."""
-    findings: tuple[SeriesFinding, ...]
+    findings: tuple[Finding, ...]
 
 
 def projections_mm(planes: Sequence[Plane]) -> Array:
@@ -98,7 +97,7 @@ def _step_vector(positions: Array, normal: Array, steps: Array) -> Array:
     return np.asarray(across * (_median(steps) / (across @ normal)))
 
 
-def _step_findings(steps: Array) -> list[SeriesFinding]:
+def _step_findings(steps: Array) -> list[Finding]:
     median = _median(steps)
     gaps = steps[steps >= GAP_STEPS * median]
     others = steps[steps < GAP_STEPS * median]
@@ -107,39 +106,39 @@ def _step_findings(steps: Array) -> list[SeriesFinding]:
         missing = int(np.sum(np.rint(gaps / median) - 1))
         where = f"{gaps.size} {'gap' if gaps.size == 1 else 'gaps'} of up to {gaps.max():.4g} mm"
         text = f"slices are missing, about {missing}: {where}, where the median step is {median:.4g} mm"
-        findings.append(SeriesFinding("gap", text))
+        findings.append(Finding("gap", text))
     if others.size and np.abs(others - median).max() > _tolerance(steps):
         text = f"steps between slices vary from {others.min():.4g} to {others.max():.4g} mm (median {median:.4g} mm)"
-        findings.append(SeriesFinding("uneven-spacing", text))
+        findings.append(Finding("uneven-spacing", text))
     return findings
 
 
-def _tilt_findings(step: Array, normal: Array) -> list[SeriesFinding]:
+def _tilt_findings(step: Array, normal: Array) -> list[Finding]:
     sideways = np.linalg.norm(step - (step @ normal) * normal)  # arctan keeps what arccos loses near 0
     tilt_deg = float(np.degrees(np.arctan2(sideways, step @ normal)))
     if tilt_deg <= TILT_DEG:
         return []
     text = f"slices are stacked {tilt_deg:.1f} degrees off their normal (gantry tilt); the affine is sheared"
-    return [SeriesFinding("gantry-tilt", text)]
+    return [Finding("gantry-tilt", text)]
 
 
-def _shift_findings(positions: Array, step: Array, normal: Array) -> list[SeriesFinding]:
+def _shift_findings(positions: Array, step: Array, normal: Array) -> list[Finding]:
     along = ((positions - positions[0]) @ normal) / (step @ normal)
     beside = np.linalg.norm(positions - positions[0] - along[:, None] * step, axis=1)
     if beside.max() <= SIDEWAYS_MM:
         return []
     text = f"slices are shifted sideways by up to {beside.max():.4g} mm from the line through the first and last"
-    return [SeriesFinding("sideways-shift", text)]
+    return [Finding("sideways-shift", text)]
 
 
-def _overlap_findings(steps: Array, slice_thickness_mm: float | None) -> list[SeriesFinding]:
+def _overlap_findings(steps: Array, slice_thickness_mm: float | None) -> list[Finding]:
     median = _median(steps)
     if slice_thickness_mm is None or slice_thickness_mm <= median + _tolerance(steps):
         return []
     text = f"slices {slice_thickness_mm:.4g} mm thick overlap: the step is {median:.4g} mm"
-    return [SeriesFinding("overlapping", text)]
+    return [Finding("overlapping", text)]
 
 
-def _orientation_findings(affine: Array) -> list[SeriesFinding]:
+def _orientation_findings(affine: Array) -> list[Finding]:
     found = geometry.orientation(affine)
-    return [] if found == "axial" else [SeriesFinding("not-axial", f"slices are {found}")]
+    return [] if found == "axial" else [Finding("not-axial", f"slices are {found}")]

@@ -9,16 +9,16 @@ import hashlib
 import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
-from ..frame import NO_TAGS, Array, ImageError, TechnicalTags
+from ..frame import NO_TAGS, Array, Finding, ImageError, TechnicalTags
 from ..picture import Picture
+from ..units import HU, UNPROVEN_FINDING
 from . import geometry
 from .presets import sample_slices
 from .rendering import (
-    HU,
     SliceDisplay,
     SliceRenderer,
     ValueRange,
@@ -27,21 +27,11 @@ from .rendering import (
     choose_preset,
     slice_picture,
     warn_unless_axial,
+    without_voi,
 )
 
 NOT_EVENLY_SPACED = ("gap", "uneven-spacing", "sideways-shift")
 """Kinds of findings of volumes that an affine does not describe, so that they cannot be resampled."""
-
-
-class SeriesFinding(NamedTuple):
-    """Something about a series or a volume that its user should know."""
-
-    kind: str
-    """A short name such as "gap", for programs."""
-    text: str
-    """One line for people; no patient data."""
-    files: tuple[str, ...] = ()
-    """The files concerned, as the user named them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,7 +41,7 @@ class Volume:
     voxels: Array
     """(S, H, W) int16 or float32, read-only, in `unit`."""
     unit: str
-    """"HU", "stored" or "unknown"."""
+    """"HU", "HU, unproven", "stored" or "unknown"; see `units`."""
     affine_lps_mm: Array
     """(4, 4) float64: (slice, row, column, 1) to LPS mm; sheared when the gantry was tilted."""
     file: str
@@ -62,7 +52,7 @@ class Volume:
     """The files of the slices, in slice order."""
     tags: TechnicalTags = NO_TAGS
     """Technical attributes of the first slice."""
-    findings: tuple[SeriesFinding, ...] = ()
+    findings: tuple[Finding, ...] = ()
     """What a user should know: gaps, tilt, dropped images, ..."""
     displays: tuple[SliceDisplay, ...] = ()
     """One a slice, or none."""
@@ -86,6 +76,9 @@ class Volume:
 
         Raises:
             ImageError: the voxels are not known to be Hounsfield units; `as_hu` declares it.
+
+        Warns:
+            UserWarning: a CT whose file does not say so; its findings do.
         """
         check_hu(self.unit, self.file)
         return self.voxels
@@ -111,14 +104,15 @@ class Volume:
         return geometry.axis_codes(self.affine_lps_mm)
 
     def as_hu(self) -> Volume:
-        """Declare that the voxels are Hounsfield units, which NIfTI cannot say.
+        """Declare that the voxels are Hounsfield units, which NIfTI cannot say, nor a CT without a rescale.
 
         Raises:
             ImageError: the file says that it is no CT.
         """
         if self.modality not in (None, "CT"):
             raise ImageError(self.file, f"a {self.modality} volume has no Hounsfield units; use the preset min-max")
-        return replace(self, unit=HU)
+        findings = tuple(finding for finding in self.findings if finding.kind != UNPROVEN_FINDING.kind)
+        return replace(self, unit=HU, findings=findings)
 
     def pictures(
         self, preset: str | None = None, budget: int | None = None, sampling: str = "even"
@@ -155,7 +149,7 @@ class Volume:
                 values_range = renderer.widened(values_range, values, index)
         for index in indices:
             rendered = renderer.render(self.voxels[index], index, values_range)
-            yield slice_picture(rendered, index, self.affine_lps_mm, self.file, self.sha256, self.tags)
+            yield slice_picture(rendered, index, self.affine_lps_mm, self.file, self.sha256, self.tags, self.findings)
 
     def reoriented(self, axis_codes: str) -> Volume:
         """Flip and swap axes, without interpolation.
@@ -219,7 +213,9 @@ class Volume:
         voxels = tensor[0].numpy()
         if self.voxels.dtype == np.int16 and voxels.dtype != np.int16:
             voxels = np.rint(voxels)
-        displays = (self.displays[0],) * len(voxels) if all_alike(self.displays) else ()
+        displays = self.displays
+        if displays:
+            displays = (displays[0] if all_alike(displays) else without_voi(displays),) * len(voxels)
         return replace(
             self,
             voxels=np.ascontiguousarray(voxels.astype(self.voxels.dtype, copy=False)),

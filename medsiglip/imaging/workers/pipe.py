@@ -20,6 +20,7 @@ import numpy as np
 
 from ..frame import MAX_VALUES, Array
 from ..picture import Square
+from ..select import Selection
 
 Value = TypeVar("Value")
 
@@ -33,7 +34,7 @@ class Job(NamedTuple):
     """What a worker is asked to do with one file."""
 
     operation: str
-    """"pictures", "format", "header", "values" or "nifti"."""
+    """"pictures", "content", "header", "values" or "volume"."""
     name: str
     """What messages call the file."""
     path: str
@@ -46,6 +47,8 @@ class Job(NamedTuple):
     """Pixel policy of "pictures"."""
     square: Square | None
     """Side in pixels and resize policy of "pictures"."""
+    select: Selection
+    """Which volume of a file that holds several."""
     memory_mib: int
     """Growth of the worker that the file may cause."""
     seconds: float

@@ -22,6 +22,7 @@ import numpy as np
 from ..dicom.policies import check_policy
 from ..frame import VOI, Array, DecodedFrame, ImageError, as_rgb
 from ..picture import Picture, Square
+from ..select import Selection
 from ..source import Source, read_source
 from .ordered import in_order
 from .pipe import Job
@@ -29,7 +30,7 @@ from .process import Decoded, Failed, Limits, WorkerProcess, num_bytes
 
 if TYPE_CHECKING:
     from ..dicom.header import FileContent, InstanceHeader
-    from ..volumes.nifti import NiftiValues
+    from ..volumes.voxels import VolumeValues
 
 Result = TypeVar("Result")
 
@@ -92,7 +93,7 @@ class DecoderPool:
             self._changed.notify_all()
 
     def pictures(
-        self, sources: Iterable[Source], policy: str = VOI, *, square: Square | None = None
+        self, sources: Iterable[Source], policy: str = VOI, *, square: Square | None = None, select: Selection = ()
     ) -> Iterator[list[Picture] | ImageError]:
         """Decode files to pictures.
 
@@ -100,6 +101,7 @@ class DecoderPool:
             sources: taken as they are needed, a bounded way ahead.
             policy: how deep values become eight bits; see `open_images`.
             square: the worker makes every picture this square, (S, S, 3).
+            select: which volume of a file that holds several.
 
         Returns:
             For each file in order its frames, or the error that says why there are none.
@@ -108,7 +110,7 @@ class DecoderPool:
             ValueError: an unknown policy.
         """
         check_policy(policy)
-        work = partial(self._run, "pictures", DecodedFrame, policy=policy, square=square)
+        work = partial(self._run, "pictures", DecodedFrame, policy=policy, square=square, select=select)
         return self._in_order(_one_by_one(sources), work, partial(_pictures, square))
 
     def contents(self, sources: Iterable[Source]) -> Iterator[FileContent | ImageError]:
@@ -127,11 +129,12 @@ class DecoderPool:
         """Decode DICOM files to modality values, (H, W) int16 or float32 a frame."""
         return self._in_order(_one_by_one(sources), partial(self._run, "values", np.ndarray), _all_items)
 
-    def nifti(self, source: Source) -> NiftiValues | ImageError:
-        """Decode one NIfTI file."""
-        from ..volumes.nifti import NiftiValues
+    def volume(self, source: Source, select: Selection = ()) -> VolumeValues | ImageError:
+        """Decode one file that holds a whole volume, or one chosen of several."""
+        from ..volumes.voxels import VolumeValues
 
-        (values,) = self._in_order([[source]], partial(self._run, "nifti", NiftiValues), _only_item)
+        work = partial(self._run, "volume", VolumeValues, select=select)
+        (values,) = self._in_order([[source]], work, _only_item)
         return values
 
     def _turns(self, sources: Iterable[Source]) -> Iterator[list[Source]]:
@@ -181,10 +184,11 @@ class DecoderPool:
         *,
         policy: str = "",
         square: Square | None = None,
+        select: Selection = (),
     ) -> list[Decoded | Failed]:
         """Decode the files of a turn."""
         try:
-            jobs = [_job(operation, source, policy, square, self.limits) for source in sources]
+            jobs = [_job(operation, source, policy, square, select, self.limits) for source in sources]
         except ImageError as error:  # of a file in memory, which has the turn to itself
             return [Failed(error.reason)]
         outcomes: list[Decoded | Failed] = []
@@ -266,13 +270,13 @@ class DecoderPool:
                 before = now
 
 
-def _job(operation: str, source: Source, policy: str, square: Square | None, limits: Limits) -> Job:
+def _job(operation: str, source: Source, policy: str, square: Square | None, select: Selection, limits: Limits) -> Job:
     """Members of a zip in memory are unpacked here: sending the whole zip for each would cost more."""
     in_memory = _is_in_memory(source)
     data = np.frombuffer(read_source(source), np.uint8) if in_memory else None
     path = "" if in_memory else os.path.abspath(source.path)  # the worker keeps the folder it was started in
     member = None if in_memory else source.member
-    return Job(operation, source.name, path, member, data, policy, square, limits.memory_mib, limits.seconds)
+    return Job(operation, source.name, path, member, data, policy, square, select, limits.memory_mib, limits.seconds)
 
 
 def _is_in_memory(source: Source) -> bool:
@@ -288,7 +292,10 @@ def _pictures(square: Square | None, source: Source, decoded: Decoded) -> list[P
     for number, frame in enumerate(decoded.items):
         same = pictures and pictures[-1].tags == frame.tags
         tags = pictures[-1].tags if same else frame.tags
-        pictures.append(Picture(as_rgb(frame.pixels), source.name, number, decoded.sha256, frame.policy, tags, square))
+        rgb = as_rgb(frame.pixels)
+        pictures.append(
+            Picture(rgb, source.name, number, decoded.sha256, frame.policy, tags, square, findings=frame.findings)
+        )
     return pictures
 
 

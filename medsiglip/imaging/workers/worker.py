@@ -9,16 +9,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import posixpath
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from io import BufferedIOBase, BufferedReader, BufferedWriter, FileIO
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ..dicom.header import FileContent
 from ..frame import DecodedFrame, ImageError, as_rgb
 from ..source import Source, read_source
 from .pipe import Answer, Job, read_message, widen, write_message
+
+if TYPE_CHECKING:
+    from ..volumes.nifti import Sibling
 
 Decode = Callable[[bytes, str, str], Iterator[DecodedFrame]]
 
@@ -110,9 +115,10 @@ def _answer(job: Job, answers: BufferedIOBase, idle_bytes: int, decode: Decode |
         _bound_memory(None)  # reading has its own bounds
         data = _read(job)
         received_bytes = 0 if job.data is None else job.data.nbytes
-        _bound_memory(idle_bytes + received_bytes + len(data) + job.memory_mib * 2**20)
+        bound_bytes = idle_bytes + received_bytes + len(data) + job.memory_mib * 2**20
+        _bound_memory(bound_bytes)
         _give_up_after(_PATIENCE * job.seconds)
-        for number, item in enumerate(_items(job, data, decode)):
+        for number, item in enumerate(_items(job, data, _sibling_of(job, bound_bytes), decode)):
             if number > 0:  # every frame has the time anew
                 _give_up_after(_PATIENCE * job.seconds)
             write_message(answers, Answer("item"))
@@ -137,12 +143,13 @@ def _answer(job: Job, answers: BufferedIOBase, idle_bytes: int, decode: Decode |
     return None
 
 
-def _items(job: Job, data: bytes, decode: Decode | None) -> Iterator[Any]:
+def _items(job: Job, data: bytes, sibling: Sibling | None, decode: Decode | None) -> Iterator[Any]:
     from ..open import decode_bytes
 
     match job.operation:
         case "pictures":
-            for frame in (decode or decode_bytes)(data, job.name, job.policy):
+            own = partial(decode_bytes, select=job.select, sibling=sibling)
+            for frame in (decode or own)(data, job.name, job.policy):
                 yield frame if job.square is None else _squared(frame, *job.square, job.name)
         case "content":
             yield _content(data, job.name)
@@ -154,20 +161,24 @@ def _items(job: Job, data: bytes, decode: Decode | None) -> Iterator[Any]:
             from ..dicom.instance import decode_values
 
             yield from decode_values(data, job.name)
-        case "nifti":
-            from ..volumes.nifti import decode_nifti
+        case "volume":
+            from ..volumes.volume_files import decode_volume_file
 
-            yield decode_nifti(data, job.name)
+            yield decode_volume_file(data, job.name, job.select, sibling)
 
 
 def _content(data: bytes, name: str) -> FileContent:
     from ..dicom.instance import read_header
     from ..open import format_of
+    from ..volumes.volume_files import is_colour_volume_file
 
+    form = format_of(data)
+    if form == "volume":
+        return FileContent(form, None, is_grey_volume=not is_colour_volume_file(data))
     try:
-        return FileContent(format_of(data), read_header(data, name) if _may_be_dicom(data) else None)
+        return FileContent(form, read_header(data, name) if form in ("dicom", "unknown") else None)
     except ImageError:  # said when its pixels are asked for
-        return FileContent(format_of(data), None)
+        return FileContent(form, None)
 
 
 def _may_be_dicom(data: bytes) -> bool:
@@ -201,6 +212,24 @@ def _read(job: Job) -> bytes:
         return read_source(source)
     except ImageError as error:
         raise ImageError(job.name, error.reason) from None
+
+
+def _sibling_of(job: Job, bound_bytes: int) -> Sibling | None:
+    """Reads another file of the same folder or archive; None for a file in memory."""
+    if job.data is not None:
+        return None
+
+    def read(name: str) -> bytes:
+        if job.member is not None:
+            source = Source(job.path, posixpath.join(posixpath.dirname(job.member), name))
+        else:
+            source = Source(os.path.join(os.path.dirname(job.path), name))
+        _bound_memory(None)
+        data = read_source(source)
+        _bound_memory(bound_bytes + len(data))
+        return data
+
+    return read
 
 
 def _give_up_after(seconds: float) -> None:

@@ -45,7 +45,7 @@ def made_header(position=(0.0, 0.0, 0.0), orientation=AXIAL, *, tags=None, **fie
         rescale_slope=1.0,
         rescale_intercept=-1024.0,
         rescale_type="HU",
-        padding_value=None,
+        padding=None,
         gantry_tilt_deg=None,
         frame_planes=(),
         frame_moments=(),
@@ -55,7 +55,8 @@ def made_header(position=(0.0, 0.0, 0.0), orientation=AXIAL, *, tags=None, **fie
         diffusion_b_value=None,
         sha256=f"digest of {uid}",
     )
-    return replace(header, **fields)
+    inverted = header.tags.photometric_interpretation == "MONOCHROME1"
+    return replace(header, **{"inverted": inverted, **fields})
 
 
 def named(headers, folder="scan"):
@@ -130,7 +131,7 @@ class InProcessPool:
         for source in sources:
             yield self._try(source, lambda data, file: list(decode_values(data, file)))
 
-    def pictures(self, sources, policy="voi", *, square=None):
+    def pictures(self, sources, policy="voi", *, square=None, select=()):
         from medsiglip.imaging.resize import resize
 
         def pixels(frame):

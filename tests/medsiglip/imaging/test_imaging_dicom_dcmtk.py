@@ -190,7 +190,7 @@ def test_the_header_as_dcmdump_reads_it(kit, dcmtk, name):
     ours = {
         "Rows": header.rows, "Columns": header.columns, "BitsStored": header.bits_stored,
         "PixelRepresentation": header.pixel_representation, "RescaleSlope": header.rescale_slope,
-        "RescaleIntercept": header.rescale_intercept, "PixelPaddingValue": header.padding_value,
+        "RescaleIntercept": header.rescale_intercept, "PixelPaddingValue": header.padding and header.padding.first,
         "SliceThickness": header.tags.slice_thickness_mm, "InstanceNumber": header.instance_number,
         "WindowCenter": header.vois[0].window and header.vois[0].window.center,
         "PixelSpacing": header.tags.spacing_mm,

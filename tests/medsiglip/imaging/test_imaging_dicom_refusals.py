@@ -8,6 +8,7 @@ from pydicom.uid import (
 )
 
 from medsiglip.imaging import ImageError
+from medsiglip.imaging.dicom.instance import decode_dicom
 from tests.medsiglip.imaging.dicom_writer import changed, decode, dicom_bytes
 
 
@@ -128,18 +129,22 @@ def test_an_unknown_photometric_interpretation_is_not_quoted():
 def test_a_rescale_that_is_no_number():
     data = dicom_bytes(np.zeros((2, 2), np.uint16), RescaleSlope=123456789012, RescaleIntercept=0)
     assert data.count(b"123456789012.0") == 1
-    assert "group 0028" in refusal(data.replace(b"123456789012.0", b"nan           "))
+    expected = "Rescale Slope (0028,1053) is no number; export the image again"
+    assert refusal(data.replace(b"123456789012.0", b"nan           ")) == expected
 
 
 def test_damaged_window_text_does_not_leak():
     data = dicom_bytes(np.zeros((2, 2), np.uint16), WindowCenter=123456789012, WindowWidth=4096)
     assert data.count(b"123456789012.0") == 1
-    assert "group 0028" in refusal(data.replace(b"123456789012.0", b"Zebedee^Quimby"))
+    (frame,) = decode_dicom(data.replace(b"123456789012.0", b"Zebedee^Quimby"), "voi", "")
+    finding = frame.findings[0]
+    assert finding.text == "Window Center (0028,1050) is no number; the window is not used"
+    assert frame.policy == "full-range"
 
 
 def test_nothing_is_logged_or_warned_of_a_damaged_file(caplog, recwarn):
     data = dicom_bytes(np.zeros((2, 2), np.uint16), WindowCenter=123456789012, WindowWidth=4096)
-    refusal(data.replace(b"123456789012.0", b"Zebedee^Quimby"))
+    list(decode_dicom(data.replace(b"123456789012.0", b"Zebedee^Quimby"), "voi", ""))
     assert not caplog.records and not list(recwarn)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 from medsiglip.cli import main
 from medsiglip.imaging import ImageError, Picture, read_pictures, resize
 from medsiglip.imaging.drawing import GAP_PX, MARGIN_PX, Line, save_png, text_block
-from medsiglip.imaging.frame import TechnicalTags
+from medsiglip.imaging.frame import Finding, TechnicalTags
 from medsiglip.imaging.look import (
     MAX_PAIRS,
     MAX_VOLUMES,
@@ -25,7 +25,7 @@ from medsiglip.imaging.look import (
     volume_heading,
 )
 from medsiglip.imaging.volumes.presets import ct_rgb
-from medsiglip.imaging.volumes.volume import SeriesFinding, Volume
+from medsiglip.imaging.volumes.volume import Volume
 
 VIEW = View("nano", 112, "huggingface")
 SIDE = 448  # 112 px enlarged four times
@@ -215,7 +215,7 @@ def heading_of(given, **options):
 
 
 def test_a_contact_sheet_names_policy_spacing_orientation_and_findings():
-    findings = (SeriesFinding("gap", "5 mm between slices 2 and 3, 2.5 mm elsewhere", ()),)
+    findings = (Finding("gap", "5 mm between slices 2 and 3, 2.5 mm elsewhere", ()),)
     assert heading_of(volume(findings=findings, tags=TechnicalTags(modality="CT"))) == [
         "ct",
         "CT, 4 slices of 112 rows x 112 columns, unit HU, spacing 2.5 x 0.8 x 0.7 mm (slices, rows, columns), "
@@ -367,7 +367,8 @@ def test_look_at_a_ct_series_is_a_contact_sheet(look, kit, tmp_path):
         (tmp_path / "ct").mkdir(exist_ok=True)
         (tmp_path / "ct" / f"{number}.dcm").write_bytes(path.read_bytes())
     status, err, sheet = look(tmp_path / "ct")
-    assert (status, err) == (0, [])
+    overlap = f"note: {tmp_path / 'ct'}: slices 1.25 mm thick overlap: the step is 1 mm"
+    assert (status, err) == (0, [overlap])
     shown = tiles(sheet, columns=3, count=3)
     # slice 1 is the one lowest in the patient
     z_mm = {path: float(pydicom.dcmread(path, stop_before_pixels=True).ImagePositionPatient[2]) for path in slices}

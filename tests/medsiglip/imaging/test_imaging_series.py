@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 from pydicom.uid import generate_uid
 
+from medsiglip.imaging.dicom.padding import Padding
 from medsiglip.imaging.frame import Plane
 from medsiglip.imaging.source import Source
-from medsiglip.imaging.volumes.series import Series, group_series
+from medsiglip.imaging.volumes.series import LooseSlice, Series, group_series
 from tests.medsiglip.imaging.made_series import AXIAL, made_header, named
 
 CORONAL = (1.0, 0.0, 0.0, 0.0, 0.0, -1.0)
@@ -152,9 +153,16 @@ def test_small_noise_in_the_cosines_is_one_orientation():
     assert heights(series) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("headers", [axial([0]), axial([0, 0]), axial([0, 0.005])], ids=["one", "same", "close"])
-def test_fewer_than_two_positions_are_pictures(headers):
-    assert [type(entry) for entry in group_series(named(headers))] == [Source] * len(headers)
+def test_one_slice_is_a_picture_and_nothing_to_speak_of():
+    assert [type(entry) for entry in group_series(named(axial([0])))] == [Source]
+
+
+@pytest.mark.parametrize("headers", [axial([0, 0]), axial([0, 0.005])], ids=["same", "close"])
+def test_fewer_than_two_positions_are_pictures_that_say_why(headers):
+    entries = group_series(named(headers))
+    assert [type(entry) for entry in entries] == [LooseSlice, LooseSlice]
+    assert {entry.finding.kind for entry in entries} == {"not-a-volume"}
+    assert "2 images of one series are single pictures" in entries[0].finding.text
 
 
 def test_localisers_alone_are_pictures():
@@ -260,15 +268,15 @@ def test_slices_with_numbers_of_their_own_are_one_stack_even_where_many_are_miss
     assert kinds(series) == ["joined-acquisitions", "gap"]
 
 
-def test_time_points_without_a_number_keep_the_first_instance():
+def test_time_points_with_an_instance_number_each_keep_the_first():
     headers = [
         *axial([0, 1, 2], instance_number=5),
         *axial([0, 1, 2], instance_number=4),
     ]
     series = only_series(group_series(named(headers)))
     assert series.files == ("scan/003.dcm", "scan/004.dcm", "scan/005.dcm")
-    assert kinds(series) == ["repeated-position"]
-    assert finding(series, "repeated-position").files == ("scan/000.dcm", "scan/001.dcm", "scan/002.dcm")
+    assert kinds(series) == ["other-acquisition"]
+    assert finding(series, "other-acquisition").files == ("scan/000.dcm", "scan/001.dcm", "scan/002.dcm")
 
 
 # Geometry
@@ -391,10 +399,11 @@ def test_units(fields, unit):
 
 
 def test_padding_is_in_the_volumes_unit():
-    headers = axial([0, 1], padding_value=63536, rescale_slope=2.0)  # -2000 as unsigned 16 bits
-    assert only_series(group_series(named(headers))).displays[0].padding == -2000 * 2 - 1024
-    unsigned = axial([0, 1], padding_value=63536, pixel_representation=0, rescale_intercept=0.0)
-    assert only_series(group_series(named(unsigned))).displays[0].padding == 63536
+    headers = axial([0, 1], padding=Padding(-2000, -1999), rescale_slope=2.0)
+    assert only_series(group_series(named(headers))).displays[0].padding == (-2000 * 2 - 1024, -1999 * 2 - 1024)
+    falling = axial([0, 1], padding=Padding(5, 7), rescale_slope=-1.0, rescale_intercept=0.0)
+    assert only_series(group_series(named(falling))).displays[0].padding == (-7, -5)
+    assert only_series(group_series(named(axial([0, 1], has_modality_lut=True)))).displays[0].padding is None
 
 
 def test_thousands_of_slices_group_in_good_time():

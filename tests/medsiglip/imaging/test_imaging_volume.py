@@ -13,7 +13,8 @@ from pydicom import dcmread, dcmwrite
 from scipy.ndimage import map_coordinates
 
 from medsiglip.imaging.dicom.lut import Window
-from medsiglip.imaging.frame import ImageError, TechnicalTags
+from medsiglip.imaging.dicom.padding import Padding
+from medsiglip.imaging.frame import Finding, ImageError, TechnicalTags
 from medsiglip.imaging.picture import Square
 from medsiglip.imaging.resize import resize
 from medsiglip.imaging.volumes.geometry import LPS_TO_RAS, axis_codes, orientation, turn_to
@@ -21,7 +22,7 @@ from medsiglip.imaging.volumes.presets import ct_rgb
 from medsiglip.imaging.volumes.read_series import read_volume, series_pictures
 from medsiglip.imaging.volumes.rendering import SliceDisplay
 from medsiglip.imaging.volumes.series import Series, group_series
-from medsiglip.imaging.volumes.volume import SeriesFinding, Volume
+from medsiglip.imaging.volumes.volume import Volume
 from medsiglip.imaging.workers.pool import DecoderPool
 from tests.medsiglip.imaging.dicom_writer import lut
 from tests.medsiglip.imaging.made_series import CT_IMAGE_STORAGE, InProcessPool, ct_file, headers_of, write_series
@@ -364,10 +365,16 @@ def test_small_values_of_monochrome1_are_bright():
 
 def test_padding_is_black_and_no_part_of_the_range():
     voxels = np.array([[[-2000, 0, 100, 50]]], np.int16)
-    shown = made_volume(voxels, unit="stored", displays=(SliceDisplay(None, -2000.0),)).pictures()
+    shown = made_volume(voxels, unit="stored", displays=(SliceDisplay(None, Padding(-2000, -2000)),)).pictures()
     assert next(shown).pixels[0, :, 0].tolist() == [0, 0, 255, 128]
-    white = made_volume(np.array([[[3000, 80]]], np.int16), displays=(SliceDisplay(None, 3000.0),))
+    white = made_volume(np.array([[[3000, 80]]], np.int16), displays=(SliceDisplay(None, Padding(3000, 3000)),))
     assert next(white.pictures()).pixels[0, :, 2].tolist() == [0, 255]
+
+
+def test_a_range_of_padding_is_padding_whole():
+    voxels = np.array([[[-2000, -1500, 0, 100]]], np.int16)
+    shown = made_volume(voxels, unit="stored", displays=(SliceDisplay(None, Padding(-2000, -1500)),)).pictures()
+    assert next(shown).pixels[0, :, 0].tolist() == [0, 0, 0, 255]
 
 
 def test_voi_is_each_slices_own_window():
@@ -570,7 +577,9 @@ def test_a_window_of_all_slices_outlives_reorientation_and_others_do_not():
     same = made_volume(displays=(SliceDisplay(WINDOW),) * 30).reoriented("PIL")
     assert same.displays == (SliceDisplay(WINDOW),) * len(same.voxels)
     different = tuple(SliceDisplay(WINDOW._replace(center=float(n))) for n in range(30))
-    assert made_volume(displays=different).reoriented("PIL").displays == ()
+    assert set(made_volume(displays=different).reoriented("PIL").displays) == {SliceDisplay()}
+    padded = tuple(display._replace(padding=Padding(-2000, -2000), inverted=True) for display in different)
+    assert set(made_volume(displays=padded).reoriented("PIL").displays) == {SliceDisplay(None, (-2000, -2000), True)}
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.float32])
@@ -631,7 +640,7 @@ def test_a_tilted_volume_is_upright_after_resampling():
 
 @pytest.mark.parametrize("kind", ["gap", "uneven-spacing", "sideways-shift"])
 def test_slices_on_no_grid_are_not_resampled(kind):
-    volume = made_volume(findings=(SeriesFinding("localiser", "1 image"), SeriesFinding(kind, "steps differ")))
+    volume = made_volume(findings=(Finding("localiser", "1 image"), Finding(kind, "steps differ")))
     with pytest.raises(ImageError, match="cannot be resampled: steps differ; add the missing slices"):
         volume.resampled((1, 1, 1))
 
@@ -685,5 +694,5 @@ def test_reading_takes_half_a_volume_more_than_the_volume(tmp_path, repository, 
 
 
 def test_replace_keeps_what_as_hu_does_not_touch():
-    volume = replace(made_volume(unit="unknown"), findings=(SeriesFinding("gap", "one"),))
+    volume = replace(made_volume(unit="unknown"), findings=(Finding("gap", "one"),))
     assert volume.as_hu().findings == volume.findings and volume.as_hu().sha256 == volume.sha256
