@@ -14,6 +14,7 @@ from data_cards.readers.vqa_rad import VisualQuestion, read_vqa_rad
 from data_cards.split import Side, side
 from evals.metrics.statistics import Estimate, clustered_bootstrap_ci, paired_difference
 from evals.tasks.vqa_rad import CARD, grade
+from medsiglip.probe import logistic_regression
 
 
 @dataclass(frozen=True)
@@ -77,11 +78,10 @@ def model_minus_words(model: Mapping[str, float], graded: list[WordsAlone], metr
 
 def _answerer(train: list[VisualQuestion]) -> Any:
     from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
 
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"\w+")
-    model = make_pipeline(words, LogisticRegression(C=10, max_iter=1000))
+    model = make_pipeline(words, logistic_regression(10.0))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "The number of unique classes", UserWarning)  # most answers are said once
         return model.fit([q.question for q in train], [q.answer.strip().lower() for q in train])
