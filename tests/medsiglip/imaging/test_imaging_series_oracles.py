@@ -5,15 +5,22 @@ acquisition in the order of its positions, with the values that ITK reads; or be
 that say why. A mixture, another order or another value without a word fails.
 """
 
+import shutil
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
+import SimpleITK
 
 from medsiglip.imaging.dicom.instance import read_header
 from medsiglip.imaging.source import Source
-from medsiglip.imaging.volumes.series import group_series
+from medsiglip.imaging.units import HU, HU_UNPROVEN
+from medsiglip.imaging.volumes.read_series import read_volume
+from medsiglip.imaging.volumes.series import LooseSlice, RefusedSeries, Series, group_series
 from tests.medsiglip.imaging.conftest import run_dcmtk
-from tests.medsiglip.imaging.made_series import ct_file
+from tests.medsiglip.imaging.made_series import InProcessPool, ct_file
 
 NUM_SERIES = 1000
 TOLD_BY = (
