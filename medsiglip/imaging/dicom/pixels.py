@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..frame import MAX_FRAME_VALUES, Array, ImageError, check_size
-from .codestream import coded_size
+from ..frame import MAX_FRAME_VALUES, Array, Finding, ImageError, check_size
+from .codestream import coded_size, has_colour_transform
 from .parse import text
 from .tags import PHOTOMETRIC_INTERPRETATIONS, known_code
 
@@ -139,11 +139,45 @@ def _encapsulated_frames(dataset: Dataset, decoder: Any, options: dict[str, Any]
     coded = generate_frames(
         dataset.PixelData, number_of_frames=num_frames(dataset), extended_offsets=_extended_offsets(dataset)
     )
+    if photometric := _coded_photometric(dataset):
+        options = {**options, "photometric_interpretation": photometric}
     decoded = decoder.iter_array(dataset, **options)
     for codestream in coded:
         if decoder.UID != _RLE:
             _check_coded_size(codestream, dataset, file)  # before the codec takes memory for what it claims
         yield next(decoded)[0]
+
+
+def colour_findings(dataset: Dataset) -> tuple[Finding, ...]:
+    """That the tags and a JPEG 2000 codestream disagree about its colours; the codestream is followed.
+
+    Source: PS3.5 8.2.4; PS3.3 C.7.6.3.1.2: YBR_RCT and YBR_ICT name the codestream's own transformation.
+    """
+    transformed, photometric = _coded_transform(dataset), str(dataset.PhotometricInterpretation)
+    named = photometric in ("YBR_RCT", "YBR_ICT")
+    if transformed is None or transformed == named or photometric == "RGB":
+        return ()  # an RGB picture with a transform decodes to RGB all the same
+    codestream = f"the JPEG 2000 codestream has {'a' if transformed else 'no'} colour transform"
+    taken = "its decoded samples are taken for red, green and blue"
+    return (Finding("colour-transform", f"Photometric Interpretation {photometric}, but {codestream}; {taken}"),)
+
+
+def _coded_photometric(dataset: Dataset) -> str:
+    """What the decoded samples are where the tag would have them converted a second time; "" for as the tag says."""
+    converted = str(dataset.PhotometricInterpretation).startswith("YBR_FULL")
+    return "RGB" if converted and _coded_transform(dataset) else ""
+
+
+def _coded_transform(dataset: Dataset) -> bool | None:
+    """Whether the first codestream of a colour picture has a colour transform; None outside JPEG 2000."""
+    from pydicom.encaps import generate_frames
+
+    if int(dataset.get("SamplesPerPixel", 1)) != 3 or dataset.file_meta.get("TransferSyntaxUID", "") not in _JPEG_2000:
+        return None
+    frames = generate_frames(
+        dataset.PixelData, number_of_frames=num_frames(dataset), extended_offsets=_extended_offsets(dataset)
+    )
+    return has_colour_transform(next(frames))
 
 
 def _extended_offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:
