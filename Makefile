@@ -83,7 +83,7 @@ test-lm-eval: $(STAMP)
 # Debian packages that some tests use.
 system:
 	apt-get update
-	apt-get install --yes --no-install-recommends chromium dcmtk
+	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
 	rm -rf $(VENV) $(INTEROP) $(TIMM) $(LM_EVAL) build dist *.egg-info

@@ -40,6 +40,10 @@ class FileProblem:
         return f"{printable(self.file)}: {self.reason}"
 
 
+_VOXELS_OF = {".img": (".hdr",), ".raw": (".mhd",), ".zraw": (".mhd",)}
+"""What a file that only holds voxels ends with, and its header."""
+
+
 class ListedFiles(NamedTuple):
     """What `list_files` found."""
 
@@ -133,7 +137,8 @@ def _add_path(source: str, folder: Path, listed: ListedFiles) -> None:
     elif kind == "folder":
         _add_folder(path, listed)
     elif kind == "file":
-        _add_file(Source(str(path)), listed)
+        header = _header_of(path)
+        _add_file(Source(str(header or path)), listed)
     elif kind == "other":
         listed.problems.append(FileProblem(source, "neither a file nor a folder; give a regular file"))
     elif glob.has_magic(source):
@@ -156,6 +161,7 @@ def _add_file(file: Source, listed: ListedFiles) -> None:
 def _add_glob(pattern: Path, source: str, listed: ListedFiles) -> None:
     matches = [Path(match) for match in sorted(glob.glob(str(pattern), recursive=True))]
     files = [match for match in matches if match.is_file()]
+    files = list(dict.fromkeys(_header_of(file) or file for file in files))
     for file in files:
         _add_file(Source(str(file)), listed)
     if not files:
@@ -167,7 +173,7 @@ def _add_folder(folder: Path, listed: ListedFiles) -> None:
     found: list[Path] = []
     for root, subfolders, names in os.walk(folder, onerror=lambda error: _add_unreadable(error, listed)):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
-        found += [Path(root, name) for name in names if _may_be_picture(name)]
+        found += [path for name in names if _may_be_picture(name) and not _header_of(path := Path(root, name))]
     listed.files.extend(Source(str(path)) for path in sorted(found))
     if not found:
         reason = "the folder holds no pictures; give a folder with DICOM, PNG, JPEG or TIFF files"
@@ -190,7 +196,8 @@ def _add_members(path: str, listed: ListedFiles) -> None:
 def _add_archive(archive: zipfile.ZipFile, name: str, kept: zipfile.ZipFile | None, listed: ListedFiles) -> None:
     """Add the members of an archive; `kept` is the archive itself where it lies in memory."""
     members = members_of(archive, name, _may_be_picture)
-    listed.files.extend(Source(name, member, archive=kept) for member in members.names)
+    pictures = [member for member in members.names if not _header_in(member, members.names)]
+    listed.files.extend(Source(name, member, archive=kept) for member in pictures)
     for member, reason in members.refused:
         listed.problems.append(FileProblem(Source(name, member).name, reason))
     if not members.names and not members.refused:
@@ -198,8 +205,21 @@ def _add_archive(archive: zipfile.ZipFile, name: str, kept: zipfile.ZipFile | No
         listed.problems.append(FileProblem(name, reason))
 
 
+def _header_of(path: Path) -> Path | None:
+    """The header beside a file of voxels, which reads as one picture with it; None for other files."""
+    headers = _VOXELS_OF.get(path.suffix.lower(), ())
+    found = (path.with_suffix(ending) for suffix in headers for ending in (suffix, suffix.upper()))
+    return next((header for header in found if header.is_file()), None)
+
+
+def _header_in(member: str, members: Sequence[str]) -> bool:
+    stem, dot, suffix = member.rpartition(".")
+    headers = _VOXELS_OF.get(f"{dot}{suffix.lower()}", ())
+    return any(f"{stem}{ending}" in members for header in headers for ending in (header, header.upper()))
+
+
 def _may_be_picture(name: str) -> bool:
     name = name.lower()
     if name.startswith(".") or name == "dicomdir":
         return False
-    return name.endswith(".nii.gz") or Path(name).suffix not in _NOT_PICTURES
+    return name.endswith((".nii.gz", ".hdr.gz")) or Path(name).suffix not in _NOT_PICTURES

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias, TypeGuard
 
 import numpy as np
 
-from .dicom.policies import CT_POLICIES, check_policy
-from .frame import STORED, VOI, Array, DecodedFrame, ImageError, is_grey_plane
+from .dicom.policies import check_policy
+from .frame import VOI, Array, ImageError
 from .listing import FileProblem, ListedFiles, list_archive, list_file, list_files
 from .picture import Picture, Square
 from .select import Selection, as_selection
@@ -24,19 +24,16 @@ from .source import Source, as_source
 from .volumes.read_series import read_volume
 from .volumes.series import LooseSlice, RefusedSeries, Series, group_series
 from .volumes.volume import Volume
-from .volumes.voxels import VolumeValues, grey_volume
+from .volumes.voxels import grey_volume
 from .workers.pool import DecoderPool, shared_pool
-from .zips import NESTED, is_zip
+from .zips import is_zip
 
 if TYPE_CHECKING:
     import PIL.Image
 
-    from .volumes.nifti import Sibling
 
 ImageSource: TypeAlias = "str | os.PathLike[str] | Source | bytes | Array | Picture | PIL.Image.Image"
 """Anything that one picture, or one file, folder, glob, list or zip of pictures, may be given as."""
-
-_KNOWN_FORMATS = "DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF"
 
 
 def open_images(
@@ -151,77 +148,6 @@ def open_series(
         if isinstance(item, RefusedSeries | FileProblem):
             raise ImageError(item.file, item.reason)
     return [item for item in planned if isinstance(item, Series)]
-
-
-def decode_bytes(
-    data: bytes, file: str, policy: str, *, select: Selection = (), sibling: Sibling | None = None
-) -> Iterator[DecodedFrame]:
-    """Decode the bytes of one file in this process, by content: DICOM may have any extension.
-
-    Args:
-        data: the whole file.
-        file: name for messages.
-        policy: see `open_images`.
-        select: which volume of a file that holds several.
-        sibling: reads another file of the same folder, for headers whose voxels are in a second one.
-
-    Returns:
-        Frames, or the slices of a NIfTI or MetaImage volume, one by one.
-
-    Raises:
-        ImageError: while iterating; truncated, damaged, too large, or not a picture.
-    """
-    from .dicom.instance import decode_dicom
-    from .raster import decode_raster
-    from .volumes.volume_files import decode_volume_file
-
-    match format_of(data):
-        case "dicom":
-            yield from decode_dicom(data, policy, file)
-        case "raster":
-            yield from decode_raster(data, file)
-        case "volume":
-            yield from _slice_frames(decode_volume_file(data, file, select, sibling), file, policy)
-        case _:
-            raise ImageError(file, _not_a_picture(data))
-
-
-def format_of(data: bytes) -> str:
-    """What a file is by its content: "dicom", "volume" (NIfTI, MetaImage), "raster" or "unknown".
-
-    A TIFF may hide in a DICOM preamble.
-    """
-    from .dicom.instance import has_dicom_preamble, parses_as_dicom
-    from .raster import is_raster
-    from .volumes.volume_files import is_volume_file
-
-    if has_dicom_preamble(data):
-        return "dicom"
-    if is_volume_file(data):
-        return "volume"
-    if is_raster(data):
-        return "raster"
-    return "dicom" if parses_as_dicom(data) else "unknown"
-
-
-def _not_a_picture(data: bytes) -> str:
-    if not data:
-        return "the file is empty; copy it again"
-    return NESTED if is_zip(data) else f"not a picture in a format read here; give {_KNOWN_FORMATS}"
-
-
-def _slice_frames(values: VolumeValues, file: str, policy: str) -> Iterator[DecodedFrame]:
-    if values.is_colour:
-        if policy in CT_POLICIES:
-            raise ImageError(file, f"the policy {policy} is for CT in Hounsfield units, this is colour; use {VOI}")
-        for pixels in values.values:
-            yield DecodedFrame(pixels, STORED, findings=values.findings)
-        return
-    volume = grey_volume(values, file)
-    windows = policy.startswith("ct-")  # asking for a CT's windows says that it is one
-    for picture in volume.as_hu().pictures(policy.removeprefix("ct-")) if windows else volume.pictures():
-        pixels = picture.pixels[:, :, 0] if is_grey_plane(picture.pixels) else picture.pixels
-        yield DecodedFrame(pixels, picture.policy, picture.tags, picture.findings)
 
 
 # What the user gave, in order

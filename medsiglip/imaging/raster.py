@@ -43,6 +43,7 @@ _PNG_COLOUR_MODES_16_BIT = {2: "RGB", 4: "LA", 6: "RGBA"}  # the PNG colour type
 
 _MINISWHITE, _MINISBLACK, _RGB = 0, 1, 2  # TIFF PhotometricInterpretation
 _REDUCED_OR_MASK = 0b101  # TIFF NewSubfileType: a thumbnail or a transparency mask, not a page
+_SIGNED = 2  # TIFF SampleFormat
 _MAX_PAGES = 4096
 _UNASSOCIATED_ALPHA = 2  # TIFF ExtraSamples: colours not yet multiplied by alpha
 
@@ -251,8 +252,13 @@ def _is_picture(page: tifffile.TiffPage) -> bool:
 
 
 def _is_deep_page(page: tifffile.TiffPage) -> bool:
+    """More than eight bits, or signed ones, which PIL takes for unsigned."""
     bits = page.bitspersample
-    return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8)
+    return bool(max(bits if isinstance(bits, tuple) else (bits,)) > 8) or _is_signed(page)
+
+
+def _is_signed(page: tifffile.TiffPage) -> bool:
+    return int(page.sampleformat) == _SIGNED
 
 
 def _shallow_page(data: bytes, page: int, file: str) -> Array:
@@ -286,7 +292,9 @@ def _unit_alpha(alpha: Array) -> Array:
 def _deep_samples(data: bytes, index: int, page: tifffile.TiffPage) -> Array:
     """(H, W, S) in the page's own dtype, upright."""
     if not _tifffile_decodes(page):  # LZW above all, which tifffile leaves to the imagecodecs package
-        return _deep_samples_pil(data, index)
+        samples = _deep_samples_pil(data, index)
+        unsigned = _is_signed(page) and samples.dtype.kind == "u"
+        return samples.view(f"i{samples.dtype.itemsize}") if unsigned else samples
     if len(page.dataoffsets) != math.prod(page.chunked) or not all(page.databytecounts):
         raise ValueError("strips or tiles are missing")  # tifffile would fill them with zeros
     values = page.asarray()
@@ -312,8 +320,8 @@ def _tifffile_decodes(page: tifffile.TiffPage) -> bool:
 def _deep_samples_pil(data: bytes, index: int) -> Array:
     image = _open_pil(data)
     image.seek(index)
-    if _is_deep(image):
-        return np.asarray(_upright(image))[:, :, None]
+    if _is_deep(image) or image.mode == "L":  # eight bits that are signed
+        return np.array(_upright(image))[:, :, None]
     # libtiff hands samples over in the machine's byte order, whatever the file's.
     return _sixteen_bit_samples(data, index, image.mode, big_endian=sys.byteorder == "big")
 

@@ -1,10 +1,11 @@
-"""How large a JPEG, JPEG-LS or JPEG 2000 codestream says it is, read before a codec takes memory for it."""
+"""What a JPEG, JPEG-LS or JPEG 2000 codestream says of itself, read before a codec takes memory for it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 _J2K_START = b"\xff\x4f\xff\x51"  # SOC, SIZ
+_COD = 0x52
 _NOT_FRAME_HEADERS = (0xC4, 0xC8, 0xCC)  # DHT, JPG, DAC
 _WITHOUT_LENGTH = (0x01, *range(0xD0, 0xD9))  # TEM, RSTn, SOI
 
@@ -34,6 +35,23 @@ def coded_size(codestream: bytes) -> CodedSize | None:
         return _jpeg_size(codestream)
     start = codestream.find(_J2K_START, 0, 4096)  # past the boxes of a JP2 file, which DICOM forbids but files have
     return _j2k_size(codestream[start + 4 : start + 43]) if start >= 0 else None
+
+
+def has_colour_transform(codestream: bytes) -> bool | None:
+    """Whether a JPEG 2000 codestream says that its decoder turns components back to red, green and blue.
+
+    Returns:
+        None for other formats and damaged headers.
+
+    Source: ISO/IEC 15444-1 A.6.1, the multiple component transformation of COD.
+    """
+    start = codestream.find(_J2K_START, 0, 4096)
+    position = start + 2
+    while start >= 0 and codestream[position : position + 1] == b"\xff" and position + 9 <= len(codestream):
+        if codestream[position + 1] == _COD:
+            return codestream[position + 8] != 0
+        position += 2 + int.from_bytes(codestream[position + 2 : position + 4], "big")
+    return None
 
 
 def _j2k_size(header: bytes) -> CodedSize | None:

@@ -20,7 +20,7 @@ from .header import InstanceHeader, ct_codes, instance_header, technical_tags
 from .lut import LookupTable, ModalityTransform, modality_transform, modality_values
 from .palette import apply_palette, read_palette
 from .parse import parse, parses, typed_errors, typed_steps
-from .pixels import FrameSource, frame_source
+from .pixels import FrameSource, colour_findings, frame_source
 from .policies import CT_POLICIES, check_policy
 from .tag_findings import tag_findings
 from .tone import tone_frames
@@ -85,7 +85,7 @@ def decode_dicom(data: bytes, policy: str, file: str) -> Iterator[DecodedFrame]:
     dataset = parse(data, file)
     with typed_errors(file):
         frames = frame_source(dataset, file)
-        findings = tag_findings(dataset)
+        findings = (*tag_findings(dataset), *colour_findings(dataset))
     rendered = typed_steps(_render(dataset, frames, policy, file), file)
     for number, frame in enumerate(rendered):
         with typed_errors(file):

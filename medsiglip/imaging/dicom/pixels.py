@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..frame import MAX_FRAME_VALUES, Array, ImageError, check_size
-from .codestream import coded_size
+from ..frame import MAX_FRAME_VALUES, Array, Finding, ImageError, check_size
+from ..video import dicom_video_reason
+from .codestream import coded_size, has_colour_transform
 from .parse import text
 from .tags import PHOTOMETRIC_INTERPRETATIONS, known_code
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_CONVERT = "convert it to Explicit VR Little Endian, for example with gdcmconv --raw"
+_CONVERT = "export the image uncompressed, as Explicit VR Little Endian"
 
 FrameSource = Callable[[], Iterable[Array]]
 """Gives the frames of a file again at each call."""
@@ -32,7 +33,7 @@ _PHOTOMETRIC_INTERPRETATIONS = {  # by Samples per Pixel
 _RLE = "1.2.840.10008.1.2.5"
 _JPEG_EXTENDED = "1.2.840.10008.1.2.4.51"
 _PLUGINS = {  # transfer syntax UID: what decodes it
-    _JPEG_EXTENDED: "pylibjpeg-libjpeg (GPL licence)",
+    _JPEG_EXTENDED: "pylibjpeg pylibjpeg-libjpeg",
     "1.2.840.10008.1.2.4.57": "python-gdcm",
     "1.2.840.10008.1.2.4.70": "python-gdcm",
     "1.2.840.10008.1.2.4.80": "python-gdcm",
@@ -64,6 +65,7 @@ def frame_source(dataset: Dataset, file: str) -> FrameSource:
         ImageError: no pixel data, truncated, too large, or in a form that is not decoded here.
     """
     _check_pixel_data(dataset, file)
+    _check_is_no_video(dataset, file)
     _check_picture(dataset, file)
     syntax = _transfer_syntax(dataset, file)
     _check_representation(dataset, syntax, file)
@@ -102,7 +104,7 @@ def _stored_frames(dataset: Dataset, syntax: Any, file: str) -> Iterator[Array]:
             yield frame
         if done == wanted:
             return
-    raise ImageError(file, _undecodable(syntax))
+    raise ImageError(file, _undecodable(syntax, decoder))
 
 
 def _decoded_frames(dataset: Dataset, decoder: Any, plugin: str, file: str) -> Iterator[Array]:
@@ -139,11 +141,45 @@ def _encapsulated_frames(dataset: Dataset, decoder: Any, options: dict[str, Any]
     coded = generate_frames(
         dataset.PixelData, number_of_frames=num_frames(dataset), extended_offsets=_extended_offsets(dataset)
     )
+    if photometric := _coded_photometric(dataset):
+        options = {**options, "photometric_interpretation": photometric}
     decoded = decoder.iter_array(dataset, **options)
     for codestream in coded:
         if decoder.UID != _RLE:
             _check_coded_size(codestream, dataset, file)  # before the codec takes memory for what it claims
         yield next(decoded)[0]
+
+
+def colour_findings(dataset: Dataset) -> tuple[Finding, ...]:
+    """That the tags and a JPEG 2000 codestream disagree about its colours; the codestream is followed.
+
+    Source: PS3.5 8.2.4; PS3.3 C.7.6.3.1.2: YBR_RCT and YBR_ICT name the codestream's own transformation.
+    """
+    transformed, photometric = _coded_transform(dataset), str(dataset.PhotometricInterpretation)
+    named = photometric in ("YBR_RCT", "YBR_ICT")
+    if transformed is None or transformed == named or photometric == "RGB":
+        return ()  # an RGB picture with a transform decodes to RGB all the same
+    codestream = f"the JPEG 2000 codestream has {'a' if transformed else 'no'} colour transform"
+    taken = "its decoded samples are taken for red, green and blue"
+    return (Finding("colour-transform", f"Photometric Interpretation {photometric}, but {codestream}; {taken}"),)
+
+
+def _coded_photometric(dataset: Dataset) -> str:
+    """What the decoded samples are where the tag would have them converted a second time; "" for as the tag says."""
+    converted = str(dataset.PhotometricInterpretation).startswith("YBR_FULL")
+    return "RGB" if converted and _coded_transform(dataset) else ""
+
+
+def _coded_transform(dataset: Dataset) -> bool | None:
+    """Whether the first codestream of a colour picture has a colour transform; None outside JPEG 2000."""
+    from pydicom.encaps import generate_frames
+
+    if int(dataset.get("SamplesPerPixel", 1)) != 3 or dataset.file_meta.get("TransferSyntaxUID", "") not in _JPEG_2000:
+        return None
+    frames = generate_frames(
+        dataset.PixelData, number_of_frames=num_frames(dataset), extended_offsets=_extended_offsets(dataset)
+    )
+    return has_colour_transform(next(frames))
 
 
 def _extended_offsets(dataset: Dataset) -> tuple[bytes, bytes] | None:
@@ -182,7 +218,9 @@ def _decoder(dataset: Dataset, syntax: Any, file: str) -> Any:
     twelve_bits = str(syntax) == _JPEG_EXTENDED and int(dataset.BitsStored) > 8
     if not decoder.is_available or (twelve_bits and "pylibjpeg" not in decoder.available_plugins):
         plugin = _PLUGINS.get(syntax, "pylibjpeg python-gdcm")
-        raise ImageError(file, f"transfer syntax {_syntax_name(syntax)} needs a plugin; pip install {plugin}")
+        licence = " (the latter under the GPL)" if plugin.endswith("libjpeg") else ""
+        needs = f"transfer syntax {_syntax_name(syntax)} needs a plugin; pip install {plugin}{licence}"
+        raise ImageError(file, needs)
     return decoder
 
 
@@ -233,6 +271,14 @@ def _is_of_images(dataset: Dataset) -> bool:
 
     classes = text(dataset, "SOPClassUID"), text(dataset.file_meta, "MediaStorageSOPClassUID")
     return any("Image Storage" in UID(uid).name for uid in classes)
+
+
+def _check_is_no_video(dataset: Dataset, file: str) -> None:
+    from pydicom.uid import UID
+
+    name = UID(text(dataset.file_meta, "TransferSyntaxUID")).name
+    if name.startswith(("MPEG", "HEVC")):
+        raise ImageError(file, dicom_video_reason(name))
 
 
 def _check_picture(dataset: Dataset, file: str) -> None:
@@ -298,9 +344,11 @@ def _check_coded_size(codestream: bytes, dataset: Dataset, file: str) -> None:
         raise ImageError(file, f"{what}; export the image again")
 
 
-def _undecodable(syntax: Any) -> str:
+def _undecodable(syntax: Any, decoder: Any) -> str:
+    """A plugin is advised only where it is not among those that have just failed."""
     advice = "copy or export the file again"
-    if syntax in _PLUGINS:
+    tried = {"python-gdcm" if plugin == "gdcm" else "pylibjpeg" for plugin in decoder.available_plugins}
+    if syntax in _PLUGINS and not tried & set(_PLUGINS[syntax].split()):
         advice += f", or pip install {_PLUGINS[syntax]}"
     what = f"pixel data of transfer syntax {_syntax_name(syntax)}"
     return f"{what} cannot be decoded (damaged or truncated?); {advice}"

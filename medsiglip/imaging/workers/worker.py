@@ -37,7 +37,7 @@ def main(decode: Decode | None = None) -> None:
     """Serve jobs until standard input closes.
 
     Args:
-        decode: instead of `open.decode_bytes`, for tests that plant a decoder's faults.
+        decode: instead of `formats.decode_bytes`, for tests that plant a decoder's faults.
     """
     jobs, answers = _private_pipes()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the process that reads
@@ -85,7 +85,7 @@ def _import_decoders() -> None:
     import tifffile  # noqa: F401
     from PIL import Image
 
-    from .. import open, raster, resize  # noqa: F401
+    from .. import formats, raster, resize  # noqa: F401
     from ..dicom import instance  # noqa: F401
     from ..dicom.parse import SILENT
 
@@ -144,7 +144,7 @@ def _answer(job: Job, answers: BufferedIOBase, idle_bytes: int, decode: Decode |
 
 
 def _items(job: Job, data: bytes, sibling: Sibling | None, decode: Decode | None) -> Iterator[Any]:
-    from ..open import decode_bytes
+    from ..formats import decode_bytes
 
     match job.operation:
         case "pictures":
@@ -169,7 +169,7 @@ def _items(job: Job, data: bytes, sibling: Sibling | None, decode: Decode | None
 
 def _content(data: bytes, name: str) -> FileContent:
     from ..dicom.instance import read_header
-    from ..open import format_of
+    from ..formats import format_of
     from ..volumes.volume_files import is_colour_volume_file
 
     form = format_of(data)
@@ -182,7 +182,7 @@ def _content(data: bytes, name: str) -> FileContent:
 
 
 def _may_be_dicom(data: bytes) -> bool:
-    from ..open import format_of
+    from ..formats import format_of
 
     return format_of(data) in ("dicom", "unknown")
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from medsiglip.imaging.formats import decode_bytes
 from medsiglip.imaging.frame import DecodedFrame, ImageError
-from medsiglip.imaging.open import decode_bytes
 from medsiglip.imaging.workers.worker import main
 
 seen = []

@@ -19,9 +19,9 @@ NO_PIXELS = "no pixel data"
 BUNDLED_REFUSALS = {
     "ExplVR_BigEndNoMeta.dcm": NO_PIXELS,
     "ExplVR_LitEndNoMeta.dcm": NO_PIXELS,
-    "JPEG-lossy.dcm": "JPEG Extended.* needs a plugin; pip install pylibjpeg-libjpeg",  # GPL
+    "JPEG-lossy.dcm": "JPEG Extended.* needs a plugin; pip install pylibjpeg pylibjpeg-libjpeg",  # GPL
     "JPEG2000-embedded-sequence-delimiter.dcm": "a compressed frame of",  # broken on purpose
-    "JPGExtended.dcm": "JPEG Extended.* needs a plugin; pip install pylibjpeg-libjpeg",
+    "JPGExtended.dcm": "JPEG Extended.* needs a plugin; pip install pylibjpeg pylibjpeg-libjpeg",
     "MR_truncated.dcm": "truncated: 8130 of 8192 bytes",
     "UN_sequence.dcm": NO_PIXELS,
     "badVR.dcm": "group 0028",  # NumberOfFrames is "1A"

@@ -83,7 +83,7 @@ def test_the_number_of_workers_changes_nothing(mixed):
 
 
 def test_pixels_are_those_of_decoding_in_this_process(mixed):
-    from medsiglip.imaging.open import decode_bytes
+    from medsiglip.imaging.formats import decode_bytes
 
     with DecoderPool(2) as pool:
         for source, result in zip(mixed, pool.pictures(mixed, "full-range"), strict=True):
@@ -428,7 +428,7 @@ def test_a_worker_imports_only_what_decoding_needs():
 import sys
 from medsiglip.imaging.workers.worker import _import_decoders
 _import_decoders()
-from medsiglip.imaging.open import decode_bytes
+from medsiglip.imaging.formats import decode_bytes
 heavy = {"torch", "transformers", "monai", "nibabel", "scipy", "skimage", "sklearn", "pyarrow", "typer", "matplotlib"}
 print(sorted(heavy & set(sys.modules)), "pydicom" in sys.modules, "PIL" in sys.modules)
 """
