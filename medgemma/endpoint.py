@@ -119,6 +119,11 @@ class Endpoint:
         """What stands for the weights, which a server does not show: its address and the model's name there."""
         return f"{self.model} at {self.url}"
 
+    @property
+    def identity(self) -> str:
+        """The same: what else answers depend on is not shown either."""
+        return self.fingerprint
+
     def answer(
         self, files: Sequence[str], prompt: str, sampling: Sampling, *, system: str = "", sample: int = 0
     ) -> Reply:

@@ -138,6 +138,7 @@ def completion_body(
     asking: Asking,
     *,
     name: str,
+    identity: str,
     reply_id: str,
     created_s: int,
     logprobs: bool,
@@ -149,6 +150,7 @@ def completion_body(
         completions: of its request.
         asking: of the checkpoint.
         name: the model's.
+        identity: the model's, see `medsiglip.checkpoints.identity`.
         reply_id: of this reply.
         created_s: Unix time.
         logprobs: whether each token's log-probability is wanted.
@@ -173,6 +175,7 @@ def completion_body(
         "object": "chat.completion",
         "created": created_s,
         "model": name,
+        "system_fingerprint": identity,
         "choices": choices,
         "usage": usage,
     }

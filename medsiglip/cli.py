@@ -19,6 +19,7 @@ from medsiglip.command import (
     new_app,
     progress,
     run,
+    say,
     spread_options,
     whole_file,
 )
@@ -129,6 +130,10 @@ def embed(
             batch_size=encoding.batch_size,
             policy=encoding.policy,
             on_progress=advance,
+            on_stale=lambda aside: say(
+                "note: the model's pixels or other files have changed since it embedded what was there; all files are "
+                f"embedded anew, and the old rows are in {aside.name}"
+            ),
         )
     problems.exit()
 

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medsiglip.checkpoints.folders import fingerprint, read_json, resolve_model
+from medsiglip.checkpoints.folders import read_json, resolve_model
+from medsiglip.checkpoints.identity import fingerprint, identity
 from medsiglip.checkpoints.weights import load_strictly
 from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
@@ -42,6 +43,8 @@ class MedSigLIP:
     preprocessing: Preprocessing
     folder: Path
     name: str
+    policy: str | None = None
+    """The resize policy that was asked for instead of the checkpoint's own."""
 
     @classmethod
     def from_pretrained(
@@ -71,12 +74,19 @@ class MedSigLIP:
         if place == "cpu":
             keep_freed_memory()
         network = load_strictly(SiglipModel, folder, dtype=pick_dtype(dtype, place)).to(place)
-        return cls(network, _load_tokenizer(folder), Preprocessing.from_folder(folder, policy), folder, str(model))
+        preprocessing = Preprocessing.from_folder(folder, policy)
+        return cls(network, _load_tokenizer(folder), preprocessing, folder, str(model), policy)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the weights, for caches and results."""
+        """Of the weights, for results."""
         return fingerprint(self.folder)
+
+    @cached_property
+    def identity(self) -> str:
+        """What embeddings depend on, for caches and resumes; see `medsiglip.checkpoints.identity`."""
+        weights = "-".join(part for part in (self.fingerprint, self.policy) if part)
+        return identity(weights, self.folder)
 
     @property
     def logit_scale(self) -> float:

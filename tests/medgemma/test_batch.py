@@ -234,6 +234,19 @@ def test_answers_of_another_model_or_file_are_kept_from_being_overwritten(asking
     assert notes.read_text() == "my notes\n"
 
 
+def test_a_mended_model_answers_anew_and_its_old_answers_are_kept(asking: Asking, tmp_path: Path) -> None:
+    requests, out = write(tmp_path / "in.jsonl", [line("a"), line("b")]), tmp_path / "out.jsonl"
+    old, new = f"weights+{'a' * 16}", f"weights+{'b' * 16}"
+    Run(asking, requests, out, identity=old)
+    before = out.read_bytes()
+    assert len(Run(asking, requests, out, identity=new).requests) == 2
+    assert (tmp_path / "out.before-1.jsonl").read_bytes() == before
+    assert {reply["response"]["body"]["system_fingerprint"] for reply in read(out)} == {new}
+    assert not Run(asking, requests, out, identity=new).requests
+    with pytest.raises(ValueError, match="of another model"):
+        Run(asking, requests, out, identity=f"others+{'b' * 16}")
+
+
 @pytest.mark.parametrize("cut", [1, 30])
 def test_a_half_written_line_is_dropped(asking: Asking, tmp_path: Path, cut: int) -> None:
     requests, out = write(tmp_path / "in.jsonl", [line("a"), line("b\u2028")]), tmp_path / "out.jsonl"

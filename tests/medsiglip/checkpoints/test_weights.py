@@ -4,7 +4,8 @@ import shutil
 import numpy as np
 import pytest
 
-from medsiglip.checkpoints.folders import fingerprint, resolve_model
+from medsiglip.checkpoints.folders import resolve_model
+from medsiglip.checkpoints.identity import fingerprint
 from medsiglip.encoder import MedSigLIP
 
 NORM = "vision_model.post_layernorm.weight"
