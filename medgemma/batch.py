@@ -62,6 +62,11 @@ class Answerer:
     """Of the weights in memory."""
 
     @property
+    def names(self) -> set[str]:
+        """What a request may call the model: as it was given, a folder's name alone, its adapter's name."""
+        return {self.name, Path(self.name).name, self.asking.adapter or self.name}
+
+    @property
     def key(self) -> str:
         """Of everything that changes an answer."""
         return f"{self.identity} {self.dtype} {self.view}"
@@ -139,6 +144,8 @@ def _answered(
             body = ChatBody.read(line.body)
             if body.stream:
                 raise ValueError("stream: a batch cannot stream")
+            if body.model and body.model not in answerer.names:
+                raise ValueError(f"model: {body.model!r} does not answer here; ask for {answerer.name!r}, or for none")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
