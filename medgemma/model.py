@@ -139,9 +139,13 @@ class MedGemma:
             The name.
 
         Raises:
-            ValueError: the adapter is for another base, incomplete, of an unknown kind, or its name is taken.
+            ValueError: the adapter is for another base, incomplete, of an unknown kind, trained with tokens that the
+                base has not, or its name is taken.
         """
+        from medgemma.checkpoints.adapter_checks import refuse_added_tokens
+
         name = name or _name_of(Path(folder))
+        refuse_added_tokens(Path(folder), self.folder)
         self.engine.load_adapter(name, Path(folder))
         return name
 
