@@ -20,6 +20,7 @@ from medsiglip.command import (
     new_app,
     progress,
     run,
+    say,
     say_notes,
     spread_options,
     whole_file,
@@ -157,6 +158,10 @@ def embed(
             select=select,
             on_progress=advance,
             notes=notes,
+            on_stale=lambda aside: say(
+                "note: the model's pixels or other files have changed since it embedded what was there; all files are "
+                f"embedded anew, and the old rows are in {aside.name}"
+            ),
         )
     say_notes(notes)
     problems.exit()
