@@ -18,7 +18,7 @@ from medgemma.asking import AnswerOptions, Asked, Asking, Reply
 from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
 from medgemma.prompts.content import Part, open_study, study_parts
-from medgemma.prompts.thinking import Speech
+from medgemma.prompts.special_tokens import read_tokenizer, stop_ids
 from medsiglip.checkpoints.folders import fingerprint, resolve_model
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
@@ -79,15 +79,13 @@ class MedGemma:
             ValueError: the model cannot be found, is no Gemma 3, its weights are incomplete, it does not fit
                 `max_memory`, it cannot be quantised on this machine, or as `load_adapter`.
         """
-        from transformers import AutoTokenizer
-
         from medgemma.checkpoints.loading import load_network
 
         folder = resolve_model(model, NANO_FOLDER)
         network = load_network(
             folder, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantize=quantize
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = read_tokenizer(folder)
         sees = hasattr(network.config, "vision_config")
         preprocessing = Preprocessing.from_folder(folder, policy) if sees else None
         gemma = cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize)
@@ -110,7 +108,7 @@ class MedGemma:
     @cached_property
     def image_tokens(self) -> ImageTokens:
         """How one image stands in a prompt."""
-        return ImageTokens.of(self.model.config, self.tokenizer)
+        return ImageTokens.of(self.model.config, self.tokenizer, self.stop_ids)
 
     @cached_property
     def engine(self) -> "Engine":
@@ -143,9 +141,8 @@ class MedGemma:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens that end an answer, from generation_config.json."""
-        ids = self.model.generation_config.eos_token_id
-        return frozenset(ids if isinstance(ids, list | tuple) else [ids])
+        """The tokens that end an answer."""
+        return stop_ids(self.tokenizer, self.model.generation_config, self.model.config)
 
     @cached_property
     def asking(self) -> Asking:
@@ -273,7 +270,7 @@ class MedGemma:
             ValueError: as in `ask`, or there are more or fewer images than image parts.
         """
         asked = self._continuation(messages, images, max_new_tokens, options)
-        speech = Speech(self.tokenizer, self.asking.markers)
+        speech = self.asking.speech()
         waiting = ""  # the end of what was said may be the beginning of a stop text
         kept = max(map(len, asked.stops), default=1) - 1
         for event in self.engine.stream(replace(asked.request, continues=True)):
