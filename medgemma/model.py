@@ -5,6 +5,7 @@ Letters: B prompts of a batch, T tokens of the longest, P pictures, H decoder wi
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,7 +20,7 @@ from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
 from medgemma.prompts.content import Part, open_study, study_parts
 from medgemma.prompts.special_tokens import read_tokenizer, stop_ids
-from medsiglip.checkpoints.folders import fingerprint, resolve_model
+from medsiglip.checkpoints.folders import CheckpointNote, fingerprint, resolve_model
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
 
@@ -65,7 +66,8 @@ class MedGemma:
         Args:
             model: "nano", a local folder, or a Hub id.
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
-            dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere and with `quantize`.
+            dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere, with `quantize`, and where
+                bfloat16 weights would not fit a CPU's memory in float32.
             policy: a resize policy instead of the checkpoint's own.
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
                 Accelerate; see `medgemma.checkpoints.placement`.
@@ -76,8 +78,11 @@ class MedGemma:
             adapter: the folder of a LoRA adapter that answers wherever `AnswerOptions` names no other.
 
         Raises:
-            ValueError: the model cannot be found, is no Gemma 3, its weights are incomplete, it does not fit
-                `max_memory`, it cannot be quantised on this machine, or as `load_adapter`.
+            ValueError: the model cannot be found, is no Gemma 3, its weights or tokenizer are incomplete, it does not
+                fit `max_memory`, it cannot be quantised on this machine, or as `load_adapter`.
+
+        Warns:
+            CheckpointNote: the weights stay in bfloat16 for want of memory, or there is no chat template.
         """
         from medgemma.checkpoints.loading import load_network
 
@@ -86,6 +91,9 @@ class MedGemma:
             folder, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantize=quantize
         )
         tokenizer = read_tokenizer(folder)
+        if not tokenizer.chat_template:
+            text = f"model {model}: no chat template; questions are put in the plain form of pre-trained checkpoints"
+            warnings.warn(f"{text}; a tuned one needs its chat_template.jinja", CheckpointNote, stacklevel=2)
         sees = hasattr(network.config, "vision_config")
         preprocessing = Preprocessing.from_folder(folder, policy) if sees else None
         gemma = cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize)

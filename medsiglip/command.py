@@ -4,15 +4,17 @@ import inspect
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
-from typing import IO, Annotated, Any, get_type_hints
+from typing import IO, Annotated, Any, TextIO, get_type_hints
 
 import typer
 
+from medsiglip.checkpoints.folders import CheckpointNote
 from medsiglip.imaging import FileProblem, list_files
 from medsiglip.imaging.source import Source
 
@@ -75,7 +77,7 @@ def run(app: typer.Typer) -> None:
     """Run an app: a user's mistake becomes one line on stderr and exit status 1, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.captureWarnings(True)
+    _say_notes()
     try:
         app()
     except (ValueError, OSError) as error:
@@ -92,6 +94,28 @@ def run(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept")
         sys.exit(130)
+
+
+def _say_notes() -> None:
+    """Have notes about a checkpoint said on one line each, and all other warnings go to the log."""
+    logging.captureWarnings(True)
+    warnings.simplefilter("always", CheckpointNote)
+    log = warnings.showwarning
+
+    def show(
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        if issubclass(category, CheckpointNote) and isinstance(message, Warning):
+            say(f"note: {one_line(message)}")
+        else:
+            log(message, category, filename, lineno, file, line)
+
+    warnings.showwarning = show
 
 
 def blames_torchvision(error: BaseException | None) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from medgemma.checkpoints.layouts import CLASSES, hub_key_of, kind_of
+from medgemma.checkpoints.memory import fits, machine_memory_bytes, weight_bytes_by_dtype
 from medgemma.checkpoints.reference import refuse_lost_settings, text_settings
 from medgemma.nano import NANO_FOLDER
 from medsiglip.checkpoints.folders import HUB_ID, PROCESSOR_FILES, image_processor, read_json, resolve_model
@@ -75,6 +76,12 @@ class ModelInfo:
     """Files without which nothing can be asked."""
     problems: tuple[str, ...]
     """Why the model would be refused."""
+    memory_bytes: int | None
+    """What this machine has."""
+    weight_bytes_by_dtype: Mapping[str, int]
+    """What a Gemma 3's weights take in memory as float32, bfloat16 and int8; nothing for others."""
+    dtypes_that_fit: tuple[str, ...]
+    """Those that leave room for what asking needs."""
 
 
 def inspect(model: str) -> ModelInfo:
@@ -100,6 +107,8 @@ def inspect(model: str) -> ModelInfo:
     with blamed_on_config(folder):
         image_size_px = _image_size_px(config, kind)
         decoder = _decoder(config, ITEM_BYTES.get(main, 1)) if kind.startswith("gemma3") else None
+    memory = machine_memory_bytes()
+    held = weight_bytes_by_dtype(named) if kind.startswith("gemma3") else {}
     return ModelInfo(
         folder=str(folder),
         model_class=CLASSES[kind],
@@ -114,6 +123,9 @@ def inspect(model: str) -> ModelInfo:
         decoder=decoder,
         files_missing=_missing(folder, kind),
         problems=_problems(config, folder),
+        memory_bytes=memory,
+        weight_bytes_by_dtype=held,
+        dtypes_that_fit=tuple(dtype for dtype, size in held.items() if fits(size, memory)),
     )
 
 

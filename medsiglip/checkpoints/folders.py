@@ -14,6 +14,10 @@ PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 FILES_TO_FETCH = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 
+class CheckpointNote(UserWarning):
+    """What a user should know of how a checkpoint is used, where it is no mistake; commands say it on one line."""
+
+
 def resolve_model(model: str | os.PathLike[str], nano_folder: Path = NANO_FOLDER) -> Path:
     """Find the folder that holds a checkpoint; nothing is fetched unless `model` is a Hub id.
 
