@@ -17,7 +17,7 @@ from medgemma.answers import Answer
 from medgemma.answers.constraints import cut_at
 from medgemma.asking import AnswerOptions, Asked, Asking, Reply
 from medgemma.nano import NANO_FOLDER
-from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
+from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts, refuse_control_tokens
 from medgemma.prompts.content import Part, open_study, study_parts
 from medgemma.prompts.special_tokens import read_tokenizer, stop_ids
 from medsiglip.checkpoints.folders import CheckpointNote, fingerprint, resolve_model
@@ -252,6 +252,8 @@ class MedGemma:
         self, parts: Sequence[Part], question: str, choices: Sequence[str], options: AnswerOptions
     ) -> "list[ChoiceScore]":
         """`score` of parts as `medgemma.prompts.content` makes them."""
+        for choice in choices:
+            refuse_control_tokens(self.image_tokens, choice)
         ids = [self.tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
         asked = self.asking.question(parts, question, options, max(map(len, ids), default=1) or 1)
         [scores] = self.engine.score_choices([(asked.request, ids)])

@@ -1,7 +1,8 @@
 """Fixtures shared by every room's tests."""
 
 import os
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -38,7 +39,7 @@ def kit() -> Path:
 
 
 @pytest.fixture(scope="session")
-def shapes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], Path]:
+def shapes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Path]]:
     """Makes the folder of a shape when it is first asked for, once for all workers; see `tests.hub_shapes`.
 
     Decoders: "nano", "hub", "nano saved", "hub saved". Encoders: the same with "medsiglip " before it; those of the
@@ -46,8 +47,9 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
     """
     from tests import hub_shapes
 
+    # beside the folder that is searched for patient data: a tokenizer's vocabulary holds names
     alone = "PYTEST_XDIST_WORKER" not in os.environ
-    root = (tmp_path_factory.getbasetemp() if alone else tmp_path_factory.getbasetemp().parent) / "hub-shapes"
+    root = tmp_path_factory.getbasetemp().parent / f"hub-shapes-{os.getpid() if alone else 'shared'}"
     root.mkdir(exist_ok=True)
 
     def made(shape: str, out: Path) -> None:
@@ -70,4 +72,6 @@ def shapes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequ
                 unfinished.rename(out)
         return out
 
-    return folder
+    yield folder
+    if alone:
+        shutil.rmtree(root)
