@@ -45,9 +45,7 @@ def load_network(
     place = pick_device(device)
     if quantize not in (None, "int8", "nf4"):
         raise ValueError(f"quantize {quantize!r}: choose int8 or nf4")
-    if dtype in (None, "auto") and (quantize or (place == "cpu" and _stays_in_bfloat16(folder))):
-        dtype = "bfloat16"
-    computed = pick_dtype(dtype, place)
+    computed = computing_dtype(folder, dtype, place, quantize)
     placed: dict[str, Any] = {"dtype": computed}
     if device_map is not None:
         placed["device_map"] = spread(folder, computed, device_map, max_memory)
@@ -65,6 +63,13 @@ def load_network(
     return network if device_map is not None else network.to(place)
 
 
+def computing_dtype(folder: Path, dtype: str | None, device: str, quantize: str | None = None) -> Any:
+    """The torch dtype that `load_network` computes in on a device; arguments, errors and warnings are its own."""
+    if dtype in (None, "auto") and (quantize or (device == "cpu" and _stays_in_bfloat16(folder))):
+        dtype = "bfloat16"
+    return pick_dtype(dtype, device)
+
+
 def _stays_in_bfloat16(folder: Path) -> bool:
     """Whether weights that are stored in bfloat16 would not fit this machine in float32, which is said."""
     from medgemma.checkpoints.convert import common_dtype
@@ -77,5 +82,5 @@ def _stays_in_bfloat16(folder: Path) -> bool:
         return False
     sizes = f"{needed / 1e9:.1f} of this machine's {memory / 1e9:.1f} GB"
     text = f"the weights stay in bfloat16: in float32 they would take {sizes}; ask for dtype float32 to have that"
-    warnings.warn(text, CheckpointNote, stacklevel=3)
+    warnings.warn(text, CheckpointNote, stacklevel=4)
     return True
