@@ -13,7 +13,8 @@ from medgemma.engine.request import Completion, Constraint, FinishReason, Reques
 from medgemma.prompts.chat import Message, Prompts
 from medgemma.prompts.content import Part, VolumeView, user_turn
 from medgemma.prompts.pan_and_scan import PanAndScan
-from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT, ThinkingTokens, speech_of
+from medgemma.prompts.special_tokens import special_ids
+from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT, Speech, ThinkingTokens, speech_of
 from medsiglip.imaging import Picture
 
 Thinking = bool | int | None
@@ -103,6 +104,15 @@ class Asking:
         return ThinkingTokens.of(self.tokenizer)
 
     @cached_property
+    def silent(self) -> frozenset[int]:
+        """The tokens that are no text."""
+        return special_ids(self.tokenizer) | self.stop_ids
+
+    def speech(self) -> Speech:
+        """Turns the tokens of one answer to text as they come."""
+        return Speech(self.tokenizer, self.markers, self.silent)
+
+    @cached_property
     def grammars(self) -> Grammars:
         """Makes the forms that answers can be given."""
         return Grammars.of(self.tokenizer, self.width, self.stop_ids)
@@ -178,7 +188,7 @@ class Asking:
         """
         if completion.finish_reason == "error":
             raise ValueError(completion.error or "the engine gave no reason")
-        spoken = speech_of(self.tokenizer, self.markers, completion.token_ids).spoken(stripped=False)
+        spoken = speech_of(self.tokenizer, self.markers, completion.token_ids, self.silent).spoken(stripped=False)
         text = cut_at(spoken.text, asked.stops)
         return Reply(
             text if _has_form(asked.request.constraint) else text.strip(),
@@ -199,7 +209,7 @@ class Asking:
         if self.markers is not None and thinking is not None and (form is not None or thinking is not True):
             budget = None if thinking is True else int(thinking)
             constraint = ThinkingLimit(self.markers, self.width, self.stop_ids, budget, constraint)
-        return StopAt(self.tokenizer, self.markers, stops, constraint) if stops else constraint
+        return StopAt(self.tokenizer, self.markers, stops, constraint, self.silent) if stops else constraint
 
 
 def _has_form(constraint: Constraint | None) -> bool:

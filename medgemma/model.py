@@ -5,6 +5,7 @@ Letters: B prompts of a batch, T tokens of the longest, P pictures, H decoder wi
 
 import os
 import time
+import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,13 +17,14 @@ from medgemma.answers import Answer
 from medgemma.answers.constraints import cut_at
 from medgemma.asking import AnswerOptions, Asked, Asking, Reply
 from medgemma.nano import NANO_FOLDER
-from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
+from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts, refuse_control_tokens
 from medgemma.prompts.content import Part, finding_lines, open_study, study_parts
-from medgemma.prompts.thinking import Speech
+from medgemma.prompts.special_tokens import read_tokenizer, stop_ids
 from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.checkpoints.identity import fingerprint, identity
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
+from medsiglip.remarks import Remark
 
 if TYPE_CHECKING:
     from medgemma.engine import Engine
@@ -68,7 +70,8 @@ class MedGemma:
         Args:
             model: "nano", a local folder, or a Hub id.
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
-            dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere and with `quantize`.
+            dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere, with `quantize`, and where
+                bfloat16 weights would not fit a CPU's memory in float32.
             policy: a resize policy instead of the checkpoint's own.
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
                 Accelerate; see `medgemma.checkpoints.placement`.
@@ -79,18 +82,22 @@ class MedGemma:
             adapter: the folder of a LoRA adapter that answers wherever `AnswerOptions` names no other.
 
         Raises:
-            ValueError: the model cannot be found, is no Gemma 3, its weights are incomplete, it does not fit
-                `max_memory`, it cannot be quantised on this machine, or as `load_adapter`.
-        """
-        from transformers import AutoTokenizer
+            ValueError: the model cannot be found, is no Gemma 3, its weights or tokenizer are incomplete, it does not
+                fit `max_memory`, it cannot be quantised on this machine, or as `load_adapter`.
 
+        Warns:
+            Remark: the weights stay in bfloat16 for want of memory, or there is no chat template.
+        """
         from medgemma.checkpoints.loading import load_network
 
         folder = resolve_model(model, NANO_FOLDER)
         network = load_network(
             folder, device=device, dtype=dtype, device_map=device_map, max_memory=max_memory, quantize=quantize
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = read_tokenizer(folder)
+        if not tokenizer.chat_template:
+            text = f"model {model}: no chat template; questions are put in the plain form of pre-trained checkpoints"
+            warnings.warn(f"{text}; a tuned one needs its chat_template.jinja", Remark, stacklevel=2)
         sees = hasattr(network.config, "vision_config")
         preprocessing = Preprocessing.from_folder(folder, policy) if sees else None
         gemma = cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize, policy=policy)
@@ -119,7 +126,7 @@ class MedGemma:
     @cached_property
     def image_tokens(self) -> ImageTokens:
         """How one image stands in a prompt."""
-        return ImageTokens.of(self.model.config, self.tokenizer)
+        return ImageTokens.of(self.model.config, self.tokenizer, self.stop_ids)
 
     @cached_property
     def engine(self) -> "Engine":
@@ -156,9 +163,8 @@ class MedGemma:
 
     @cached_property
     def stop_ids(self) -> frozenset[int]:
-        """The tokens that end an answer, from generation_config.json."""
-        ids = self.model.generation_config.eos_token_id
-        return frozenset(ids if isinstance(ids, list | tuple) else [ids])
+        """The tokens that end an answer."""
+        return stop_ids(self.tokenizer, self.model.generation_config, self.model.config)
 
     @cached_property
     def asking(self) -> Asking:
@@ -260,6 +266,8 @@ class MedGemma:
         self, parts: Sequence[Part], question: str, choices: Sequence[str], options: AnswerOptions
     ) -> "list[ChoiceScore]":
         """`score` of parts as `medgemma.prompts.content` makes them."""
+        for choice in choices:
+            refuse_control_tokens(self.image_tokens, choice)
         ids = [self.tokenizer(choice, add_special_tokens=False).input_ids for choice in choices]
         asked = self.asking.question(parts, question, options, max(map(len, ids), default=1) or 1)
         [scores] = self.engine.score_choices([(asked.request, ids)])
@@ -286,7 +294,7 @@ class MedGemma:
             ValueError: as in `ask`, or there are more or fewer images than image parts.
         """
         asked = self._continuation(messages, images, max_new_tokens, options)
-        speech = Speech(self.tokenizer, self.asking.markers)
+        speech = self.asking.speech()
         waiting = ""  # the end of what was said may be the beginning of a stop text
         kept = max(map(len, asked.stops), default=1) - 1
         for event in self.engine.stream(replace(asked.request, continues=True)):

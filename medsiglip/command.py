@@ -82,6 +82,7 @@ def run(app: typer.Typer) -> None:
     """Run an app: a user's mistake becomes one line on stderr and exit status 1, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    warnings.simplefilter("always", Remark)
     warnings.showwarning = _say_remark
     try:
         app()
@@ -111,7 +112,7 @@ def _say_remark(
 ) -> None:
     """Our own remarks on stderr; other packages' warnings are for developers."""
     if issubclass(category, Remark):
-        say(f"warning: {message}")
+        say(f"note: {' '.join(str(message).split())}")
 
 
 def blames_torchvision(error: BaseException | None) -> bool:

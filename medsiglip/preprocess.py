@@ -1,4 +1,4 @@
-"""Pictures to pixel values, as the checkpoint's own preprocessor_config.json says."""
+"""Pictures to pixel values, as the checkpoint's own image processor settings say."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from medsiglip.checkpoints.folders import read_json
+from medsiglip.checkpoints.folders import PROCESSOR_FILES, image_processor
 from medsiglip.imaging import RESIZE_POLICIES, Picture, Square, resize
 
 if TYPE_CHECKING:
     import torch
 
 RESAMPLE_TO_POLICY = {2: "huggingface", 3: "huggingface-bicubic"}
-"""PIL's resample codes as preprocessor_config.json stores them."""
+"""PIL's resample codes as the settings store them."""
 
 
 @dataclass(frozen=True)
@@ -32,15 +32,16 @@ class Preprocessing:
 
     @classmethod
     def from_folder(cls, folder: Path, policy: str | None = None) -> "Preprocessing":
-        """Read a checkpoint's preprocessor_config.json; `policy` overrides its resampling.
+        """Read a checkpoint's preprocessor_config.json or processor_config.json; `policy` overrides its resampling.
 
         Raises:
-            ValueError: the file is missing, or names a resampling that has no policy.
+            ValueError: neither file has the settings, or they name a resampling that has no policy.
         """
-        path = folder / "preprocessor_config.json"
-        if not path.is_file():
-            raise ValueError(f"model {folder}: no preprocessor_config.json; the right pixels cannot be known")
-        config = read_json(path)
+        found = image_processor(folder)
+        if found is None:
+            files = " nor image_processor in ".join(PROCESSOR_FILES)
+            raise ValueError(f"model {folder}: no {files}; the right pixels cannot be known")
+        path, config = found
         if missing := {"size", "resample", "image_mean", "image_std"} - config.keys():
             raise ValueError(f"{path}: does not say {', '.join(sorted(missing))}; the right pixels cannot be known")
         if policy is None and config["resample"] not in RESAMPLE_TO_POLICY:

@@ -1,9 +1,12 @@
 """Fixtures shared by every room's tests."""
 
 import os
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.personal_data_watch import pytest_configure as pytest_configure  # the search for patient data
 
@@ -33,3 +36,42 @@ def kit() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session")
+def shapes(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Callable[[str], Path]]:
+    """Makes the folder of a shape when it is first asked for, once for all workers; see `tests.hub_shapes`.
+
+    Decoders: "nano", "hub", "nano saved", "hub saved". Encoders: the same with "medsiglip " before it; those of the
+    Hub's shape need the kit.
+    """
+    from tests import hub_shapes
+
+    # beside the folder that is searched for patient data: a tokenizer's vocabulary holds names
+    alone = "PYTEST_XDIST_WORKER" not in os.environ
+    root = tmp_path_factory.getbasetemp().parent / f"hub-shapes-{os.getpid() if alone else 'shared'}"
+    root.mkdir(exist_ok=True)
+
+    def made(shape: str, out: Path) -> None:
+        encoder = shape.startswith("medsiglip")
+        if shape.endswith(" saved"):
+            hub_shapes.saved_by_transformers(folder(shape.removesuffix(" saved")), out)
+        elif encoder:
+            hub_shapes.medsiglip_folder(out, request.getfixturevalue("kit") / "medsiglip-tokenizer")
+        else:
+            hub_shapes.medgemma_folder(out)
+
+    def folder(shape: str) -> Path:
+        if shape in ("nano", "medsiglip nano"):
+            return hub_shapes.ENCODER if shape == "medsiglip nano" else hub_shapes.DECODER
+        out = root / shape.replace(" ", "-")
+        with FileLock(f"{out}.lock"):
+            if not out.is_dir():
+                unfinished = out.with_name(out.name + ".partial")
+                made(shape, unfinished)
+                unfinished.rename(out)
+        return out
+
+    yield folder
+    if alone:
+        shutil.rmtree(root)

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from evals.items import Item, item_sha256
 from evals.outputs import Output
+from medgemma.prompts.chat import refuse_control_tokens
+from medgemma.prompts.special_tokens import with_one_bos
 
 if TYPE_CHECKING:
     from medgemma import MedGemma
@@ -20,8 +22,8 @@ def choose_items(items: Sequence[Item], model: "MedGemma") -> Iterator[Output]:
     """Score the choices of every item; an item that does not fit the model fails alone.
 
     Args:
-        items: With choices, without pictures. Their prompts are plain text: no chat template is applied, and special
-            tokens are added as the checkpoint's tokenizer does by itself.
+        items: With choices, without pictures. Their prompts are plain text: no chat template is applied, and one bos
+            token stands before them.
         model: Its engine scores.
     """
     for start in range(0, len(items), ITEMS_IN_ORDER):
@@ -36,12 +38,17 @@ def encode_choices(model: "MedGemma", prompt: str, choices: Sequence[str]) -> tu
     Spaces at the end of the prompt go to the choices, and a choice is what prompt and choice together have more than
     the prompt alone, so that a word is divided as it would be in running text.
 
+    Raises:
+        ValueError: Prompt or choice holds a control token.
+
     Source: lm-evaluation-harness 0.4, `TemplateLM._encode_pair`.
     """
     bare = prompt.rstrip()
-    context = model.tokenizer(bare).input_ids
-    whole = [model.tokenizer(bare + prompt[len(bare) :] + choice).input_ids for choice in choices]
-    return context, [ids[len(context) :] for ids in whole]
+    texts = [bare, *(prompt + choice for choice in choices)]
+    for text in texts:
+        refuse_control_tokens(model.image_tokens, text)
+    context, *whole = (model.tokenizer(text, add_special_tokens=False).input_ids for text in texts)
+    return list(with_one_bos(model.tokenizer, context)), [ids[len(context) :] for ids in whole]
 
 
 def _batch(items: Sequence[Item], model: "MedGemma") -> Iterator[Output]:

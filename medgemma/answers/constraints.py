@@ -231,10 +231,13 @@ class StopAt:
     strings: tuple[str, ...]
     then: Constraint | None = None
     """Another constraint that the answer keeps as well."""
+    silent: frozenset[int] | None = None
+    """See `Speech`."""
 
     def start(self) -> "StopAtState":
         """See `Constraint`."""
-        return StopAtState(self.strings, Speech(self.tokenizer, self.markers), self.then.start() if self.then else None)
+        speech = Speech(self.tokenizer, self.markers, self.silent)
+        return StopAtState(self.strings, speech, self.then.start() if self.then else None)
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Any layout to the Hub's, tensor by tensor: memory stays at one tensor whatever the size of the model."""
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from medgemma.checkpoints.layouts import matched_folder, write_config
-from medsiglip.checkpoints.folders import read_json
+from medsiglip.checkpoints.folders import PROCESSOR_FILES, image_processor, read_json
 from medsiglip.checkpoints.safetensors_files import (
     FLOATS,
     MAX_SHARD_BYTES,
@@ -29,7 +30,7 @@ TOKENIZER_FILES = (
     "chat_template.jinja",
     "chat_template.json",
 )
-PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
+TEMPLATES_FOLDER = "additional_chat_templates"
 COMPANIONS = (*TOKENIZER_FILES, *PROCESSOR_FILES, "generation_config.json")
 """What lies beside a model's weights and config, and goes with them."""
 DTYPES = {"float32": "F32", "bfloat16": "BF16"}
@@ -142,10 +143,18 @@ def whole_folder(out: Path, overwrite: bool, *sources: Path) -> Iterator[Path]:
 
 
 def copy_companions(source: Path, out: Path) -> None:
-    """Copy the tokenizer's and processor's files and the generation config, those that are there."""
+    """Copy the tokenizer's and processor's files and the generation config, those that are there.
+
+    The pixels' settings get a file of their own, which transformers 4.57 needs and 5 does not save.
+    """
     for name in COMPANIONS:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
+    if (source / TEMPLATES_FOLDER).is_dir():
+        shutil.copytree(source / TEMPLATES_FOLDER, out / TEMPLATES_FOLDER)
+    if not (out / "preprocessor_config.json").is_file() and (pixels := image_processor(source)):
+        text = json.dumps(pixels.settings, indent=2, sort_keys=True)
+        (out / "preprocessor_config.json").write_text(text + "\n", encoding="utf-8")
 
 
 def stored_name(dtype: str | None) -> str | None:

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from medgemma.checkpoints.layouts import CLASSES, hub_key_of, kind_of
+from medgemma.checkpoints.memory import fits, machine_memory_bytes, weight_bytes_by_dtype
 from medgemma.checkpoints.reference import refuse_lost_settings, text_settings
 from medgemma.nano import NANO_FOLDER
-from medsiglip.checkpoints.folders import HUB_ID, read_json, resolve_model
+from medsiglip.checkpoints.folders import HUB_ID, PROCESSOR_FILES, image_processor, read_json, resolve_model
 from medsiglip.checkpoints.layout import hub_names
 from medsiglip.checkpoints.safetensors_files import ITEM_BYTES, stored_tensors
 from medsiglip.checkpoints.weights import blamed_on_config
@@ -26,8 +27,10 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Part to the beginnings of its tensors' Hub names; the first that fits counts."""
 TOKENIZERS = {"tokenizer": ("tokenizer.json", "tokenizer.model", "spiece.model")}
 SIGLIP_TOKENIZER = {"tokenizer": ("spiece.model", "tokenizer.json")}
-PIXELS = {"image processor": ("preprocessor_config.json",)}
-CHAT = {"chat template": ("chat_template.jinja", "chat_template.json"), "stop tokens": ("generation_config.json",)}
+PIXELS = {"image processor": PROCESSOR_FILES}
+CHAT = {"chat template": ("chat_template.jinja", "chat_template.json", "tokenizer_config.json")}
+TEMPLATE_CONFIGS = ("chat_template.json", "tokenizer_config.json", "processor_config.json")
+"""Files that may hold a chat template under that key."""
 NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "gemma3": {**TOKENIZERS, **CHAT, **PIXELS},
     "gemma3_text": {**TOKENIZERS, **CHAT},
@@ -73,6 +76,12 @@ class ModelInfo:
     """Files without which nothing can be asked."""
     problems: tuple[str, ...]
     """Why the model would be refused."""
+    memory_bytes: int | None
+    """What this machine has."""
+    weight_bytes_by_dtype: Mapping[str, int]
+    """What a Gemma 3's weights take in memory as float32, bfloat16 and int8; nothing for others."""
+    dtypes_that_fit: tuple[str, ...]
+    """Those that leave room for what asking needs."""
 
 
 def inspect(model: str) -> ModelInfo:
@@ -98,6 +107,8 @@ def inspect(model: str) -> ModelInfo:
     with blamed_on_config(folder):
         image_size_px = _image_size_px(config, kind)
         decoder = _decoder(config, ITEM_BYTES.get(main, 1)) if kind.startswith("gemma3") else None
+    memory = machine_memory_bytes()
+    held = weight_bytes_by_dtype(named) if kind.startswith("gemma3") else {}
     return ModelInfo(
         folder=str(folder),
         model_class=CLASSES[kind],
@@ -112,6 +123,9 @@ def inspect(model: str) -> ModelInfo:
         decoder=decoder,
         files_missing=_missing(folder, kind),
         problems=_problems(config, folder),
+        memory_bytes=memory,
+        weight_bytes_by_dtype=held,
+        dtypes_that_fit=tuple(dtype for dtype, size in held.items() if fits(size, memory)),
     )
 
 
@@ -189,12 +203,16 @@ def _decoder(config: Mapping[str, Any], item_bytes: int) -> Decoder:
 
 def _missing(folder: Path, kind: str) -> tuple[str, ...]:
     names = {path.name for path in folder.iterdir()}
-    if (folder / "tokenizer_config.json").is_file() and read_json(folder / "tokenizer_config.json").get(
-        "chat_template"
-    ):
-        names.add("chat_template.jinja")  # older folders keep it there
+    there = {
+        "image processor": image_processor(folder) is not None,
+        "chat template": "chat_template.jinja" in names
+        or any((folder / "additional_chat_templates").glob("*.jinja"))
+        or any(read_json(folder / name).get("chat_template") for name in TEMPLATE_CONFIGS if name in names),
+    }
     return tuple(
-        f"{what} ({' or '.join(files)})" for what, files in NEEDED[kind].items() if not names.intersection(files)
+        f"{what} ({' or '.join(files)})"
+        for what, files in NEEDED[kind].items()
+        if not there.get(what, bool(names.intersection(files)))
     )
 
 

@@ -1,11 +1,13 @@
 """A checkpoint into memory: its class, dtype and devices, and fewer bits if asked for."""
 
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from medgemma.checkpoints.placement import Device, spread
 from medsiglip.encoder import pick_device, pick_dtype, require_model_type
+from medsiglip.remarks import Remark
 
 
 def load_network(
@@ -22,7 +24,8 @@ def load_network(
     Args:
         folder: of the checkpoint.
         device: "auto", or a torch device name.
-        dtype: "float32" or "bfloat16"; None or "auto" is float32 on a CPU, bfloat16 elsewhere and with `quantize`.
+        dtype: "float32" or "bfloat16"; None or "auto" is float32 on a CPU, bfloat16 elsewhere and with `quantize`, and
+            where bfloat16 weights would not fit a CPU's memory in float32.
         device_map: see `medgemma.checkpoints.placement.spread`.
         max_memory: of each device for `device_map`.
         quantize: "int8" or "nf4", see `medgemma.checkpoints.quantize`; None leaves the weights as they are.
@@ -30,6 +33,9 @@ def load_network(
     Raises:
         ValueError: it is no Gemma 3, its weights are incomplete or damaged, it does not fit `max_memory`, or cannot be
             quantised here.
+
+    Warns:
+        Remark: the weights stay in bfloat16 for want of memory.
     """
     import transformers
 
@@ -39,7 +45,7 @@ def load_network(
     place = pick_device(device)
     if quantize not in (None, "int8", "nf4"):
         raise ValueError(f"quantize {quantize!r}: choose int8 or nf4")
-    computed = pick_dtype("bfloat16" if quantize and dtype in (None, "auto") else dtype, place)
+    computed = computing_dtype(folder, dtype, place, quantize)
     placed: dict[str, Any] = {"dtype": computed}
     if device_map is not None:
         placed["device_map"] = spread(folder, computed, device_map, max_memory)
@@ -55,3 +61,26 @@ def load_network(
 
         to_int8(network)  # before it moves, so that a GPU never holds the whole
     return network if device_map is not None else network.to(place)
+
+
+def computing_dtype(folder: Path, dtype: str | None, device: str, quantize: str | None = None) -> Any:
+    """The torch dtype that `load_network` computes in on a device; arguments, errors and warnings are its own."""
+    if dtype in (None, "auto") and (quantize or (device == "cpu" and _stays_in_bfloat16(folder))):
+        dtype = "bfloat16"
+    return pick_dtype(dtype, device)
+
+
+def _stays_in_bfloat16(folder: Path) -> bool:
+    """Whether weights that are stored in bfloat16 would not fit this machine in float32, which is said."""
+    from medgemma.checkpoints.convert import common_dtype
+    from medgemma.checkpoints.memory import fits, machine_memory_bytes
+    from medsiglip.checkpoints.safetensors_files import stored_tensors
+
+    stored = stored_tensors(folder)
+    needed, memory = 4 * sum(tensor.num_elements for tensor in stored.values()), machine_memory_bytes()
+    if memory is None or fits(needed, memory) or common_dtype(stored) != "BF16":
+        return False
+    sizes = f"{needed / 1e9:.1f} of this machine's {memory / 1e9:.1f} GB"
+    text = f"the weights stay in bfloat16: in float32 they would take {sizes}; ask for dtype float32 to have that"
+    warnings.warn(text, Remark, stacklevel=4)
+    return True

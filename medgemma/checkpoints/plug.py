@@ -15,7 +15,7 @@ import torch
 from medgemma.checkpoints.convert import Advance, common_dtype, copy_companions, planned_from, stored_name, whole_folder
 from medgemma.checkpoints.info import parameters_by_part
 from medgemma.checkpoints.layouts import kind_of, matched_folder, write_config
-from medsiglip.checkpoints.folders import read_json
+from medsiglip.checkpoints.folders import image_processor, read_json
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,
     PlannedTensor,
@@ -319,11 +319,11 @@ def _resized(positions: PlannedTensor, patches: int) -> PlannedTensor:
 
 def _write_processor(encoder: Path, decoder: Path, out: Path, config: Mapping[str, Any]) -> None:
     """The pixels that the tower was trained with, at the size it sees now."""
-    known = [f / "preprocessor_config.json" for f in (encoder, decoder) if (f / "preprocessor_config.json").is_file()]
-    if not known:
+    known = image_processor(encoder) or image_processor(decoder)
+    if known is None:
         raise ValueError(f"encoder {encoder}: no preprocessor_config.json; the right pixels cannot be known")
     side_px = config["vision_config"]["image_size"]
-    pixels = {k: v for k, v in read_json(known[0]).items() if k in PIXEL_SETTINGS}
+    pixels = {k: v for k, v in known.settings.items() if k in PIXEL_SETTINGS}
     pixels |= {"image_processor_type": "Gemma3ImageProcessor", "size": {"height": side_px, "width": side_px}}
     whole = {"image_seq_length": config["mm_tokens_per_image"], "processor_class": "Gemma3Processor"}
     _write_json(out / "preprocessor_config.json", pixels)

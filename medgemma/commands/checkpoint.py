@@ -191,6 +191,11 @@ def _described(info: "ModelInfo") -> list[str]:
             f"{decoder.kv_cache_bytes_per_token_past_window:,} past the window",
         ]
         lines += [f"image\t{decoder.image_tokens} tokens"] if decoder.image_tokens else []
+    if info.weight_bytes_by_dtype:
+        sizes = ", ".join(f"{dtype} {size / 1e9:.3g} GB" for dtype, size in info.weight_bytes_by_dtype.items())
+        memory = "unknown" if info.memory_bytes is None else f"{info.memory_bytes / 1e9:.3g} GB"
+        room = ", ".join(info.dtypes_that_fit) or "none"
+        lines += [f"memory\t{sizes}; this machine has {memory}; fit with room to spare: {room}"]
     return [*lines, f"missing\t{'; '.join(info.files_missing) or 'nothing'}"]
 
 

@@ -3,12 +3,15 @@
 Letters: T tokens of a prompt, I tokens of one image.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medgemma.prompts.special_tokens import control_texts, read_tokenizer, stop_ids, with_one_bos
 from medgemma.prompts.thinking import THINKING_BEGIN, THINKING_END
+from medsiglip.checkpoints.folders import read_json
 
 Message = Mapping[str, Any]
 """{"role": "system" | "user" | "assistant", "content": text or a list of {"type": "text" | "image", ...} parts}.
@@ -70,7 +73,7 @@ class TokenCount(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageTokens:
-    """The ids that stand for one image; they come from the checkpoint, never from constants."""
+    """What stands for one image, and what may not stand in a text; from the checkpoint, never from constants."""
 
     begin: str
     soft: str
@@ -78,16 +81,20 @@ class ImageTokens:
     soft_id: int
     tokens_per_image: int
     """0 in a model of text alone, which has no such ids."""
+    control: tuple[str, ...]
+    """How the control tokens read, those of an image and of a reasoning trace included."""
 
     @classmethod
-    def of(cls, config: Any, tokenizer: Any) -> "ImageTokens":
-        """Read them from a Gemma 3 config and its tokenizer."""
+    def of(cls, config: Any, tokenizer: Any, ends: Iterable[int] = ()) -> "ImageTokens":
+        """Read them from a Gemma 3 config and its tokenizer; `ends` are the tokens that end an answer."""
+        thinking = (THINKING_BEGIN, THINKING_END)
         if not hasattr(config, "vision_config"):
-            return cls("", "", "", -1, 0)
+            return cls("", "", "", -1, 0, (*control_texts(tokenizer, ends), *thinking))
         begin, soft, end = tokenizer.convert_ids_to_tokens(
             [config.boi_token_index, config.image_token_id, config.eoi_token_index]
         )
-        return cls(begin, soft, end, config.image_token_id, config.mm_tokens_per_image)
+        control = dict.fromkeys((*control_texts(tokenizer, ends), begin, soft, end, *thinking))
+        return cls(begin, soft, end, config.image_token_id, config.mm_tokens_per_image, tuple(control))
 
     def expanded(self, crops: int = 0) -> str:
         """One image as the processor writes it: two newlines on either side of begin, I soft tokens, end.
@@ -113,8 +120,8 @@ def user_message(question: str, num_images: int) -> Message:
 def render(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message]) -> Prompt:
     """Apply the checkpoint's chat template and expand every image.
 
-    The template writes the one bos token, so tokenising adds none. It glues the text of a system turn, which may be in
-    several parts, to the front of the first user turn.
+    There is one bos token, whether template and tokenizer write it or not. The template glues a system turn,
+    whose text may be in several parts, to the front of the first user turn.
 
     Args:
         tokenizer: the checkpoint's tokenizer, with its chat template.
@@ -122,14 +129,13 @@ def render(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message
         messages: alternating user and assistant turns, optionally after one system turn.
 
     Raises:
-        ValueError: no turns, a text that holds one of the tokenizer's control tokens, a part of another type, an image
+        ValueError: no turns, a text that holds one of the checkpoint's control tokens, a part of another type, an image
             in a system turn or for a model of text alone, or turns that do not alternate.
     """
     if not messages:
         raise ValueError("got no messages, expected at least one user turn")
     for message in messages:
-        for part in _parts(message):
-            _check_part(tokenizer, image_tokens, part, message["role"])
+        _check_parts(image_tokens, _parts(message), message["role"])
     try:
         text = tokenizer.apply_chat_template(
             [_as_the_template_wants(message) for message in messages], tokenize=False, add_generation_prompt=True
@@ -157,11 +163,10 @@ def plain(tokenizer: Any, image_tokens: ImageTokens, messages: Sequence[Message]
             f"a pre-trained checkpoint continues one user turn, got {turns or 'none'}; leave the others out"
         )
     parts = _parts(messages[0])
-    for part in parts:
-        _check_part(tokenizer, image_tokens, part, "user")
+    _check_parts(image_tokens, parts, "user")
     said = [image_tokens.begin if part["type"] == "image" else part["text"].strip() for part in parts]
     crops = [part.get("crops", 0) for part in parts if part["type"] == "image"]
-    return tokenize(tokenizer, image_tokens, tokenizer.bos_token + " ".join(said), crops)
+    return tokenize(tokenizer, image_tokens, " ".join(said), crops)
 
 
 def tokenize(tokenizer: Any, image_tokens: ImageTokens, text: str, crops: Sequence[int] = ()) -> Prompt:
@@ -170,13 +175,13 @@ def tokenize(tokenizer: Any, image_tokens: ImageTokens, text: str, crops: Sequen
     Args:
         tokenizer: the checkpoint's tokenizer.
         image_tokens: see `ImageTokens`.
-        text: with a bos token of its own.
+        text: with a bos token of its own, or without.
         crops: pan-and-scan crops behind each image; none at all without it.
     """
     first, *others = text.split(image_tokens.begin) if image_tokens.tokens_per_image else [text]
     counts = crops or [0] * len(others)
     expanded = first + "".join(image_tokens.expanded(n) + other for n, other in zip(counts, others, strict=True))
-    ids = tuple(tokenizer(expanded, add_special_tokens=False).input_ids)
+    ids = with_one_bos(tokenizer, tokenizer(expanded, add_special_tokens=False).input_ids)
     num_images = len(others) + sum(counts)
     return Prompt(ids, tuple(int(i == image_tokens.soft_id) for i in ids), num_images)
 
@@ -195,12 +200,14 @@ class Prompts:
     @classmethod
     def from_folder(cls, folder: Path, name: str) -> "Prompts":
         """Read what is needed of a checkpoint."""
-        from transformers import AutoConfig, AutoTokenizer
+        from transformers import AutoConfig
 
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = read_tokenizer(folder)
+        generation = folder / "generation_config.json"
+        ends = stop_ids(tokenizer, config, read_json(generation) if generation.is_file() else None)
         limit = config.get_text_config().max_position_embeddings
-        return cls(tokenizer, ImageTokens.of(config, tokenizer), int(limit), name)
+        return cls(tokenizer, ImageTokens.of(config, tokenizer, ends), int(limit), name)
 
     def render(self, messages: Sequence[Message]) -> Prompt:
         """The chat form; for a pre-trained checkpoint, which has no chat template, the plain form.
@@ -240,7 +247,26 @@ def _as_the_template_wants(message: Message) -> Message:
     return {"role": "system", "content": "\n".join(part["text"] for part in _parts(message))}
 
 
-def _check_part(tokenizer: Any, image_tokens: ImageTokens, part: Mapping[str, Any], role: str) -> None:
+def refuse_control_tokens(image_tokens: ImageTokens, text: str) -> None:
+    """Refuse a text of which a part would be read as a token of its own, such as the end of a turn.
+
+    Raises:
+        ValueError: it holds such a token; the first is named.
+    """
+    for token in image_tokens.control:
+        if token in text:
+            raise ValueError(f"the text holds the control token {token}; remove it")
+
+
+def _check_parts(image_tokens: ImageTokens, parts: Sequence[Mapping[str, Any]], role: str) -> None:
+    for part in parts:
+        _check_part(image_tokens, part, role)
+    for is_text, together in groupby(parts, key=lambda part: part["type"] == "text"):
+        if is_text:  # templates write them without anything between
+            refuse_control_tokens(image_tokens, "".join(part["text"].strip() for part in together))
+
+
+def _check_part(image_tokens: ImageTokens, part: Mapping[str, Any], role: str) -> None:
     if part["type"] not in ("text", "image"):
         raise ValueError(f"a part of type {part['type']!r}, expected text or image")
     if part["type"] == "image":
@@ -248,7 +274,3 @@ def _check_part(tokenizer: Any, image_tokens: ImageTokens, part: Mapping[str, An
             raise ValueError("the system turn holds an image; put it into a user turn")
         if not image_tokens.tokens_per_image:
             raise ValueError("a picture for a model of text alone; leave the pictures out, or ask a model that sees")
-        return
-    for token in (*tokenizer.all_special_tokens, THINKING_BEGIN, THINKING_END):
-        if token in part["text"]:
-            raise ValueError(f"the text holds the control token {token}; remove it")

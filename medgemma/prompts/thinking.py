@@ -5,8 +5,11 @@ own. Source: reference notebooks of MedGemma (quick start, MedQA), which match <
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
+
+from medgemma.prompts.special_tokens import special_ids
 
 THINKING_BEGIN, THINKING_END = "<unused94>", "<unused95>"
 """MedGemma puts its reasoning between these (model card of google/medgemma-27b-text-it)."""
@@ -63,9 +66,11 @@ class Speech:
 
     tokenizer: Any
     markers: ThinkingTokens | None
+    silent: frozenset[int] | None = None
+    """Tokens that are no text; without it `special_ids`."""
 
     def __post_init__(self) -> None:
-        self._special = frozenset(self.tokenizer.all_special_ids)
+        self._silent = special_ids(self.tokenizer) if self.silent is None else self.silent
         self._pending: list[int] = []
         self._said: list[str] = []
         self._thoughts: list[list[str]] = []
@@ -85,7 +90,7 @@ class Speech:
                 self._thoughts.append([])
             self._is_thinking = begins
             return said
-        if token_id in self._special:
+        if token_id in self._silent:
             return ""
         self._pending.append(token_id)
         if _BYTE_TOKEN.fullmatch(self.tokenizer.convert_ids_to_tokens(token_id)):
@@ -109,9 +114,14 @@ class Speech:
         return "" if self._is_thinking else piece
 
 
-def speech_of(tokenizer: Any, markers: ThinkingTokens | None, token_ids: "tuple[int, ...] | list[int]") -> Speech:
+def speech_of(
+    tokenizer: Any,
+    markers: ThinkingTokens | None,
+    token_ids: Sequence[int],
+    silent: frozenset[int] | None = None,
+) -> Speech:
     """The speech of a whole answer."""
-    speech = Speech(tokenizer, markers)
+    speech = Speech(tokenizer, markers, silent)
     for token_id in token_ids:
         speech.add(token_id)
     return speech

@@ -4,11 +4,12 @@ import json
 import os
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from medsiglip.nano import NANO_FOLDER
 
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json")
 FILES_TO_FETCH = ["*.json", "*.safetensors", "*.model", "*.jinja"]
 
 
@@ -47,6 +48,24 @@ def read_json(path: Path) -> dict[str, Any]:
     if not isinstance(facts, dict):
         raise ValueError(f"{path}: got a JSON {type(facts).__name__}, expected an object; fetch the checkpoint again")
     return facts
+
+
+class ImageProcessor(NamedTuple):
+    """The settings of a checkpoint's pixels, and the file that holds them."""
+
+    file: Path
+    settings: dict[str, Any]
+
+
+def image_processor(folder: Path) -> ImageProcessor | None:
+    """Find the settings of a checkpoint's pixels as transformers does; None where no file has them.
+
+    transformers 5 saves them within processor_config.json, 4 and the Hub as preprocessor_config.json; the former wins.
+    """
+    alone, whole = (folder / name for name in PROCESSOR_FILES)
+    if whole.is_file() and isinstance(inner := read_json(whole).get("image_processor"), dict):
+        return ImageProcessor(whole, inner)
+    return ImageProcessor(alone, read_json(alone)) if alone.is_file() else None
 
 
 def _checked_folder(folder: Path) -> Path:

@@ -38,7 +38,8 @@ def test_choices_are_what_the_whole_text_has_more(model: MedGemma) -> None:
     bare, _ = encode_choices(model, "Question: why?\nAnswer:", (" no",))
     assert context == bare
     for text, ids in zip(("no", "nothing"), choices, strict=True):
-        assert context + ids == model.tokenizer(f"Question: why?\nAnswer: {text}").input_ids
+        plain = model.tokenizer(f"Question: why?\nAnswer: {text}", add_special_tokens=False).input_ids
+        assert context + ids == [model.tokenizer.bos_token_id, *plain]
 
 
 @pytest.mark.kit

@@ -99,6 +99,19 @@ def test_what_lies_beside_the_weights_goes_with_them_and_nothing_else(model: Any
     assert (tmp_path / "out" / "tokenizer.json").read_text() == "{} tokenizer.json"
 
 
+def test_pixels_that_transformers_5_saved_get_the_file_that_4_reads(model: Any, tmp_path: Path) -> None:
+    source, pixels = checkpoints.write(model, tmp_path / "source"), {"resample": 2, "size": {"height": 28}}
+    (source / "processor_config.json").write_text(json.dumps({"image_processor": pixels, "image_seq_length": 4}))
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "rag.jinja").write_text("x")
+    convert(source, tmp_path / "out")
+    assert json.loads((tmp_path / "out" / "preprocessor_config.json").read_text()) == pixels
+    assert (tmp_path / "out" / "additional_chat_templates" / "rag.jinja").read_text() == "x"
+    (source / "processor_config.json").write_text(json.dumps({"image_seq_length": 4}))
+    convert(source, tmp_path / "none")
+    assert not (tmp_path / "none" / "preprocessor_config.json").exists()
+
+
 # config.json
 
 

@@ -19,9 +19,6 @@ from medsiglip.checkpoints.layout import expected_tensors
 from tests import checkpoints
 from tests.medgemma.conftest import Command
 
-COMPANIONS = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "generation_config.json",
-              "preprocessor_config.json")  # fmt: skip
-
 
 def hollow(folder: Path, config: Mapping[str, Any], shards: int = 2) -> Path:
     """A released model's folder with true headers and sparse files: 8.6 GB that take no disk."""
@@ -54,7 +51,7 @@ def hollow_file(file: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
 
 def test_medgemma_4b(tmp_path: Path) -> None:
     folder = hollow(tmp_path / "4b", CONFIGS["medgemma-4b"])
-    for name in COMPANIONS:
+    for name in ("tokenizer.json", "chat_template.jinja", "preprocessor_config.json"):
         (folder / name).write_text("{}")
     found = inspect(str(folder))
     assert found.model_class == "Gemma3ForConditionalGeneration"
@@ -111,10 +108,35 @@ def test_missing_files_and_lost_settings_are_told(tmp_path: Path) -> None:
     config = {k: v for k, v in CONFIGS["medgemma-27b-text"].items() if k != "rope_scaling"}
     folder = hollow(tmp_path / "27b", config)
     found = inspect(str(folder))
-    assert [what.split(" (")[0] for what in found.files_missing] == ["tokenizer", "chat template", "stop tokens"]
+    assert [what.split(" (")[0] for what in found.files_missing] == ["tokenizer", "chat template"]
     assert len(found.problems) == 1 and "no rope_scaling" in found.problems[0]
-    (folder / "tokenizer_config.json").write_text('{"chat_template": "x"}')
-    assert [what.split(" (")[0] for what in inspect(str(folder)).files_missing] == ["tokenizer", "stop tokens"]
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert len(inspect(str(folder)).files_missing) == 2
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "chat_template.jinja",
+        "chat_template.json",
+        "tokenizer_config.json",
+        "processor_config.json",
+        "additional_chat_templates/default.jinja",
+    ],
+)
+def test_a_chat_template_is_found_wherever_it_is(name: str, tmp_path: Path) -> None:
+    folder = hollow(tmp_path / "27b", CONFIGS["medgemma-27b-text"])
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).write_text('{"chat_template": "x"}')
+    assert [what.split(" (")[0] for what in inspect(str(folder)).files_missing] == ["tokenizer"]
+
+
+def test_pixels_within_the_processor_are_found(tmp_path: Path) -> None:
+    folder = hollow(tmp_path / "siglip", CONFIGS["medsiglip-448"])
+    (folder / "processor_config.json").write_text('{"image_seq_length": 256}')  # transformers 4: no pixels in it
+    assert any("image processor" in what for what in inspect(str(folder)).files_missing)
+    (folder / "processor_config.json").write_text('{"image_processor": {"resample": 2}}')
+    assert not any("image processor" in what for what in inspect(str(folder)).files_missing)
 
 
 def test_a_cut_shard_and_strange_names_are_refused(tmp_path: Path) -> None:

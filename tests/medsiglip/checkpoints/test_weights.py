@@ -73,7 +73,7 @@ def test_pickled_weights_are_refused(edited):
     ("name", "message"),
     [
         ("config.json", "no config.json there; give the folder that save_pretrained wrote"),
-        ("preprocessor_config.json", "no preprocessor_config.json; the right pixels cannot be known"),
+        ("preprocessor_config.json", "no preprocessor_config.json nor image_processor in processor_config.json"),
     ],
 )
 def test_a_missing_file_is_named(edited, name, message):
