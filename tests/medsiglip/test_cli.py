@@ -59,7 +59,7 @@ def study(films):
 
 BAD = {
     "cut.png": "truncated, damaged or an unusual variant; copy the file again or save it as plain PNG",
-    "notes.dcm": "not a picture in a format read here; give DICOM, NIfTI, PNG, JPEG, TIFF, BMP, WebP or GIF",
+    "notes.dcm": "not a picture in a format read here; give DICOM, NIfTI, MetaImage, PNG, JPEG, TIFF, BMP, WebP or GIF",
     "plan.dcm": "no pixel data (a structured report?); give an image instance",
 }
 
