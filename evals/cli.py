@@ -301,6 +301,11 @@ def _run(
     if ran.shown_as_examples:
         asked = ", ".join(ran.shown_as_examples[:3])
         say(f"warning: {task.name}: {len(ran.shown_as_examples)} item(s) are in the worked examples too: {asked}")
+    if ran.set_aside:
+        say(
+            f"note: {task.name}: the model's tokenizer, template, pixels or settings have changed since it answered; "
+            f"all items were asked anew, and the old answers are in {ran.set_aside.name}"
+        )
     for output in ran.failed:
         say(f"error: {task.name}: {output.item_id}: {output.error}")
     return len(ran.failed)

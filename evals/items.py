@@ -26,6 +26,7 @@ class Item:
     group: str
     """What dependent items share (patient, case, source tile); confidence intervals resample groups."""
     meta: Mapping[str, str] = field(default_factory=dict)
+    """`card`, the data set that the item comes from, and what else the task tells apart."""
     choices: tuple[str, ...] = ()
     """The continuations whose likelihoods are compared, white space before them included; empty if text is wanted."""
     fault: str = ""

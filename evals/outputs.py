@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from types import TracebackType
 from typing import IO
 
 from evals.items import Item, item_sha256
+from medsiglip.checkpoints.identity import free_name
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Output:
     item_sha256: str
     """Of what was asked (`items.item_sha256`)."""
     model: str
-    """Fingerprint of the weights."""
+    """Identity of what answered (`medsiglip.checkpoints.identity`)."""
     settings: str = ""
     """Hash of the task's version and the settings of the generation (`record.settings_sha256`)."""
     text: str = ""
@@ -72,6 +74,14 @@ class OutputFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+    def set_aside(self) -> Path:
+        """Copy what was written so far to a file beside this one, and begin anew; return that file."""
+        aside = free_name(self.path)
+        shutil.copyfile(self.path, aside)
+        os.truncate(self.path, 0)
+        self.before = []
+        return aside
 
     def write(self, output: Output) -> None:
         """Append one line."""

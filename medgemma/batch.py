@@ -19,6 +19,7 @@ from medgemma.asking import Asked, Asking
 from medgemma.engine.request import Completion, Request
 from medgemma.openai_chat import ChatBody, asked_of, completion_body
 from medgemma.prompts.content import VolumeView, finding_lines
+from medsiglip.checkpoints.identity import free_name, is_mended
 
 URL = "/v1/chat/completions"
 Generate = Callable[[Sequence[Request]], list[list[Completion]]]
@@ -55,8 +56,20 @@ class Answerer:
     name: str
     """The model's, for the replies."""
     identity: str
-    """Of everything that changes an answer: weights, preprocessing. Answers of another identity are not reused."""
+    """The model's (`medsiglip.checkpoints.identity`), the replies' system_fingerprint; another's are not reused."""
     view: VolumeView = VolumeView()
+    dtype: str = ""
+    """Of the weights in memory."""
+
+    @property
+    def names(self) -> set[str]:
+        """What a request may call the model: as it was given, a folder's name alone, its adapter's name."""
+        return {self.name, Path(self.name).name, self.asking.adapter or self.name}
+
+    @property
+    def key(self) -> str:
+        """Of everything that changes an answer."""
+        return f"{self.identity} {self.dtype} {self.view}"
 
 
 def answer_batch(
@@ -67,6 +80,7 @@ def answer_batch(
     on_problem: Callable[[BatchProblem], None],
     on_warning: Callable[[BatchProblem], object] = lambda warning: None,
     on_progress: Callable[[int], object] = lambda n: None,
+    on_stale: Callable[[Path], object] = lambda aside: None,
     group: int = 16,
 ) -> None:
     """Answer a batch file.
@@ -78,6 +92,7 @@ def answer_batch(
         on_problem: told of each line that got no answer; `out` holds its error.
         on_warning: told what a user should know of a line, such as a volume that is not axial.
         on_progress: told how many lines are done.
+        on_stale: told where answers are that the model gave before its files changed.
         group: requests that are answered together, and then kept.
 
     Raises:
@@ -87,12 +102,16 @@ def answer_batch(
     if out.exists() and out.samefile(requests):
         raise ValueError(f"{out}: the requests' own file; give another --out")
     partial = out.with_name(out.name + ".partial")
-    wanted = {line.reply_id for line in _lines(requests, answerer.identity)}
+    wanted = {line.reply_id for line in _lines(requests, answerer.key)}
+    if _is_stale(out, wanted, answerer.identity):
+        aside = free_name(out)
+        out.replace(aside)
+        on_stale(aside)
     done = _kept(out, wanted, whole=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     with _appending(partial) as journal:
         done |= _kept(partial, wanted)
-        waiting = (line for line in _lines(requests, answerer.identity) if line.reply_id not in done)
+        waiting = (line for line in _lines(requests, answerer.key) if line.reply_id not in done)
         on_progress(len(done))
         while lines := list(islice(waiting, group)):
             replies = _answered(lines, answerer, on_warning)
@@ -107,7 +126,7 @@ def answer_batch(
             on_progress(len(lines))
     whole = out.with_name(out.name + ".whole")
     with whole.open("w", encoding="utf-8") as file:
-        file.writelines(_as_line(done[line.reply_id]) for line in _lines(requests, answerer.identity))
+        file.writelines(_as_line(done[line.reply_id]) for line in _lines(requests, answerer.key))
     whole.replace(out)
     partial.unlink()
 
@@ -125,6 +144,8 @@ def _answered(
             body = ChatBody.read(line.body)
             if body.stream:
                 raise ValueError("stream: a batch cannot stream")
+            if body.model and body.model not in answerer.names:
+                raise ValueError(f"model: {body.model!r} does not answer here; ask for {answerer.name!r}, or for none")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
@@ -144,6 +165,7 @@ def _answered(
                 samples,
                 answerer.asking,
                 name=answerer.name,
+                identity=answerer.identity,
                 reply_id=line.reply_id.replace("batch_req", "chatcmpl"),
                 created_s=int(time.time()),
                 logprobs=bool(body.logprobs),
@@ -179,17 +201,17 @@ def _fault_of(reply: dict[str, Any]) -> str | None:
 # Reading requests
 
 
-def _lines(requests: Path, identity: str) -> Iterator[_Line]:
+def _lines(requests: Path, key: str) -> Iterator[_Line]:
     """The request lines; blank ones are left out. One at a time, since pictures are in them."""
     first_use: dict[str, int] = {}
     with requests.open("rb") as file:
         for number, text in enumerate(file, 1):
             if text.strip():
-                yield _line(number, text.strip(), identity, first_use)
+                yield _line(number, text.strip(), key, first_use)
 
 
-def _line(number: int, text: bytes, identity: str, first_use: dict[str, int]) -> _Line:
-    digest = hashlib.sha256(identity.encode() + b"\n" + text).hexdigest()[:32]
+def _line(number: int, text: bytes, key: str, first_use: dict[str, int]) -> _Line:
+    digest = hashlib.sha256(key.encode() + b"\n" + text).hexdigest()[:32]
     reply_id = f"batch_req_{digest}"
     unique_id = f"batch_req_{hashlib.sha256(f'{digest} line {number}'.encode()).hexdigest()[:32]}"
     try:
@@ -212,19 +234,36 @@ def _line(number: int, text: bytes, identity: str, first_use: dict[str, int]) ->
 # What is kept
 
 
+def _is_stale(out: Path, wanted: set[str], identity: str) -> bool:
+    """Whether `out` is of the same weights with other files: a tokenizer, template or setting mended since."""
+    old = {
+        reply["response"]["body"].get("system_fingerprint") or ""
+        for reply in _replies(out)
+        if reply and _fault_of(reply) is None and reply["id"] not in wanted
+    }
+    return bool(old) and all(is_mended(one, identity) for one in old)
+
+
+def _replies(path: Path) -> Iterator[dict[str, Any] | None]:
+    """The replies of a file, one a line; None for a line that is none."""
+    for text in filter(None, path.read_text(encoding="utf-8").split("\n") if path.is_file() else ()):
+        try:
+            reply = json.loads(text)
+            is_reply = bool(reply["id"]) and "error" in reply and isinstance(reply["response"]["body"], dict)
+        except (ValueError, KeyError, TypeError):
+            is_reply = False
+        yield reply if is_reply else None
+
+
 def _kept(path: Path, wanted: set[str], whole: bool = False) -> dict[str, dict[str, Any]]:
     """Answers of an earlier run by id; errors are tried again, and those of mended lines dropped."""
     kept: dict[str, dict[str, Any]] = {}
-    for text in path.read_text(encoding="utf-8").split("\n") if path.is_file() else ():
-        try:
-            reply = json.loads(text)
-            reply_id, fault = reply["id"], _fault_of(reply)
-        except (ValueError, KeyError, TypeError):
-            reply_id, fault = None, None
-        if reply_id in wanted:
+    for reply in _replies(path):
+        fault = _fault_of(reply) if reply else None
+        if reply and reply["id"] in wanted:
             if fault is None:
-                kept[reply_id] = reply
-        elif whole and text and fault is None:
+                kept[reply["id"]] = reply
+        elif whole and fault is None:
             raise ValueError(f"{path} holds answers to other requests or of another model; give another --out")
     return kept
 

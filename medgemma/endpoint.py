@@ -119,6 +119,11 @@ class Endpoint:
         """What stands for the weights, which a server does not show: its address and the model's name there."""
         return f"{self.model} at {self.url}"
 
+    @property
+    def identity(self) -> str:
+        """The same: what else answers depend on is not shown either."""
+        return self.fingerprint
+
     def answer(
         self, files: Sequence[str], prompt: str, sampling: Sampling, *, system: str = "", sample: int = 0
     ) -> Reply:
@@ -283,13 +288,15 @@ def _reply(raw: bytes) -> Reply | _Fault:
         content = message["content"]
     except (LookupError, TypeError):
         return _Fault("the answer has no choice")
-    if not isinstance(content, str) or not content.strip():
+    reason = str(choice.get("finish_reason") or "")
+    if content is None and reason == "length":  # a thought used up the tokens: asked again, it would again
+        content = ""
+    if not isinstance(content, str) or not (content.strip() or reason == "length"):
         return _Fault(f"the answer is empty (finish_reason {choice.get('finish_reason')})")
     spoken = split_thinking(content)
     thoughts = message.get("reasoning_content") or message.get("reasoning") or spoken.thinking or ""
     usage = found.get("usage") or {}
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
-    reason = str(choice.get("finish_reason") or "")
     return Reply(spoken.text, str(thoughts), tokens if isinstance(tokens, int) else 0, reason, attempts=1)
 
 

@@ -19,7 +19,8 @@ from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import ImageTokens, Message, Prompt, Prompts
 from medgemma.prompts.content import Part, finding_lines, open_study, study_parts
 from medgemma.prompts.thinking import Speech
-from medsiglip.checkpoints.folders import fingerprint, resolve_model
+from medsiglip.checkpoints.folders import resolve_model
+from medsiglip.checkpoints.identity import fingerprint, identity
 from medsiglip.imaging import open_pictures
 from medsiglip.preprocess import Preprocessing
 
@@ -45,6 +46,8 @@ class MedGemma:
     quantize: str | None = None
     adapter: Path | None = None
     """A LoRA adapter that answers wherever no other is named."""
+    policy: str | None = None
+    """The resize policy that was asked for instead of the checkpoint's own."""
 
     @classmethod
     def from_pretrained(
@@ -90,7 +93,7 @@ class MedGemma:
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         sees = hasattr(network.config, "vision_config")
         preprocessing = Preprocessing.from_folder(folder, policy) if sees else None
-        gemma = cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize)
+        gemma = cls(network, tokenizer, preprocessing, folder, str(model), compile_mode, quantize, policy=policy)
         if adapter is not None:
             gemma.load_adapter(adapter)
             gemma.adapter = Path(adapter)
@@ -98,9 +101,15 @@ class MedGemma:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the weights, for caches and results: those of the base, how they are held, the adapter's."""
+        """Of the weights, for results: those of the base, how they are held, the adapter's."""
         parts = [fingerprint(self.folder), self.quantize, self.adapter and fingerprint(self.adapter)]
         return "-".join(part for part in parts if part)
+
+    @cached_property
+    def identity(self) -> str:
+        """What answers depend on, for caches and resumes; see `medsiglip.checkpoints.identity`."""
+        weights = "-".join(part for part in (self.fingerprint, self.policy) if part)
+        return identity(weights, *[folder for folder in (self.folder, self.adapter) if folder])
 
     @property
     def adapter_name(self) -> str | None:
@@ -130,9 +139,13 @@ class MedGemma:
             The name.
 
         Raises:
-            ValueError: the adapter is for another base, incomplete, of an unknown kind, or its name is taken.
+            ValueError: the adapter is for another base, incomplete, of an unknown kind, trained with tokens that the
+                base has not, or its name is taken.
         """
+        from medgemma.checkpoints.adapter_checks import refuse_added_tokens
+
         name = name or _name_of(Path(folder))
+        refuse_added_tokens(Path(folder), self.folder)
         self.engine.load_adapter(name, Path(folder))
         return name
 

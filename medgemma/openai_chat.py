@@ -1,16 +1,18 @@
 """OpenAI's chat completions: a request's body to the engine's request, completions to the reply's body.
 
-What would change an answer and is not supported is refused by name, never ignored. A temperature that is left out is 0,
-since MedGemma's generation_config.json samples nothing; `max_tokens` left out is 500, as in Google's container.
+What would change an answer and is not supported is refused by name, never ignored; what asks for nothing (a field that
+is null or empty, a penalty of 1, a tool choice without tools) is taken as if it were not there. A temperature that is
+left out is 0, since MedGemma's generation_config.json samples nothing; `max_tokens` left out is 500, as in Google's
+container.
 """
 
 import base64
 import binascii
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from medgemma.answers.constraints import Grammar
 from medgemma.asking import Asked, Asking, Reply
@@ -26,6 +28,24 @@ _DATA_URL = re.compile(r"data:(?P<type>[\w.+/-]*)(?:;[\w.=+-]+)*;base64,(?P<data
 
 class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+    neutral: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Fields that are not supported, and their values that ask for nothing."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_what_asks_for_nothing(cls, fields: Any) -> Any:
+        if not isinstance(fields, dict):
+            return fields
+        return {
+            name: value
+            for name, value in fields.items()
+            if name in cls.model_fields or not (value in (None, [], {}, "") or value in cls.neutral.get(name, ()))
+        }
+
+
+def _which(kinds: Mapping[type, str], otherwise: str) -> Discriminator:
+    """Choose a branch of a union by the value's type, so that a fault is of the branch that was meant."""
+    return Discriminator(lambda value: next((tag for kind, tag in kinds.items() if isinstance(value, kind)), otherwise))
 
 
 class TextPart(_Strict):
@@ -39,21 +59,33 @@ class ImageUrl(_Strict):
     """Where a picture is; `detail` changes nothing, since the model has one resolution."""
 
     url: str
-    detail: Literal["auto", "low", "high"] = "auto"
+    detail: Literal["auto", "low", "high"] | None = None
 
 
 class ImagePart(_Strict):
     """A picture, or a file of several: a data URL of PNG, DICOM, NIfTI, a zip of a series or what else is read."""
 
     type: Literal["image_url"]
-    image_url: ImageUrl | str
+    image_url: Annotated[
+        Annotated[ImageUrl, Tag("object")] | Annotated[str, Tag("url")], _which({str: "url"}, "object")
+    ]
 
 
 class ChatMessage(_Strict):
     """One turn."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: str | list[Annotated[TextPart | ImagePart, Field(discriminator="type")]]
+    content: Annotated[
+        Annotated[str, Tag("text")]
+        | Annotated[list[Annotated[TextPart | ImagePart, Field(discriminator="type")]], Tag("parts")],
+        _which({list: "parts"}, "text"),
+    ]
+    reasoning_content: str | None = None
+    """Of a reply that is sent back; taken and not used, since MedGemma's template shows no earlier reasoning."""
+    reasoning: str | None = None
+    """The same, as other servers call it."""
+    annotations: list[Any] | None = None
+    """Of a reply that is sent back; taken and not used."""
 
 
 class JsonSchema(_Strict):
@@ -75,6 +107,18 @@ class ResponseFormat(_Strict):
 class ChatBody(_Strict):
     """The body of a request to /v1/chat/completions."""
 
+    neutral: ClassVar[Mapping[str, Sequence[Any]]] = {
+        "tool_choice": ("none", "auto"),
+        "parallel_tool_calls": (True, False),
+        "store": (False,),
+        "service_tier": ("auto", "default"),
+        "modalities": (["text"],),
+        "top_logprobs": (0,),
+        "min_p": (0,),
+        "typical_p": (1,),
+        "repetition_penalty": (1,),
+        "repeat_penalty": (1,),
+    }
     messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str = ""
     max_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -138,6 +182,7 @@ def completion_body(
     asking: Asking,
     *,
     name: str,
+    identity: str,
     reply_id: str,
     created_s: int,
     logprobs: bool,
@@ -149,6 +194,7 @@ def completion_body(
         completions: of its request.
         asking: of the checkpoint.
         name: the model's.
+        identity: the model's, see `medsiglip.checkpoints.identity`.
         reply_id: of this reply.
         created_s: Unix time.
         logprobs: whether each token's log-probability is wanted.
@@ -173,6 +219,7 @@ def completion_body(
         "object": "chat.completion",
         "created": created_s,
         "model": name,
+        "system_fingerprint": identity,
         "choices": choices,
         "usage": usage,
     }
@@ -221,7 +268,7 @@ def _opened(part: ImagePart, name: str, view: VolumeView | None) -> Any:
             f"{name}: the image_url is no base64 data URL, and nothing is fetched; send data:image/png;base64,..."
         )
     try:
-        data = base64.b64decode(found.group("data"), validate=True)
+        data = base64.b64decode("".join(found.group("data").split()), validate=True)  # MIME's has line ends
     except binascii.Error as error:
         raise ValueError(f"{name}: the image_url is no valid base64 ({error})") from error
     select = dict(view.select) if view else None
@@ -250,8 +297,34 @@ def _form(wanted: ResponseFormat | None, asking: Asking) -> Grammar | None:
 
 
 def _fault(error: ValidationError) -> str:
-    """The first fault of a body as `field: what is wrong`, without quoting the body."""
-    fault = error.errors(include_url=False, include_input=False, include_context=False)[0]
-    where = ".".join(str(place) for place in fault["loc"]) or "body"
-    what = "is not supported" if fault["type"] == "extra_forbidden" else fault["msg"]
-    return f"{where}: {what}"
+    """The first fault of a body as `where: what is wrong`, without quoting the body."""
+    fault = error.errors(include_url=False, include_input=False)[0]
+    what = _WRONG.get(fault["type"], fault["msg"])
+    tag = str(fault.get("ctx", {}).get("tag", ""))
+    if fault["type"] == "union_tag_invalid" and re.fullmatch("[a-z_]{1,24}", tag):
+        what = f"is of type {tag}, expected text or image_url"
+    return f"{_where(fault['loc'])}: {what}"
+
+
+_WRONG = {
+    "extra_forbidden": "is not supported",
+    "missing": "is missing",
+    "model_attributes_type": "is not an object",
+    "model_type": "is not an object",
+    "string_type": "is not a text",
+    "union_tag_invalid": "is of another type, expected text or image_url",
+    "union_tag_not_found": "has no type, expected text or image_url",
+}
+"""pydantic's kind of a fault to our words for it."""
+
+
+def _where(loc: Sequence[int | str]) -> str:
+    """The field of a fault; messages and their parts are counted from 1, branches of unions left out."""
+    if len(loc) < 2 or loc[0] != "messages":
+        return ".".join(map(str, loc)) or "body"
+    where, rest = f"message {int(loc[1]) + 1}", list(loc[2:])
+    if rest[:2] == ["content", "parts"] and len(rest) > 2:
+        where, rest = f"{where} part {int(rest[2]) + 1}", rest[4:]  # after its number comes its kind
+    if rest and rest[0] in ("content", "image_url"):
+        del rest[1:2]
+    return f"{where}, {'.'.join(map(str, rest))}" if rest else where

@@ -20,6 +20,7 @@ from medsiglip.command import (
     new_app,
     progress,
     run,
+    say,
     say_notes,
     spread_options,
     whole_file,
@@ -157,6 +158,10 @@ def embed(
             select=select,
             on_progress=advance,
             notes=notes,
+            on_stale=lambda aside: say(
+                "note: the model's pixels or other files have changed since it embedded what was there; all files are "
+                f"embedded anew, and the old rows are in {aside.name}"
+            ),
         )
     say_notes(notes)
     problems.exit()
@@ -180,7 +185,7 @@ def look(
 
     Text that is burned into the pixels is shown as it is.
     """
-    from medsiglip.checkpoints.folders import resolve_model
+    from medsiglip.checkpoints.folders import read_json, resolve_model
     from medsiglip.imaging.drawing import save_png
     from medsiglip.imaging.look import Pair, View, draw, opened
     from medsiglip.imaging.select import parse_selection
@@ -191,7 +196,8 @@ def look(
     folder = resolve_model(model)
     preprocessing = Preprocessing.from_folder(folder, resize or None)
     name = folder.name if Path(model).is_dir() else model
-    view = View(name, size_px or preprocessing.size_px, preprocessing.policy)
+    model_type = str(read_json(folder / "config.json").get("model_type", ""))
+    view = View(name, size_px or preprocessing.size_px, preprocessing.policy, model_type)
     problems, notes, selection = Problems(), Notes(), parse_selection(select or [])
 
     def noted(items: Iterable[Pair | Volume]) -> Iterator[Pair | Volume]:

@@ -1,9 +1,9 @@
 """What every command of the package shares: options, FILE arguments, progress, one-line errors, exit status."""
 
 import inspect
-import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, is_dataclass
@@ -15,6 +15,7 @@ import typer
 
 from medsiglip.imaging import FileProblem, Notes, list_files
 from medsiglip.imaging.source import Source
+from medsiglip.remarks import Remark
 
 Files = Annotated[list[str], typer.Argument(metavar="FILE...", help="File, folder, quoted glob, @list.txt or -.")]
 Model = Annotated[str, typer.Option(help="'nano', a local folder, or a Hub id.")]
@@ -81,7 +82,7 @@ def run(app: typer.Typer) -> None:
     """Run an app: a user's mistake becomes one line on stderr and exit status 1, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.captureWarnings(True)
+    warnings.showwarning = _say_remark
     try:
         app()
     except (ValueError, OSError) as error:
@@ -98,6 +99,19 @@ def run(app: typer.Typer) -> None:
     except KeyboardInterrupt:
         say("interrupted; what was finished is kept")
         sys.exit(130)
+
+
+def _say_remark(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: IO[str] | None = None,
+    line: str | None = None,
+) -> None:
+    """Our own remarks on stderr; other packages' warnings are for developers."""
+    if issubclass(category, Remark):
+        say(f"warning: {message}")
 
 
 def blames_torchvision(error: BaseException | None) -> bool:

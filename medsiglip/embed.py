@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medsiglip.checkpoints.identity import free_name, is_mended
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Notes, Picture, Source, Square, shared_pool
 from medsiglip.imaging.dicom.policies import check_policy
@@ -55,11 +56,13 @@ def embed_files(
     select: Selection = (),
     on_progress: Callable[[int], None] = lambda rows: None,
     notes: Notes | None = None,
+    on_stale: Callable[[Path], object] = lambda aside: None,
 ) -> int:
     """Write one row a frame: file, frame, sha256, embedding, model, policy, findings.
 
     Finished rows are kept in `OUT.parts/` until the whole is written. A second run with the same model keeps
-    what is there and embeds only files that are new or whose bytes have changed.
+    what is there and embeds only files that are new or whose bytes have changed. Where the model's weights are the same
+    and its other files have changed, what is there is set aside and all files are embedded anew.
 
     Args:
         encoder: the encoder.
@@ -72,6 +75,7 @@ def embed_files(
         select: which volume of a file that holds several, by "time" and "channel".
         on_progress: told how many rows have been added.
         notes: takes the findings of the pictures.
+        on_stale: told where embeddings are that the model made before its files changed.
 
     Returns:
         The number of rows added.
@@ -82,11 +86,13 @@ def embed_files(
     check_policy(policy)
     notes = notes or Notes()
     parts = out.with_name(out.name + ".parts")
-    identity = f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.fingerprint}"
-    kept = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
+    identity = f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.identity}"
     asked = " ".join([policy, *(f"{key}={value}" for key, value in select)])
     schema = embedding_schema(encoder.embedding_width, asked)
-    done = _finished_files(kept, identity, f"{asked}+{encoder.preprocessing.policy}", out)
+    done = _finished_files(_written(out, parts), identity, f"{asked}+{encoder.preprocessing.policy}", out)
+    if done is None:
+        done = {}
+        on_stale(_set_aside(out, parts))
     parts.mkdir(parents=True, exist_ok=True)
     sources = dict.fromkeys(map(as_source, files))
     fresh = (source for source in sources if source.name not in done or done[source.name] != _sha256(source))
@@ -101,7 +107,10 @@ def embed_files(
         if len(rows) >= ROWS_PER_PART or time.monotonic() - written_at > SECONDS_PER_PART:
             rows, written_at = _write_whole_files(rows, parts, schema), time.monotonic()
     _write_part(rows, parts, schema)
-    _merge(out, parts, schema)
+    _merge(out, _written(out, parts), schema)
+    for path in parts.iterdir():
+        path.unlink()
+    parts.rmdir()
     return added
 
 
@@ -142,8 +151,26 @@ def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str
     }
 
 
-def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path) -> dict[str, str]:
-    """File name to sha256 of the rows already written; `policy` is of pixels and resize, as asked for."""
+def _written(out: Path, parts: Path) -> list[Path]:
+    return [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
+
+
+def _set_aside(out: Path, parts: Path) -> Path:
+    """Move what a mended model has made stale to one file beside OUT."""
+    import pyarrow.parquet as pq
+
+    aside = free_name(out)
+    _merge(aside, _written(out, parts), pq.read_schema(_written(out, parts)[0]))
+    for path in _written(out, parts):
+        path.unlink()
+    return aside
+
+
+def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path) -> dict[str, str] | None:
+    """File name to sha256 of the rows already written; None where the model has been mended since.
+
+    `policy` is of pixels and resize, as asked for.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -156,7 +183,10 @@ def _finished_files(paths: Sequence[Path], identity: str, policy: str, out: Path
             raise ValueError(f"{path}: there already and not an embeddings file; give another --out") from error
         for row in table.to_pylist():
             found = f"{asked}+{row['policy'].split('+')[1]}"
-            if row["model"].rpartition("@")[2] != identity.rpartition("@")[2] or found != policy:
+            made_by, now = (name.rpartition("@")[2] for name in (row["model"], identity))
+            if found == policy and is_mended(made_by, now):
+                return None
+            if found != policy or made_by != now:
                 raise ValueError(
                     f"{out}: holds embeddings of {row['model']} ({found}), not of {identity} ({policy}); "
                     "give another --out"
@@ -193,12 +223,11 @@ def _write_part(rows: Sequence[dict[str, Any]], parts: Path, schema: "pa.Schema"
     partial.replace(path)
 
 
-def _merge(out: Path, parts: Path, schema: "pa.Schema") -> None:
-    """Join the old file and the parts, one at a time; a later row of the same file replaces an earlier one."""
+def _merge(out: Path, sources: Sequence[Path], schema: "pa.Schema") -> None:
+    """Join files of rows, one at a time; a later row of the same file replaces an earlier one."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    sources = [*([out] if out.exists() else []), *sorted(parts.glob("*.parquet"))]
     newest = {file: i for i, path in enumerate(sources) for file in _column(path, "file")}
     partial = out.with_name(out.name + ".partial")
     with pq.ParquetWriter(partial, schema) as writer:
@@ -207,9 +236,6 @@ def _merge(out: Path, parts: Path, schema: "pa.Schema") -> None:
             kept = [newest[file] == i for file in table["file"].to_pylist()]
             writer.write_table(table.filter(pa.array(kept, pa.bool_())))  # an empty list alone has no type
     partial.replace(out)
-    for path in parts.iterdir():
-        path.unlink()
-    parts.rmdir()
 
 
 def _column(path: Path, name: str) -> list[str]:

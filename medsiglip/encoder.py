@@ -6,7 +6,7 @@ Letters: N pictures or texts, D embedding width, S picture side in pixels.
 import ctypes
 import os
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from medsiglip.checkpoints.folders import fingerprint, read_json, resolve_model
+from medsiglip.checkpoints.folders import read_json, resolve_model
+from medsiglip.checkpoints.identity import fingerprint, identity
 from medsiglip.checkpoints.weights import load_strictly
 from medsiglip.imaging import Picture, open_pictures
 from medsiglip.preprocess import Preprocessing
@@ -38,10 +39,11 @@ class MedSigLIP:
     """
 
     model: Any
-    tokenizer: Any
     preprocessing: Preprocessing
     folder: Path
     name: str
+    policy: str | None = None
+    """The resize policy that was asked for instead of the checkpoint's own."""
 
     @classmethod
     def from_pretrained(
@@ -66,17 +68,33 @@ class MedSigLIP:
         from transformers import SiglipModel
 
         folder = resolve_model(model)
+        _refuse_naflex(folder)
         require_model_type(folder, "siglip")
         place = pick_device(device)
         if place == "cpu":
             keep_freed_memory()
         network = load_strictly(SiglipModel, folder, dtype=pick_dtype(dtype, place)).to(place)
-        return cls(network, _load_tokenizer(folder), Preprocessing.from_folder(folder, policy), folder, str(model))
+        return cls(network, Preprocessing.from_folder(folder, policy), folder, str(model), policy)
+
+    @cached_property
+    def tokenizer(self) -> Any:
+        """The checkpoint's, read when the first text is encoded: SigLIP's own, or Gemma's of a SigLIP 2.
+
+        Raises:
+            ValueError: its files are not there, or do not load.
+        """
+        return _load_tokenizer(self.folder)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identity of the weights, for caches and results."""
+        """Of the weights, for results."""
         return fingerprint(self.folder)
+
+    @cached_property
+    def identity(self) -> str:
+        """What embeddings depend on, for caches and resumes; see `medsiglip.checkpoints.identity`."""
+        weights = "-".join(part for part in (self.fingerprint, self.policy) if part)
+        return identity(weights, self.folder)
 
     @property
     def logit_scale(self) -> float:
@@ -131,16 +149,32 @@ class MedSigLIP:
             yield batch, [self.preprocessing.resized(picture) for picture in batch]
 
     def encode_texts(self, texts: str | Sequence[str], batch_size: int = 256) -> np.ndarray:
-        """Embed one text or many: (N, D) float32, L2-normalised. Texts past 64 tokens are cut, as in training."""
+        """Embed one text or many: (N, D) float32, L2-normalised.
+
+        Raises:
+            ValueError: a text is longer than the 64 tokens that the encoder reads; the tokenizer gives ids that the
+                text tower has not; or as `tokenizer`.
+        """
         import torch
 
         texts = [texts] if isinstance(texts, str) else texts
+        inputs = text_inputs(self.tokenizer, texts) if texts else {}
+        self._refuse_other_ids(inputs)
         vectors = []
         for start in range(0, len(texts), batch_size):
-            ids = tokenize(self.tokenizer, texts[start : start + batch_size]).to(self.model.device)
+            batch = {name: t[start : start + batch_size].to(self.model.device) for name, t in inputs.items()}
             with torch.inference_mode():
-                vectors.append(unit(self.model.get_text_features(input_ids=ids).pooler_output))
+                vectors.append(unit(self.model.get_text_features(**batch).pooler_output))
         return np.concatenate(vectors) if vectors else np.zeros((0, self.embedding_width), np.float32)
+
+    def _refuse_other_ids(self, inputs: "Mapping[str, torch.Tensor]") -> None:
+        known = self.model.config.text_config.vocab_size
+        largest = int(inputs["input_ids"].max()) if inputs else 0
+        if largest >= known:
+            raise ValueError(
+                f"model {self.folder}: its tokenizer gives the id {largest}, and its text tower knows {known} tokens; "
+                "the tokenizer is another model's, fetch this one's"
+            )
 
     def _embed(self, resized: Sequence[np.ndarray]) -> np.ndarray:
         import torch
@@ -159,12 +193,27 @@ def one_ahead(items: Iterator[Item]) -> Iterator[Item]:
             yield item
 
 
+def text_inputs(tokenizer: Any, texts: Sequence[str]) -> "dict[str, torch.Tensor]":
+    """What the text tower takes: (N, 64) int64 `input_ids`, padded to 64.
+
+    There is no attention mask, as SigLIP was trained, unless the checkpoint's own tokenizer gives one.
+
+    Raises:
+        ValueError: a text is longer than 64 tokens; nothing is cut.
+    """
+    import torch
+
+    found = tokenizer(list(texts), padding="max_length", max_length=TEXT_LENGTH, verbose=False)
+    for number, ids in enumerate(found["input_ids"], 1):
+        if len(ids) > TEXT_LENGTH:
+            text = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
+            raise ValueError(f"{text} is {len(ids)} tokens long, and the encoder reads {TEXT_LENGTH}; shorten it")
+    return {name: torch.tensor(rows) for name, rows in found.items()}
+
+
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> "torch.Tensor":
-    """(N, 64) int64 ids, padded and cut to 64; no attention mask, as SigLIP was trained."""
-    ids: torch.Tensor = tokenizer(
-        list(texts), padding="max_length", truncation=True, max_length=TEXT_LENGTH, return_tensors="pt"
-    ).input_ids
-    return ids
+    """The `input_ids` of `text_inputs`."""
+    return text_inputs(tokenizer, texts)["input_ids"]
 
 
 def unit(vectors: "torch.Tensor") -> np.ndarray:
@@ -174,11 +223,25 @@ def unit(vectors: "torch.Tensor") -> np.ndarray:
 
 
 def _load_tokenizer(folder: Path) -> Any:
-    from transformers import SiglipTokenizer
+    from transformers import AutoTokenizer, SiglipTokenizer
 
-    if not (folder / "spiece.model").is_file():
-        raise ValueError(f"model {folder}: no spiece.model there; fetch the tokenizer's files too")
-    return SiglipTokenizer.from_pretrained(folder, local_files_only=True)
+    if (folder / "spiece.model").is_file():
+        return SiglipTokenizer.from_pretrained(folder, local_files_only=True)
+    if not (folder / "tokenizer.json").is_file():
+        raise ValueError(f"model {folder}: no spiece.model nor tokenizer.json there; fetch the tokenizer's files too")
+    try:
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except Exception as error:  # whatever the tokenizer's class stumbles over
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"model {folder}: its tokenizer does not load ({reason}); fetch its files again") from error
+
+
+def _refuse_naflex(folder: Path) -> None:
+    if read_json(folder / "config.json").get("model_type") == "siglip2":
+        raise ValueError(
+            f"model {folder}: a SigLIP 2 with NaFlex (model_type siglip2), which sees pictures in their own shape; "
+            "towers of one fixed size alone are supported, such as google/siglip2-so400m-patch14-384"
+        )
 
 
 def keep_freed_memory() -> None:

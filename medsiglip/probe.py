@@ -27,7 +27,7 @@ class LinearProbe:
 
     @classmethod
     def fit(cls, vectors: np.ndarray, labels: Sequence[str], groups: Sequence[str], *, seed: int = 0) -> "LinearProbe":
-        """Fit on embeddings, on one thread: several wait for each other longer than they work, and round otherwise.
+        """Fit on embeddings, in float64 and on one thread: several wait for each other longer than they work.
 
         Args:
             vectors: (N, D) float32 embeddings.
@@ -45,8 +45,9 @@ class LinearProbe:
         if len(classes) < 2:
             raise ValueError(f"got {len(classes)} classes; a probe needs two")
         with threadpool_limits(1):
+            vectors = np.asarray(vectors, dtype=np.float64)
             strength = _best_strength(vectors, names, np.asarray(groups), seed)
-            regression = _regression(strength, seed).fit(vectors, names)
+            regression = logistic_regression(strength).fit(vectors, names)
         weight, bias = regression.coef_, regression.intercept_
         if len(classes) == 2:  # scikit-learn keeps one row for two classes: half of it each way is the same softmax
             weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
@@ -82,8 +83,23 @@ class LinearProbe:
         return cls(tuple(facts["classes"]), tensors["weight"], tensors["bias"], facts["strength"])
 
 
+def logistic_regression(strength: float) -> Any:
+    """scikit-learn's logistic regression, to be fitted to the end: give it float64.
+
+    scikit-learn's own solver and tolerance stop weakly regularised fits far from the minimum, where rounding takes
+    them: of nano's dermatoscopic embeddings, differences of 1e-7 between two kinds of CPU moved a probability by 0.4
+    and the class of 58 of 1,884 pictures. Newton's method reaches the minimum in some ten steps.
+
+    Args:
+        strength: inverse regularisation strength.
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=strength, solver="newton-cg", tol=1e-8, max_iter=1000)
+
+
 def _best_strength(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> float:
-    """The strength with the least log loss over all held-out predictions.
+    """The strength with the least log loss over all held-out predictions; of equal ones the strongest regularisation.
 
     The loss is of all folds together, for a fold may hold out no member of a rare class; no more folds than the
     rarest class has groups, so that every class can be held out and still be learned from.
@@ -99,14 +115,8 @@ def _best_strength(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, 
 
     def loss(strength: float) -> float:
         held_out = cross_val_predict(
-            _regression(strength, seed), vectors, labels, groups=groups, cv=folds, method="predict_proba"
+            logistic_regression(strength), vectors, labels, groups=groups, cv=folds, method="predict_proba"
         )
         return float(log_loss(labels, held_out, labels=list(num_groups)))
 
     return min(STRENGTHS, key=loss)
-
-
-def _regression(strength: float, seed: int) -> Any:
-    from sklearn.linear_model import LogisticRegression
-
-    return LogisticRegression(C=strength, max_iter=2000, random_state=seed)

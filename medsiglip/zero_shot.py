@@ -18,7 +18,11 @@ class Embedder(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the weights."""
+        """Of the weights."""
+
+    @property
+    def identity(self) -> str:
+        """What embeddings depend on."""
 
     @property
     def logit_scale(self) -> float:

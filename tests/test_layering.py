@@ -1,4 +1,4 @@
-"""A room imports only from floors below its own; inside a package, imports run one way (DESIGN: the house)."""
+"""A room imports only from floors below its own; inside a package, imports run one way (README: the house)."""
 
 import ast
 from collections.abc import Iterable, Mapping
@@ -99,8 +99,14 @@ def test_a_folder_can_be_taken_in_at_a_glance(folder: Path) -> None:
     assert len(files) <= MOST_FILES.get(folder.relative_to(ROOT).as_posix(), 13), sorted(files)
 
 
-MOST_FILES = {"data_cards/readers": 30, "evals/tasks": 30, "finetune/recipes": 40}
-"""Flat shelves, one file a data set, a benchmark, a recipe."""
+MOST_FILES = {
+    "medsiglip/imaging/dicom": 17,
+    "medsiglip/imaging/volumes": 17,
+    "data_cards/readers": 30,
+    "evals/tasks": 30,
+    "finetune/recipes": 40,
+}
+"""Rooms of many steps, and flat shelves: one file a family of data sets, a benchmark, a recipe."""
 
 
 def test_a_planted_upward_import_is_seen() -> None:

@@ -105,7 +105,7 @@ def test_files_are_small_safe_and_say_nothing_of_where_they_were_made(folder: Pa
 
 @pytest.mark.parametrize("folder", [ENCODER_FOLDER, DECODER_FOLDER], ids=["encoder", "decoder"])
 def test_the_card_shows_what_was_measured_on_these_weights(folder: Path) -> None:
-    from medsiglip.checkpoints.folders import fingerprint
+    from medsiglip.checkpoints.identity import fingerprint
 
     measured = json.loads((folder / "measurements.json").read_text(encoding="utf-8"))
     card = (folder / "README.md").read_text(encoding="utf-8")

@@ -49,16 +49,40 @@ def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
 
 
+def run_page(repository: Path, page: str, folder: Path) -> str:
+    """Run the commands of a page, then all of its Python as one program; return what that printed."""
+    for words in [words for block in blocks(repository, "bash", page) for words in commands(block)]:
+        done = run(words, folder)
+        assert done.returncode == 0, f"{page}: {shlex.join(words)}\n{done.stderr}"
+        assert "Traceback" not in done.stderr
+    code = "\n".join(blocks(repository, "python", page))
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PAGES_RUN = ("asking", "labels", "pixels", "evaluations")
+"""Pages of docs/ whose commands have a test here."""
+
+
 @needs_nano
 @pytest.mark.slow
-def test_example_commands_run(repository: Path, study_folder: Path) -> None:
-    examples = commands(blocks(repository, "bash")[1])
-    assert len(examples) >= 8
-    for words in examples:
+def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> None:
+    text = (repository / "README.md").read_text(encoding="utf-8")
+    jobs = [shlex.split(words) for words in re.findall(r"^\| [^|]* \| `([^|]*)` \|", text, flags=re.MULTILINE)]
+    run_elsewhere = [
+        words
+        for page in PAGES_RUN
+        for block in blocks(repository, "bash", f"docs/{page}.md")
+        for words in commands(block)
+    ]
+    assert len(jobs) == 16
+    for words in jobs:
+        if words in run_elsewhere or words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
+            continue
         done = run(words, study_folder)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         assert "Traceback" not in done.stderr
-    assert {"labels.csv", "modality.csv", "study.parquet"} <= {path.name for path in study_folder.iterdir()}
 
 
 @needs_nano
@@ -73,65 +97,101 @@ def test_example_python_runs(repository: Path, study_folder: Path) -> None:
 @needs_nano
 @pytest.mark.kit
 @pytest.mark.slow
-def test_evaluation_commands_run_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
+def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
     in_place = {"DATA": str(kit), "runs/a": "runs/vqa-rad", "runs/b": "runs/vqa-rad"}
+    (block,) = blocks(repository, "bash", "docs/evaluations.md")
     said = []
-    for words in commands(blocks(repository, "bash")[2]):
-        if words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
-            continue
+    for words in commands(block):
         limit = ["--limit", "24"] if words[:2] == ["medgemma-eval", "run"] else []
         done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         said.append(done.stdout)
-    assert len(said) == 7
-    assert "closed_accuracy_real_minus_shuffled" in said[1]
+    assert len(said) == 9
+    assert "closed_accuracy_real_minus_shuffled" in said[5]
 
 
 @pytest.mark.slow
 def test_the_page_on_pixels_runs(repository: Path, study_folder: Path) -> None:
-    (block,), (code,) = (blocks(repository, language, "docs/pixels.md") for language in ("bash", "python"))
-    for words in commands(block):
-        done = run(words, study_folder)
-        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    said = run_page(repository, "docs/pixels.md", study_folder)
     assert {"look.png", "report.png", "sheet.png"} <= {path.name for path in study_folder.iterdir()}
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "Volume CT" in done.stdout and "(3, 128, 128)" in done.stdout
+    assert "Volume CT" in said and "(3, 128, 128)" in said
+
+
+@needs_nano
+@pytest.mark.slow
+def test_the_page_on_labels_runs(repository: Path, study_folder: Path) -> None:
+    said = run_page(repository, "docs/labels.md", study_folder)
+    assert {"labels.csv", "findings.csv", "modality.csv"} <= {path.name for path in study_folder.iterdir()}
+    assert said.startswith("(1, 2)\n('CT', 'X-ray')") and re.search(r"\[('[ab]'(, )?){4}\]", said)
 
 
 @needs_nano
 @pytest.mark.slow
 def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
-    code = "\n".join(blocks(repository, "python", "docs/asking.md"))
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    first, second = done.stdout.splitlines()
+    first, second = run_page(repository, "docs/asking.md", study_folder).splitlines()
+    assert (study_folder / "replies.jsonl").is_file() and (study_folder / "spine.png").is_file()
     assert "('ct-report',)" in first and re.fullmatch(r"[A-E] (axial|coronal) 3 (True|False)", second)
 
 
 @needs_nano
 @pytest.mark.slow
 def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
-    (code,) = blocks(repository, "python", "docs/engine.md")
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "Completion(" in done.stdout and done.stdout.count(" stop\n") == 3
+    said = run_page(repository, "docs/engine.md", study_folder)
+    assert "Completion(" in said and said.count(" stop\n") == 3
 
 
-def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
+def test_every_target_link_and_file_named_is_there(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
-    for target in re.findall(r"`?make ([a-z-]+)`?", (repository / "README.md").read_text(encoding="utf-8")):
-        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"make {target} is not in the Makefile"
+    pages = [repository / "README.md", *repository.glob("CONTRIBUTING.md"), repository / "benchmarks" / "README.md"]
+    for page in [*pages, *(repository / "docs").glob("*.md")]:
+        text = page.read_text(encoding="utf-8")
+        for target in re.findall(r"(?:`|^)make ([a-z-]+)", text, flags=re.MULTILINE):
+            assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), f"{page.name}: make {target} is not there"
+        for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+            assert (page.parent / link).exists(), f"{page.name} links to {link}, which is not there"
+        for file in re.findall(r"\b(?:medsiglip|medgemma|evals|finetune|data_cards|tests)/[\w/]+\.\w+", text):
+            assert "NAME" in file or (repository / file).exists(), f"{page.name} names {file}, which is not there"
+
+
+def test_the_readme_shows_rows_of_the_kit_table(repository: Path) -> None:
+    shown = re.findall(r"^\| .*", (repository / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    written = (repository / "docs" / "kit-table.md").read_text(encoding="utf-8").splitlines()
+    header = shown.index("| task | metric | value [95 % interval] | commonest answer | n | groups |")
+    rows = shown[header : header + 7]
+    assert len(rows) == 7 and set(rows) <= set(written), "copy these rows of docs/kit-table.md into README.md again"
+    makefile = (repository / "Makefile").read_text(encoding="utf-8")
+    assert "--markdown --into docs/kit-table.md" in makefile and "begin kit table" in "".join(written)
 
 
 def test_the_file_tree_is_true(repository: Path) -> None:
     tree = next(block for block in blocks(repository, "") if block.startswith("finetune/"))
-    parent = repository
+    parent, folder, named = repository, repository, dict[Path, set[str]]()
     for line in tree.splitlines():
         name = line.split()[0]
-        folder = repository / name if not line.startswith(" ") else parent / name
-        parent = parent if line.startswith(" ") else folder
+        if name.endswith("/"):  # else the line goes on with the folder before
+            folder = repository / name if not line.startswith(" ") else parent / name
+            parent = parent if line.startswith(" ") else folder
         assert folder.is_dir(), f"the README's tree names {folder.relative_to(repository)}, which is not there"
+        named.setdefault(folder, set()).update(re.findall(r"\w+\.py", line))
+    for folder, files in named.items():
+        there = {path.name for path in folder.glob("*.py")} - {"__init__.py"}
+        assert files <= there, f"the README's tree names {files - there} in {folder.relative_to(repository)}"
+        steps = folder.parent == repository / "medgemma" or (folder / "py.typed").is_file()
+        assert not steps or files == there, (
+            f"the README's tree lacks {there - files} in {folder.relative_to(repository)}"
+        )
     on_top = {line.split()[0].strip("/") for line in tree.splitlines() if not line.startswith(" ")}
     packages = {path.parent.name for path in repository.glob("*/__init__.py")}
     assert packages <= on_top | {"benchmarks", "tests"}
+
+
+def test_the_page_on_nano_says_what_the_cards_say(repository: Path) -> None:
+    page = (repository / "docs" / "nano.md").read_text(encoding="utf-8").replace("−", "-")
+    tables = page[page.index("## The encoder beside raw pixels") : page.index("nano says that it does not know")]
+    rows = "\n".join(line for line in tables.splitlines() if line.startswith("|"))
+    said = re.findall(r"(-?\d\.\d{3}) \((-?\d\.\d{3}) to (-?\d\.\d{3})\)", rows)
+    measured = set()
+    for folder in ("medsiglip/nano", "medgemma/nano"):
+        for figure in json.loads((repository / folder / "measurements.json").read_text(encoding="utf-8"))["figures"]:
+            measured.add(tuple(f"{number:.3f}" for number in (figure["value"], *figure["ci95"])))
+    assert len(said) >= 40 and set(said) <= measured, sorted(set(said) - measured)

@@ -91,7 +91,7 @@ def local_players(model: "MedGemma", roles: Mapping[str, str], generation: Gener
     """
     meter = Meter()
     players = cast(local(model, generation, meter), model.fingerprint, roles, open_server)
-    return replace(players, meter=meter, at_once=LOCAL_CONVERSATIONS)
+    return replace(players, identity=model.identity, meter=meter, at_once=LOCAL_CONVERSATIONS)
 
 
 def server_players(server: Endpoint, roles: Mapping[str, str], generation: Generation) -> Players:

@@ -69,11 +69,19 @@ class Players:
     """Conversations to be held at the same time at least: a local model answers several in one batch."""
     meter: Meter = field(default_factory=Meter)
     """Counts what `model` generates, other roles that it plays included."""
+    identity: str = ""
+    """Of all that decides the model's answers; empty for a server, which shows no more than its fingerprint."""
 
     def fingerprint_for(self, roles: Sequence[str]) -> str:
-        """Return what answers differ by: the model, and who plays the other roles of a task."""
-        played = [f"{role}={self.names.get(role, 'none')}" for role in roles]
-        return " ".join([self.fingerprint, *played])
+        """Return the model's fingerprint, and who plays the other roles of a task."""
+        return " ".join([self.fingerprint, *self._played(roles)])
+
+    def identity_for(self, roles: Sequence[str]) -> str:
+        """Return what answers differ by: the model's identity, and who plays the other roles of a task."""
+        return " ".join([self.identity or self.fingerprint, *self._played(roles)])
+
+    def _played(self, roles: Sequence[str]) -> list[str]:
+        return [f"{role}={self.names.get(role, 'none')}" for role in roles]
 
 
 @dataclass(frozen=True)

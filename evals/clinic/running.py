@@ -53,7 +53,7 @@ class _Stopped(BaseException):
 
 
 def _played(items: Sequence[Item], dialogue: Dialogue, players: Players, workers: int) -> Iterator[Output]:
-    model = players.fingerprint_for(dialogue.roles)
+    model = players.identity_for(dialogue.roles)
     if max(workers, players.at_once) == 1:
         yield from (_play(item, dialogue, players, model) for item in items)
         return

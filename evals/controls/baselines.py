@@ -16,6 +16,7 @@ from data_cards.readers.pictures import LabelledPicture, read_labelled_pictures
 from data_cards.split import Side, side
 from evals.tasks.zero_shot import TASKS, label_of
 from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, paired_difference
+from medsiglip.probe import logistic_regression
 
 SIDE_PX = 24
 Change = Callable[[NDArray[np.uint8]], NDArray[np.uint8]]
@@ -55,12 +56,11 @@ def raw_pixel_baseline(
     fitted to the end: in float32 with scikit-learn's own tolerance a picture or two turn with the number of threads.
     One thread is several times faster here than two.
     """
-    from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
     train, held_out = _divide(data_dir, task, on)
-    model = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-6, max_iter=10_000))
+    model = make_pipeline(StandardScaler(), logistic_regression(1.0))
     pixels, new_pixels = (small_pixels((p.path for p in some), change) for some in (train, held_out))
     channels = 3 if has_colour(pixels) else 1
     with threadpool_limits(1):

@@ -1,4 +1,4 @@
-"""Writing the report: DIR/report.html, or a Markdown table for a README."""
+"""Writing the report: DIR/report.html, or a Markdown table for a page."""
 
 import base64
 import io

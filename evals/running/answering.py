@@ -45,7 +45,11 @@ class Answerer(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the weights."""
+        """Of the weights."""
+
+    @property
+    def identity(self) -> str:
+        """What answers depend on; outputs of another one are not taken for its own."""
 
     def ask_each(
         self, requests: Sequence[tuple[Sequence[str | Path], str]], *, max_new_tokens: int
@@ -53,10 +57,10 @@ class Answerer(Protocol):
         """Answer (pictures, prompt) requests in order."""
 
 
-def refuse_items(items: Sequence[Item], fingerprint: str) -> Iterator[Output]:
+def refuse_items(items: Sequence[Item], identity: str) -> Iterator[Output]:
     """Fail the items that cannot be asked, by their reason."""
     clock = _Clock()
-    return (_output(item, fingerprint, clock, error=item.fault) for item in items if item.fault)
+    return (_output(item, identity, clock, error=item.fault) for item in items if item.fault)
 
 
 def side_by_side(items: Sequence[Item]) -> list[Item]:
@@ -88,7 +92,7 @@ def answer_items(items: Sequence[Item], model: Answerer, generation: Generation)
         try:
             answers = model.ask_each(requests, max_new_tokens=generation.max_new_tokens)
             for item, answer in zip(items[start:], answers, strict=False):
-                yield _answered(item, model.fingerprint, clock, [answer])
+                yield _answered(item, model.identity, clock, [answer])
                 start += 1
             assert start == len(items), f"the model gave {start} answers to {len(items)} items"
         except (ValueError, OSError):
@@ -148,7 +152,7 @@ def classify_items(items: Sequence[Item], model: Embedder, class_prompts: dict[s
         for item, row in zip(batch, classifier.classify_vectors(images).probabilities, strict=True):
             named = {label: float(p) for label, p in zip(classifier.labels, row, strict=True)}
             best = max(named, key=named.__getitem__)
-            outputs.append(_output(item, model.fingerprint, clock, text=best, probabilities=named))
+            outputs.append(_output(item, model.identity, clock, text=best, probabilities=named))
         return outputs
 
     for start in range(0, len(items), PICTURES_PER_BATCH):
@@ -157,7 +161,7 @@ def classify_items(items: Sequence[Item], model: Embedder, class_prompts: dict[s
             yield from classify(batch)
         except (ValueError, OSError):
             for item in batch:
-                yield _classify_alone(item, classify, model.fingerprint, clock)
+                yield _classify_alone(item, classify, model.identity, clock)
 
 
 class _Clock:
@@ -175,9 +179,9 @@ class _Clock:
 def _answer_alone(item: Item, model: Answerer, generation: Generation, clock: _Clock) -> Output:
     try:
         answers = list(model.ask_each([(item.files, item.prompt)], max_new_tokens=generation.max_new_tokens))
-        return _answered(item, model.fingerprint, clock, answers)
+        return _answered(item, model.identity, clock, answers)
     except (ValueError, OSError) as fault:
-        return _output(item, model.fingerprint, clock, error=_one_line(fault))
+        return _output(item, model.identity, clock, error=_one_line(fault))
 
 
 def _answer_on_server(item: Item, server: Endpoint, generation: Generation) -> Output:
@@ -194,15 +198,15 @@ def _answer_on_server(item: Item, server: Endpoint, generation: Generation) -> O
         raise
     except (ValueError, OSError) as fault:
         attempts += fault.attempts if isinstance(fault, EndpointFault) else 0
-        return _output(item, server.fingerprint, _Clock(), error=_one_line(fault), attempts=attempts)
-    return replace(_answered(item, server.fingerprint, _Clock(), replies), attempts=attempts)
+        return _output(item, server.identity, _Clock(), error=_one_line(fault), attempts=attempts)
+    return replace(_answered(item, server.identity, _Clock(), replies), attempts=attempts)
 
 
-def _answered(item: Item, fingerprint: str, clock: _Clock, answers: Sequence[Answer]) -> Output:
+def _answered(item: Item, identity: str, clock: _Clock, answers: Sequence[Answer]) -> Output:
     """Put all draws of one item into an output."""
     return _output(
         item,
-        fingerprint,
+        identity,
         clock,
         text=answers[0].text,
         thinking=answers[0].thinking or "",
@@ -213,12 +217,12 @@ def _answered(item: Item, fingerprint: str, clock: _Clock, answers: Sequence[Ans
 
 
 def _classify_alone(
-    item: Item, classify: Callable[[Sequence[Item]], list[Output]], fingerprint: str, clock: _Clock
+    item: Item, classify: Callable[[Sequence[Item]], list[Output]], identity: str, clock: _Clock
 ) -> Output:
     try:
         return classify([item])[0]
     except (ValueError, OSError) as fault:
-        return _output(item, fingerprint, clock, error=_one_line(fault))
+        return _output(item, identity, clock, error=_one_line(fault))
 
 
 def _output(item: Item, model: str, clock: _Clock, **fields: Any) -> Output:

@@ -1,6 +1,7 @@
 """Answers kept over runs (`--cache DIR`), so that the same question to the same model is not computed twice.
 
-The key holds all that an answer depends on: the weights, device and dtype, this package's version, the task's version,
+The key holds all that an answer depends on: the model's identity (weights, tokenizer, template, pixels, settings,
+adapter), device and dtype, this package's version, the task's version,
 the bytes of the pictures, the prompt and the settings. Only greedy answers are kept, and none of a server, whose
 weights may change behind its name.
 """
@@ -75,7 +76,7 @@ class AnswerCache:
             pictures = [self._file_sha256(file) for file in item.files]
         except OSError:
             return ""
-        made_by = [record.model_fingerprint, record.computed_on, record.versions[DISTRIBUTION]]
+        made_by = [record.model_identity, record.computed_on, record.versions[DISTRIBUTION]]
         asked = [record.task, record.task_version, pictures, item.prompt, list(item.choices), record.generation]
         asked.append(item.meta.get("label_set", ""))
         return sha256(json.dumps([made_by, asked], ensure_ascii=False, sort_keys=True).encode()).hexdigest()

@@ -54,14 +54,14 @@ def _batch(items: Sequence[Item], model: "MedGemma") -> Iterator[Output]:
                 yield from _batch([item], model)
             return
         error = " ".join(str(fault).split()) or type(fault).__name__
-        yield Output(items[0].item_id, item_sha256(items[0]), model.fingerprint, error=error)
+        yield Output(items[0].item_id, item_sha256(items[0]), model.identity, error=error)
         return
     seconds = round((time.perf_counter() - started) / len(items), 4)
     for item, of_choices in zip(items, scores, strict=True):
         yield Output(
             item.item_id,
             item_sha256(item),
-            model.fingerprint,
+            model.identity,
             log_likelihoods=tuple(score.logprob for score in of_choices),
             seconds=seconds,
         )

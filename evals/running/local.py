@@ -54,7 +54,7 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
                     one = _asked(item, model, generation)
                     ticket = engine.submit(one.request)
                 except (ValueError, OSError) as fault:
-                    yield replace(_failed(item, model.fingerprint, fault), seconds=lap_s())
+                    yield replace(_failed(item, model.identity, fault), seconds=lap_s())
                 else:
                     asked[ticket], samples[ticket] = (item, one), {}
             if not asked:
@@ -88,11 +88,11 @@ def _answered(item: Item, model: MedGemma, asked: Asked, completions: Sequence[C
     try:
         replies = [model.asking.reply(asked, completion) for completion in completions]
     except ValueError as fault:
-        return _failed(item, model.fingerprint, fault)
+        return _failed(item, model.identity, fault)
     return Output(
         item.item_id,
         item_sha256(item),
-        model.fingerprint,
+        model.identity,
         text=replies[0].text,
         thinking=replies[0].thinking or "",
         samples=tuple(reply.text for reply in replies) if len(replies) > 1 else (),
@@ -101,6 +101,6 @@ def _answered(item: Item, model: MedGemma, asked: Asked, completions: Sequence[C
     )
 
 
-def _failed(item: Item, fingerprint: str, fault: BaseException) -> Output:
+def _failed(item: Item, identity: str, fault: BaseException) -> Output:
     reason = " ".join(str(fault).split()) or type(fault).__name__
-    return Output(item.item_id, item_sha256(item), fingerprint, error=reason)
+    return Output(item.item_id, item_sha256(item), identity, error=reason)

@@ -23,8 +23,13 @@ class RememberedPictures:
 
     @property
     def fingerprint(self) -> str:
-        """Identity of the weights."""
+        """See `Embedder`."""
         return self._encoder.fingerprint
+
+    @property
+    def identity(self) -> str:
+        """See `Embedder`."""
+        return self._encoder.identity
 
     @property
     def logit_scale(self) -> float:
@@ -81,13 +86,11 @@ def probe_items(train: Sequence[Item], items: Sequence[Item], model: Embedder, s
     for item, vector in _vectors(items, model):
         asked = item_sha256(item)
         if isinstance(vector, str):
-            yield Output(item.item_id, asked, model.fingerprint, error=vector)
+            yield Output(item.item_id, asked, model.identity, error=vector)
             continue
         (row,) = probe.predict_probabilities(vector[np.newaxis])
         named = {label: float(p) for label, p in zip(probe.classes, row, strict=True)}
-        yield Output(
-            item.item_id, asked, model.fingerprint, text=max(named, key=named.__getitem__), probabilities=named
-        )
+        yield Output(item.item_id, asked, model.identity, text=max(named, key=named.__getitem__), probabilities=named)
 
 
 def _vectors(items: Sequence[Item], model: Embedder) -> Iterator[tuple[Item, Any]]:

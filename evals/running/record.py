@@ -36,6 +36,9 @@ class RunRecord:
     """See `settings_sha256`."""
     model: str
     model_fingerprint: str
+    """Of the weights."""
+    model_identity: str
+    """Of all that decides an answer: outputs of another one are not taken for this run's."""
     computed_on: dict[str, str]
     """device and dtype; empty for a server, which does not say."""
     prompts_sha256: str
@@ -89,6 +92,7 @@ def run_record(
         settings=settings_sha256(task, generation),
         model=model_name,
         model_fingerprint=fingerprint_of(task, model),
+        model_identity=identity_of(task, model),
         computed_on=computed_on(model),
         prompts_sha256=prompts_sha256(items),
         data_sha256=hashes,
@@ -101,8 +105,13 @@ def run_record(
 
 
 def fingerprint_of(task: Task, model: Any) -> str:
-    """Return what answers differ by: the weights, and in a dialogue who plays the other roles."""
+    """Return the weights, and in a dialogue who plays the other roles."""
     return str(model.fingerprint_for(task.dialogue.roles) if task.dialogue else model.fingerprint)
+
+
+def identity_of(task: Task, model: Any) -> str:
+    """Return what answers differ by: the model's identity, and in a dialogue who plays the other roles."""
+    return str(model.identity_for(task.dialogue.roles) if task.dialogue else model.identity)
 
 
 def computed_on(model: Any) -> dict[str, str]:

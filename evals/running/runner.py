@@ -27,6 +27,7 @@ from evals.running.record import RunRecord, read_record, run_record, write_recor
 from evals.tasks.task import ItemOptions, Task
 from medgemma import MedGemma
 from medgemma.endpoint import Endpoint
+from medsiglip.checkpoints.identity import is_mended
 
 
 class TaskRun(NamedTuple):
@@ -36,6 +37,8 @@ class TaskRun(NamedTuple):
     failed: list[Output]
     data_differs_from_card: list[str]
     shown_as_examples: list[str]
+    set_aside: Path | None
+    """Where the answers are that the model gave before its files changed."""
 
 
 def make_items(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:
@@ -120,6 +123,7 @@ def run_task(
     )
     check_items(items, asdict(record), folder)
     with OutputFile(folder / "outputs.jsonl") as file:
+        aside = file.set_aside() if _is_stale(file, record) else None
         pending = pending_items(items, file, record)
         write_items(folder / "items.jsonl", items)
         write_record(folder, record)
@@ -129,7 +133,13 @@ def run_task(
         failed = answer_pending(pending, ask, record, file, kept, advance)
     if task.dialogue:
         write_dialogue_episodes(folder, task.dialogue)
-    return TaskRun(len(items), failed, record.data_differs_from_card, shown)
+    return TaskRun(len(items), failed, record.data_differs_from_card, shown, aside)
+
+
+def _is_stale(file: OutputFile, record: RunRecord) -> bool:
+    """Whether all answers so far are of the same weights with other files: a tokenizer, template or setting mended."""
+    before = {output.model for output in file.before}
+    return bool(before) and all(is_mended(identity, record.model_identity) for identity in before)
 
 
 def pending_items(items: Sequence[Item], file: OutputFile, record: RunRecord) -> list[Item]:
@@ -138,10 +148,10 @@ def pending_items(items: Sequence[Item], file: OutputFile, record: RunRecord) ->
     Raises:
         ValueError: The outputs are another model's, or were made with other settings.
     """
-    others = {output.model for output in file.before} - {record.model_fingerprint}
+    others = {output.model for output in file.before} - {record.model_identity}
     if others:
         raise ValueError(
-            f"{file.path}: holds answers of the model {', '.join(sorted(others))}; got {record.model_fingerprint}; "
+            f"{file.path}: holds answers of the model {', '.join(sorted(others))}; got {record.model_identity}; "
             "give each model its own --out"
         )
     if any(output.settings != record.settings for output in file.before):
@@ -166,7 +176,7 @@ def answer_pending(
     kept = {output.item_id: output for output in cache.known(good, record)} if cache else {}
     asked = {item.item_id: item for item in side_by_side(good) if item.item_id not in kept}
     failed = []
-    refused = refuse_items(pending, record.model_fingerprint)
+    refused = refuse_items(pending, record.model_identity)
     for output in chain(refused, kept.values(), ask(list(asked.values()))):
         made = replace(output, settings=record.settings)
         file.write(made)

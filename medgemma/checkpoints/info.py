@@ -25,7 +25,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 }
 """Part to the beginnings of its tensors' Hub names; the first that fits counts."""
 TOKENIZERS = {"tokenizer": ("tokenizer.json", "tokenizer.model", "spiece.model")}
-SIGLIP_TOKENIZER = {"tokenizer": ("spiece.model",)}
+SIGLIP_TOKENIZER = {"tokenizer": ("spiece.model", "tokenizer.json")}
 PIXELS = {"image processor": ("preprocessor_config.json",)}
 CHAT = {"chat template": ("chat_template.jinja", "chat_template.json"), "stop tokens": ("generation_config.json",)}
 NEEDED: Mapping[str, Mapping[str, tuple[str, ...]]] = {

@@ -46,9 +46,9 @@ def load_network(
     if quantize == "nf4":
         from medgemma.checkpoints.quantize import nf4_config
 
-        return read_checkpoint(
-            model_class, folder, **{"device_map": {"": place}, **placed}, quantization_config=nf4_config(computed)
-        )
+        placed = {"device_map": {"": place}, **placed}
+        config = nf4_config(computed, placed["device_map"].values())
+        return read_checkpoint(model_class, folder, **placed, quantization_config=config)
     network = read_checkpoint(model_class, folder, **placed)
     if quantize == "int8":
         from medgemma.checkpoints.quantize import to_int8

@@ -10,6 +10,7 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from medgemma.checkpoints.adapter_checks import CONFIG_FILE, refuse_added_tokens, refuse_lost_targets
 from medgemma.checkpoints.convert import (
     Advance,
     common_dtype,
@@ -31,20 +32,21 @@ from medsiglip.checkpoints.safetensors_files import (
     write_tensors,
 )
 
-CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
+WEIGHTS_FILE = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 """What PEFT puts before the base's names."""
 CHANGED_BASES = ("pissa", "olora", "loftq", "corda", "lora_ga")
 """Starts (init_lora_weights) that take something out of the base's own weights: the adapter fits only what is left."""
 FACTORS = {
-    ".lora_A.weight": "a",
-    ".lora_B.weight": "b",
-    ".lora_embedding_A": "a",
-    ".lora_embedding_B": "b",
-    ".lora_magnitude_vector": "magnitude",
-    ".lora_magnitude_vector.weight": "magnitude",
+    "lora_A": "a",
+    "lora_B": "b",
+    "lora_embedding_A": "a",
+    "lora_embedding_B": "b",
+    "lora_magnitude_vector": "magnitude",
 }
-"""End of an adapter's tensor name to its part in the low-rank update."""
+"""Parameter of PEFT's layer to its part in the low-rank update."""
+FACTOR = re.compile(rf"(?P<module>.+)\.(?P<factor>{'|'.join(FACTORS)})(?:\.(?!weight$)(?P<inner>[^.]+))?(?:\.weight)?")
+"""A tensor's name; `inner` is the adapter's name in memory, which PEFT leaves out of its files and others do not."""
 REFUSED_SETTINGS = {
     "fan_in_fan_out": "fan_in_fan_out",
     "lora_bias": "a bias of its own (lora_bias)",
@@ -130,6 +132,7 @@ def merge(
     stored = stored_name(dtype)
     weights = matched_folder(base)
     parts = read_adapter(adapter, kind, weights)
+    refuse_added_tokens(adapter, base)
     head_apart = _changes_tied(parts, kind, weights)
     if head_apart:
         weights = _with_head(weights, kind)
@@ -160,19 +163,25 @@ def read_adapter(adapter: Path, kind: str, base: Mapping[str, StoredTensor]) -> 
     factors: dict[str, dict[str, StoredTensor]] = {}
     names: dict[str, str] = {}
     replaced: dict[str, StoredTensor] = {}
+    inner: set[str] = set()
     for tensor in tensors_of_file(_weights(adapter)):
         name = _base_name(tensor.name, adapter)
-        end = next((end for end in FACTORS if name.endswith(end)), None)
-        module = name.removesuffix(end) if end else name
-        key = _key_in_base(f"{module}.weight" if end else name, kind, base, tensor, adapter)
-        if end:
-            factors.setdefault(key, {})[FACTORS[end]] = tensor
-            names[key] = module
-        else:
-            replaced[key] = tensor
+        found = FACTOR.fullmatch(name)
+        key = _key_in_base(f"{found['module']}.weight" if found else name, kind, base, tensor, adapter)
+        known, part = (factors.setdefault(key, {}), FACTORS[found["factor"]]) if found else (replaced, key)
+        if part in known:
+            raise ValueError(
+                f"adapter {adapter}: {known[part].name} and {tensor.name} both mean {key}; keep one of them"
+            )
+        known[part] = tensor
+        if found:
+            names[key] = found["module"]
+            inner |= {found["inner"] or ""}
+    if len(inner) > 1:
+        raise ValueError(f"adapter {adapter}: holds several adapters ({', '.join(sorted(inner))}); save one of them")
     _check_replaced(replaced, base, adapter)
     updates = {key: _update(key, names[key], parts, config, base, adapter) for key, parts in factors.items()}
-    _refuse_absent(config, set(names.values()), {*replaced}, kind, base, adapter)
+    refuse_lost_targets(config, names, replaced, base, adapter)
     return Adapter(updates, replaced, config.get("base_model_name_or_path"))
 
 
@@ -207,11 +216,13 @@ def _base_name(name: str, adapter: Path) -> str:
         raise ValueError(
             f"adapter {adapter}: {name} does not start with {PREFIX}; give what PEFT's save_pretrained wrote"
         )
-    return name.removeprefix(PREFIX).replace(".base_layer.", ".").replace(".modules_to_save.default.", ".")
+    return re.sub(r"\.modules_to_save\.[^.]+\.", ".", name.removeprefix(PREFIX).replace(".base_layer.", "."))
 
 
 def _key_in_base(name: str, kind: str, base: Mapping[str, StoredTensor], tensor: StoredTensor, adapter: Path) -> str:
     key = hub_key(name, kind)
+    if key is None and kind == "gemma3" and (of_decoder := hub_key(name, "gemma3_text")) is not None:
+        key = f"language_model.{of_decoder}"  # trained on the decoder alone, as Gemma3ForCausalLM names it
     if key is None or (key not in base and key not in TIED_HEADS.get(kind, {})):
         raise ValueError(
             f"adapter {adapter}: {tensor.name} changes nothing that the base holds; the adapter is for another base, "
@@ -223,6 +234,11 @@ def _key_in_base(name: str, kind: str, base: Mapping[str, StoredTensor], tensor:
 def _check_replaced(replaced: Mapping[str, StoredTensor], base: Mapping[str, StoredTensor], adapter: Path) -> None:
     for key, tensor in replaced.items():
         expected = _weight(base, key)
+        if tensor.shape[1:] == expected.shape[1:] and len(tensor.shape) == 2 and tensor.shape[0] > expected.shape[0]:
+            raise ValueError(
+                f"adapter {adapter}: {tensor.name} has {tensor.shape[0]} rows, the base's weight {expected.shape[0]}: "
+                "it was trained with added tokens; merge it with PEFT into the resized base, then `medgemma convert`"
+            )
         if tensor.shape != expected.shape:
             raise ValueError(
                 f"adapter {adapter}: {tensor.name} is {tensor.shape}, expected {expected.shape}; the adapter is for "
@@ -271,45 +287,6 @@ def _pattern(config: Mapping[str, Any], name: str, module: str, otherwise: Any) 
         if re.match(rf"(.*\.)?({pattern})$", module):
             return value
     return otherwise
-
-
-def _refuse_absent(
-    config: Mapping[str, Any],
-    updated: set[str],
-    replaced: set[str],
-    kind: str,
-    base: Mapping[str, StoredTensor],
-    adapter: Path,
-) -> None:
-    """Refuse an adapter that names a target and brings no tensor for it."""
-    targets = config.get("target_modules") or []
-    listed = [] if isinstance(targets, str) else targets
-    for target in listed:
-        if not any(module == target or module.endswith(f".{target}") for module in updated):
-            raise ValueError(f"adapter {adapter}: nothing for target module {target}; fetch the adapter again")
-    if updated and not _is_partial(config):
-        _refuse_gaps(listed, updated, kind, base, adapter)
-    for module in config.get("modules_to_save") or []:
-        if not any(f".{module.rpartition('.')[2]}." in f".{key}" for key in replaced):
-            raise ValueError(f"adapter {adapter}: nothing for {module} of modules_to_save; fetch the adapter again")
-
-
-def _is_partial(config: Mapping[str, Any]) -> bool:
-    return any(config.get(name) for name in ("layers_to_transform", "layers_pattern", "exclude_modules"))
-
-
-def _refuse_gaps(
-    targets: list[str], updated: set[str], kind: str, base: Mapping[str, StoredTensor], adapter: Path
-) -> None:
-    keys = {hub_key(f"{module}.weight", kind) for module in updated}
-    modules = [key.removesuffix(".weight") for key, t in base.items() if key.endswith(".weight") and len(t.shape) > 1]
-    plain = [target for target in targets if "." not in target]  # a dotted target holds one version's names
-    gaps = [m for m in modules if m.rpartition(".")[2] in plain and f"{m}.weight" not in keys]
-    if gaps:
-        raise ValueError(
-            f"adapter {adapter}: {len(gaps)} target modules have no update: {', '.join(gaps[:4])}"
-            f"{' …' if len(gaps) > 4 else ''}; the adapter is for another base, or incomplete"
-        )
 
 
 def _updated(planned: PlannedTensor, adapter: Adapter, handles: Mapping[Path, Any], dtype: str) -> PlannedTensor:

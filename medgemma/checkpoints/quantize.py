@@ -4,10 +4,13 @@ int8 is made here, in place, on any device, in one small class that on a CPU run
 nf4 is bitsandbytes'.
 """
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
 from torch.nn import functional
+
+from medgemma.checkpoints.placement import Device
 
 KINDS = ("int8", "nf4")
 KERNEL_ROWS, KERNEL_INPUTS = 32, 32
@@ -73,24 +76,35 @@ def to_int8(model: Any) -> None:
                 setattr(layer.get_submodule(parent), attribute, Int8Linear(module))
 
 
-def nf4_config(dtype: torch.dtype) -> Any:
+def nf4_config(dtype: torch.dtype, devices: Collection[Device]) -> Any:
     """What makes transformers load the decoder's linear layers as nf4, by bitsandbytes.
+
+    A CPU is refused, though bitsandbytes has code for one: where the CPU has AVX512-BF16, its first forward pass packs
+    the weights anew, and fails on layers whose outputs are no multiple of 32 or whose inputs are none of 64.
 
     Source: Dettmers et al., QLoRA, 2023, section 3: 4-bit NormalFloat with double quantisation.
 
     Args:
         dtype: of what flows through.
+        devices: where the weights go.
 
     Raises:
-        ValueError: there is no CUDA device, or no bitsandbytes.
+        ValueError: a device is no CUDA device or there is none, or no bitsandbytes.
     """
     if not torch.cuda.is_available():
         raise ValueError("nf4 needs a CUDA device, and there is none; take int8, which runs everywhere")
+    others = sorted({str(device) for device in devices if not _is_cuda(device)})
+    if others:
+        raise ValueError(f"nf4 needs all weights on CUDA devices, got {', '.join(others)}; choose cuda, or take int8")
     try:
         import bitsandbytes  # noqa: F401
     except ImportError as error:
         raise ValueError("nf4 needs bitsandbytes; install it with `pip install 'open-medgemma[quantize]'`") from error
     return config_of_nf4(dtype)
+
+
+def _is_cuda(device: Device) -> bool:
+    return isinstance(device, int) or str(device).split(":")[0] == "cuda"
 
 
 def config_of_nf4(dtype: torch.dtype) -> Any:

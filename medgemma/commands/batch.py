@@ -29,8 +29,8 @@ def batch(
     view = volumes.view()
     gemma = loading.load()
     note_unless_measured(gemma, "conversations")
-    identity = f"{gemma.fingerprint} {gemma.model.dtype} {gemma.preprocessing} {view}"
-    answerer = Answerer(gemma.asking, gemma.engine.generate, gemma.name, identity, view)
+    dtype = str(gemma.model.dtype)
+    answerer = Answerer(gemma.asking, gemma.engine.generate, gemma.name, gemma.identity, view, dtype)
     with progress(None, "requests", quiet) as advance:
         answer_batch(
             requests,
@@ -39,6 +39,10 @@ def batch(
             on_problem=lambda problem: problems.add(FileProblem(problem.name, problem.reason)),
             on_warning=lambda warning: say(f"warning: {warning.name}: {warning.reason}"),
             on_progress=advance,
+            on_stale=lambda aside: say(
+                "note: the model's tokenizer, template, pixels or settings have changed since it answered; all "
+                f"requests are answered anew, and the old answers are in {aside.name}"
+            ),
             group=group,
         )
     problems.exit()

@@ -15,13 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
+from medgemma.checkpoints.adapter_checks import SIGHT
 from medgemma.checkpoints.convert import read_finite
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key
 from medgemma.checkpoints.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
 from medsiglip.checkpoints.safetensors_files import StoredTensor, opened
-
-SIGHT = ("vision_tower.", "multi_modal_projector.")
-"""Hub prefixes of what decides a picture's features."""
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ CACHED_PICTURES = 256
 """At 256 tokens of 2,560 numbers in bfloat16, a third of a gigabyte."""
 PICTURES_A_PASS = 8
 
-FeatureKey = tuple[str, int, str, str, str | None]
-"""Pixels (hash and frame), pixel policy, resize policy, and the adapter if it changes what the tower gives."""
+FeatureKey = tuple[str, int, str, Preprocessing, str | None]
+"""Pixels (hash and frame), their policy, what makes values of them, and the adapter if it changes the tower."""
 
 
 class FeatureCache:
@@ -33,7 +33,7 @@ class FeatureCache:
 
     def key(self, picture: Picture, adapter: str | None) -> FeatureKey:
         """All that decides a picture's features, but the weights: those that change must be told (`clear`)."""
-        return (picture.sha256, picture.frame, picture.policy, self.preprocessing.policy, adapter)
+        return (picture.sha256, picture.frame, picture.policy, self.preprocessing, adapter)
 
     def clear(self) -> None:
         """Forget everything."""

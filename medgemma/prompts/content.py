@@ -20,8 +20,9 @@ from medgemma.prompts.pan_and_scan import PanAndScan, crops
 from medsiglip.imaging import CT_WINDOWS, ImageError, Notes, Picture, Volume, open_images
 from medsiglip.imaging.frame import VOI
 from medsiglip.imaging.select import Selection
-from medsiglip.imaging.units import HU, UNKNOWN
+from medsiglip.imaging.units import UNKNOWN
 from medsiglip.imaging.volumes.presets import SLICE_BUDGET
+from medsiglip.imaging.volumes.rendering import default_view
 from medsiglip.imaging.volumes.series import NOT_A_VOLUME
 
 Part = str | Picture
@@ -137,7 +138,7 @@ def volume_parts(volume: Volume, view: VolumeView | None = None) -> list[Part]:
     if preset in CT_WINDOWS and volume.unit == UNKNOWN:
         volume = volume.as_hu()
     if preset is None:
-        preset = "medgemma-1.5" if volume.unit == HU else "min-max"
+        preset = default_view("gemma3", volume.unit)
         if volume.unit == UNKNOWN:
             text = "the file does not say what it holds and is shown by its smallest and largest value"
             advice = "if it is a CT, ask for the preset medgemma-1.5"

@@ -1,6 +1,5 @@
 """Where a model's files lie: the shipped nano pair, a local folder, or a Hub id. Safetensors only."""
 
-import hashlib
 import json
 import os
 import re
@@ -33,20 +32,6 @@ def resolve_model(model: str | os.PathLike[str], nano_folder: Path = NANO_FOLDER
     if HUB_ID.fullmatch(str(model)):
         return _checked_folder(_fetch(str(model)))
     raise ValueError(f"model {model}: no such folder and not a Hub id; give 'nano', a folder, or 'owner/name'")
-
-
-def fingerprint(folder: Path) -> str:
-    """First 16 hex digits of the sha256 over the configuration and every weight file, of a model or an adapter."""
-    digest = hashlib.sha256()
-    config = folder / "config.json"
-    if not config.is_file():
-        config = folder / "adapter_config.json"
-    for path in [config, *sorted(folder.glob("*.safetensors"))]:
-        digest.update(path.name.encode())
-        with path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()[:16]
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from .picture import Picture
 from .resize import resize
 from .units import UNKNOWN
 from .volumes.presets import CT_WINDOWS
-from .volumes.rendering import MIN_MAX
+from .volumes.rendering import MIN_MAX, default_view
 from .volumes.volume import Volume
 
 if TYPE_CHECKING:
@@ -52,6 +52,8 @@ class View(NamedTuple):
     """S."""
     resize_policy: str
     """One of `RESIZE_POLICIES`."""
+    model_type: str = "siglip"
+    """config.json's; it decides how volumes are shown, see `default_view`."""
 
 
 class Pair(NamedTuple):
@@ -124,7 +126,7 @@ def draw(
     Args:
         items: from `opened`.
         view: the model's size and resize policy.
-        policy: for volumes: "voi" lets the volume choose (the CT preset "report", or min-max).
+        policy: for volumes: "voi" is the model's default view (`default_view`).
         num_slices: slices shown of a volume at most, evenly chosen.
         on_problem: told of what cannot be shown, such as a CT policy for an MR volume.
 
@@ -222,7 +224,7 @@ def draw_volume(volume: Volume, view: View, policy: str = VOI, num_slices: int =
     Raises:
         ImageError: a CT policy for a volume of another modality, or a policy that volumes do not have.
     """
-    preset = _preset_of(policy, volume.file)
+    preset = _preset_of(policy, view, volume)
     if policy.startswith("ct-") and volume.unit == UNKNOWN:
         volume = volume.as_hu()
     with warnings.catch_warnings(record=True) as caught:
@@ -233,13 +235,13 @@ def draw_volume(volume: Volume, view: View, policy: str = VOI, num_slices: int =
     return stacked([text_block(heading, max(row.width for row in rows)), *rows])
 
 
-def _preset_of(policy: str, file: str) -> str | None:
+def _preset_of(policy: str, view: View, volume: Volume) -> str:
     """The volume's preset for a policy of the command line."""
     if policy == VOI:
-        return None
+        return default_view(view.model_type, volume.unit)
     if policy in (FULL_RANGE, PERCENTILE) or policy.startswith("voi:"):
         known = ", ".join([VOI, MIN_MAX, *(f"ct-{preset}" for preset in CT_WINDOWS)])
-        raise ImageError(file, f"the policy {policy!r} is for single pictures; for a volume use one of {known}")
+        raise ImageError(volume.file, f"the policy {policy!r} is for single pictures; for a volume use one of {known}")
     return policy.removeprefix("ct-")
 
 

@@ -205,7 +205,7 @@ def _pictures(
             yield from _pictures_of((entry for item in items for entry in _entries(item)), policy, square, select)
         else:
             for item in items:
-                yield from item.pictures() if isinstance(item, Volume) else [_in_memory(item)]
+                yield from item.pictures(VOI) if isinstance(item, Volume) else [_in_memory(item)]
 
 
 def _items(source: Any) -> Iterable[Any]:

@@ -8,7 +8,9 @@
   then the `huggingface` resize of the decoded JPEG. Its INTER_AREA shrink before that is off by default, and not here.
 - `container-medsiglip`: Google's MedSigLIP serving container: zero-padded, then the `huggingface-bicubic` resize.
 
-Source: reference/medgemma.md facts 4 and 5, A.9.
+Source: preprocessor_config.json of google/medgemma-4b-it and transformers' SiglipImageProcessor; for "report",
+notebooks/quick_start_with_hugging_face.ipynb of Google-Health/medsiglip and pp/ops_image.py of big_vision; for the
+containers, python/serving of Google-Health/medgemma and of Google-Health/medsiglip.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ RECORD = {
     "generation": {"max_new_tokens": 32},
     "model": "one",
     "model_fingerprint": "ab12",
+    "model_identity": "ab12+cd34",
     "data_sha256": {"vqa-rad/labels.csv": "ab"},
     "data_differs_from_card": [],
     "versions": {"open-medgemma": "0.1.0"},

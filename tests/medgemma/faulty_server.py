@@ -116,6 +116,11 @@ class _Handler(BaseHTTPRequestHandler):
             self._send(200, json.dumps({"choices": []}).encode())
         elif fault == "empty":
             self._send(200, json.dumps(completion(None)).encode())
+        elif fault.startswith("thought"):
+            cut = completion({"thought": None, "thought in place": "<unused94>thought\nLet me"}.get(fault, ""))
+            cut["choices"][0]["finish_reason"] = "length"
+            cut["choices"][0]["message"] |= {"reasoning_content": "Let me"} if fault == "thought" else {}
+            self._send(200, json.dumps(cut).encode())
         elif fault == "error":
             self._send(200, json.dumps({"error": {"message": "out of memory", "code": 1}}).encode())
         elif fault.startswith("status"):

@@ -102,13 +102,71 @@ def test_each_line_has_its_answer(asking: Asking, images: list[Any], tmp_path: P
     assert run.requests[0].sampling.temperature == 0 and run.requests[0].sampling.max_new_tokens == 500
 
 
+NOTHING: dict[str, Any] = {
+    "tools": [],
+    "tool_choice": "none",
+    "parallel_tool_calls": True,
+    "logit_bias": {},
+    "store": False,
+    "service_tier": "default",
+    "modalities": ["text"],
+    "top_logprobs": 0,
+    "repetition_penalty": 1.0,
+    "functions": None,
+    "model": "",
+}
+"""Fields that ask for nothing."""
+REPLAYED: dict[str, Any] = {
+    "refusal": None,
+    "annotations": [{"type": "url_citation"}],
+    "audio": None,
+    "function_call": None,
+    "tool_calls": [],
+    "reasoning_content": "It is grey.",
+}
+"""What else OpenAI's and our own replies hold, as clients send them back."""
+
+
+def test_what_asks_for_nothing_changes_nothing(asking: Asking, images: list[Any], tmp_path: Path) -> None:
+    url = data_url(images[0])
+    lines = base64.encodebytes(base64.b64decode(url.partition(",")[2])).decode()  # as MIME writes it
+    pairs = []
+    for more, reply, image in (
+        ({}, {}, {"url": url}),
+        (NOTHING, {}, {"url": url}),
+        ({"model": "tiny"}, REPLAYED, {"url": url, "detail": None}),
+        ({}, {"name": None}, {"url": url.partition(",")[0] + "," + lines}),
+    ):
+        asked = line(
+            f"{len(pairs)}", [{"type": "image_url", "image_url": image}, {"type": "text", "text": "A?"}], **more
+        )
+        asked["body"]["messages"] += [
+            {"role": "assistant", "content": "yes", **reply},
+            {"role": "user", "content": "B?"},
+        ]
+        pairs.append(asked)
+    run = Run(asking, write(tmp_path / "in.jsonl", pairs), tmp_path / "out.jsonl", group=4)
+    assert not run.problems and len(run.requests) == 4
+    assert len({(request.prompt, request.sampling, request.pictures[0].sha256) for request in run.requests}) == 1
+
+
 BAD: list[tuple[Any, str]] = [
     ("{no json", "line 2: no JSON"),
     ({"method": "POST"}, "line 2: no custom_id"),
     (line("good"), "line 2 (good): custom_id 'good' is line 1's already"),
     ({**line("x"), "url": "/v1/embeddings"}, "line 2 (x): url is '/v1/embeddings', expected '/v1/chat/completions'"),
     ({**line("x"), "method": "GET"}, "line 2 (x): method is 'GET'"),
-    (line("x", tools=[]), "line 2 (x): tools: is not supported"),
+    (line("x", tools=[{"type": "function"}]), "line 2 (x): tools: is not supported"),
+    (line("x", store=True), "line 2 (x): store: is not supported"),
+    (line("x", repetition_penalty=1.1), "line 2 (x): repetition_penalty: is not supported"),
+    (line("x", model="gpt-4o"), "line 2 (x): model: 'gpt-4o' does not answer here; ask for 'tiny', or for none"),
+    (line("x", None), "line 2 (x): message 1, content: is not a text"),
+    (line("x", [{"type": "text", "text": "a"}, {"text": "b"}]), "message 1 part 2: has no type, expected text or ima"),
+    (line("x", ["a"]), "line 2 (x): message 1 part 1: is not an object"),
+    (line("x", [{"type": "text"}]), "line 2 (x): message 1 part 1, text: is missing"),
+    (line("x", [{"type": "image_url", "image_url": 3}]), "line 2 (x): message 1 part 1, image_url: is not an object"),
+    (line("x", [{"type": "image_url", "image_url": {}}]), "line 2 (x): message 1 part 1, image_url.url: is missing"),
+    (line("x", [{"type": "text", "text": "a", "cache": 1}]), "line 2 (x): message 1 part 1, cache: is not supported"),
     (line("x", frequency_penalty=1), "line 2 (x): frequency_penalty: Input should be less than or equal to 0"),
     (line("x", stream=True), "line 2 (x): stream: a batch cannot stream"),
     (line("x", temperature=-1), "line 2 (x): temperature: "),
@@ -120,7 +178,7 @@ BAD: list[tuple[Any, str]] = [
         "message 1 part 1: the image_url is no",
     ),
     (line("x", [{"type": "image_url", "image_url": "data:image/png;base64,bm8="}]), "message 1 part 1: not a picture"),
-    (line("x", [{"type": "audio"}]), "line 2 (x): messages.0.content"),
+    (line("x", [{"type": "audio"}]), "line 2 (x): message 1 part 1: is of type audio, expected text or image_url"),
     ({**line("x"), "body": {"messages": []}}, "line 2 (x): messages: "),
     ({**line("x"), "body": None}, "line 2 (x): body: "),
     (line("x", response_format={"type": "json_schema"}), "holds no json_schema"),
@@ -209,7 +267,10 @@ def test_answers_that_are_there_are_not_made_again(asking: Asking, tmp_path: Pat
 
 
 def test_errors_are_tried_again_and_mended_lines_taken(asking: Asking, tmp_path: Path) -> None:
-    requests, out = write(tmp_path / "in.jsonl", [line("a"), line("b", tools=[])]), tmp_path / "out.jsonl"
+    requests, out = (
+        write(tmp_path / "in.jsonl", [line("a"), line("b", tools=[{"type": "function"}])]),
+        tmp_path / "out.jsonl",
+    )
     assert len(Run(asking, requests, out).problems) == 1
     assert len(Run(asking, requests, out).problems) == 1
     write(requests, [line("a"), line("b")])
@@ -232,6 +293,19 @@ def test_answers_of_another_model_or_file_are_kept_from_being_overwritten(asking
     with pytest.raises(ValueError, match="holds answers to other requests"):
         Run(asking, requests, notes)
     assert notes.read_text() == "my notes\n"
+
+
+def test_a_mended_model_answers_anew_and_its_old_answers_are_kept(asking: Asking, tmp_path: Path) -> None:
+    requests, out = write(tmp_path / "in.jsonl", [line("a"), line("b")]), tmp_path / "out.jsonl"
+    old, new = f"weights+{'a' * 16}", f"weights+{'b' * 16}"
+    Run(asking, requests, out, identity=old)
+    before = out.read_bytes()
+    assert len(Run(asking, requests, out, identity=new).requests) == 2
+    assert (tmp_path / "out.before-1.jsonl").read_bytes() == before
+    assert {reply["response"]["body"]["system_fingerprint"] for reply in read(out)} == {new}
+    assert not Run(asking, requests, out, identity=new).requests
+    with pytest.raises(ValueError, match="of another model"):
+        Run(asking, requests, out, identity=f"others+{'b' * 16}")
 
 
 @pytest.mark.parametrize("cut", [1, 30])

@@ -87,6 +87,15 @@ def test_what_may_pass_is_retried_and_then_named(fault: str, reason: str) -> Non
     assert all(0.5 <= first <= 1 <= second <= 2 for first, second in zip(waits[::2], waits[1::2], strict=True))
 
 
+@pytest.mark.parametrize(
+    ("fault", "thinking"), [("thought", "Let me"), ("thought in place", "Let me"), ("thought not shown", "")]
+)
+def test_a_thought_that_used_up_its_tokens_is_a_cut_answer(fault: str, thinking: str) -> None:
+    with serving(lambda *_: fault) as server, Endpoint(server.url) as endpoint:
+        reply = endpoint.answer([], "q", PLAIN)
+    assert (reply.text, reply.thinking, reply.finish_reason, reply.attempts) == ("", thinking, "length", 1)
+
+
 def test_no_answer_in_time_is_retried_and_named() -> None:
     with (
         serving(lambda *_: "hang") as server,

@@ -184,6 +184,32 @@ def test_fingerprint_tells_weights_apart(gemma: MedGemma, tmp_path: Path) -> Non
     assert gemma.fingerprint == MedGemma.from_pretrained(gemma.folder).fingerprint
 
 
+def test_identity_is_of_weights_files_adapter_and_policy(gemma: MedGemma, tmp_path: Path) -> None:
+    folder = shutil.copytree(gemma.folder, tmp_path / "model")
+    adapter = tiny.turning_adapter(gemma.folder, tmp_path / "adapter")
+
+    def load(**options: Any) -> MedGemma:
+        return MedGemma.from_pretrained(folder, **options)
+
+    seen = {gemma.identity, load(policy="report").identity, load(adapter=adapter).identity}
+    assert load().identity == gemma.identity and len(seen) == 3
+    weights = load(adapter=adapter).fingerprint
+    (adapter / "README.json").write_text("{}")  # stands for any file of the adapter's
+    assert load(adapter=adapter).fingerprint == weights and load(adapter=adapter).identity not in seen
+    for path in [*folder.glob("*_config.json"), folder / "tokenizer.json", folder / "chat_template.jinja"]:
+        path.write_text(path.read_text() + "\n")
+        mended = load()
+        assert mended.identity not in seen and mended.fingerprint == gemma.fingerprint, path.name
+        seen.add(mended.identity)
+
+
+def test_weights_are_hashed_once_a_load(gemma: MedGemma, monkeypatch: pytest.MonkeyPatch) -> None:
+    hashed: list[Path] = []
+    monkeypatch.setattr("medgemma.model.fingerprint", lambda folder: hashed.append(folder) or "f")
+    assert gemma.identity.startswith("f+") and gemma.fingerprint == "f" and gemma.identity
+    assert hashed == [gemma.folder]
+
+
 def test_an_adapter_is_asked_for_by_name(gemma: MedGemma, images: list[Any], tmp_path: Path) -> None:
     tiny.turning_adapter(gemma.folder, tmp_path)
     weight = gemma.model.model.language_model.layers[6].mlp.down_proj.weight

@@ -1,5 +1,7 @@
 import hashlib
+import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -103,7 +105,7 @@ def test_rows_are_one_a_frame_in_order_with_their_sources(whole, encoder, archiv
     np.testing.assert_allclose(vectors_of(whole), encoder.encode_images(archive), atol=1e-6)
     digests = {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in archive}
     assert table["sha256"].to_pylist() == [digests[file] for file in table["file"].to_pylist()]
-    assert set(table["model"].to_pylist()) == {f"{Path(encoder.name).name}@{encoder.fingerprint}"}
+    assert set(table["model"].to_pylist()) == {f"{Path(encoder.name).name}@{encoder.identity}"}
     assert set(table["policy"].to_pylist()) == {"stored+huggingface"}
 
 
@@ -264,12 +266,8 @@ def test_a_changed_file_is_embedded_again_and_its_old_rows_go(encoder, archive, 
     assert_changed_file_is_embedded_again(encoder, archive, whole)
 
 
-def append_without_replacing(out, parts, width):
-    tables = [pq.read_table(path) for path in [out, *sorted(parts.glob("*.parquet"))]]
-    pq.write_table(pa.concat_tables(tables), out)
-    for path in parts.iterdir():
-        path.unlink()
-    parts.rmdir()
+def append_without_replacing(out, sources, schema):
+    pq.write_table(pa.concat_tables([pq.read_table(path) for path in sources]), out)
 
 
 @pytest.mark.parametrize(
@@ -283,6 +281,20 @@ def test_the_changed_file_test_sees_planted_faults(encoder, archive, whole, monk
         assert_changed_file_is_embedded_again(encoder, archive, whole)
 
 
+def test_a_mended_model_embeds_anew_and_its_old_rows_are_kept(encoder, tiny_folder, archive, whole, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / encoder.folder.name)
+    pixels = json.loads((folder / "preprocessor_config.json").read_text())
+    (folder / "preprocessor_config.json").write_text(json.dumps({**pixels, "image_mean": [0.1] * 3}))
+    faulty, out = MedSigLIP.from_pretrained(folder, device="cpu"), tmp_path / "v.parquet"
+    embed(faulty, archive[:2], out)
+    aside = []
+    assert embed_files(encoder, archive[1:], out, on_problem=pytest.fail, on_stale=aside.append) == 13
+    assert aside == [tmp_path / "v.before-1.parquet"] and len(keys_of(aside[0])) == 2
+    assert embed(encoder, archive, out) == 1  # the stale row of the first file is gone too
+    order = [keys_of(out).index(key) for key in keys_of(whole)]
+    np.testing.assert_allclose(vectors_of(out)[order], vectors_of(whole), atol=1e-6)
+
+
 # Refusals
 
 
@@ -291,7 +303,9 @@ def test_another_model_is_refused_and_the_file_is_kept(encoder, edited, archive,
     other = MedSigLIP.from_pretrained(
         edited(lambda tensors: tensors.update(logit_bias=np.zeros(1, np.float32))), device="cpu"
     )
-    with pytest.raises(ValueError, match=r"holds embeddings of .*@\w{16} .*, not of .*edited@\w{16}.*another --out"):
+    with pytest.raises(
+        ValueError, match=r"holds embeddings of .*@[\w+]{33} .*, not of .*edited@[\w+]{33} .*another --out"
+    ):
         embed(other, archive, whole)
     assert whole.read_bytes() == before
 

@@ -16,8 +16,9 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from medsiglip import encoder as encoder_module
 from medsiglip.encoder import MedSigLIP, pick_device, pick_dtype, tokenize
 from medsiglip.imaging import ImageError, open_images
+from medsiglip.zero_shot import ZeroShotClassifier
 
-TEXTS = ["Pneumothorax in the left apex.", "CT", "a histology slide, of adenocarcinoma", "mild edema " * 60]
+TEXTS = ["Pneumothorax in the left apex.", "CT", "a histology slide, of adenocarcinoma", "mild edema " * 6]
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +71,7 @@ def test_pixel_values_are_those_of_transformers(encoder, reference, arrays):
 
 
 def test_texts_padded_to_the_longest_give_other_scores(encoder, reference, arrays):
-    texts = TEXTS[:3]  # the fourth fills all 64 tokens, which would hide the fault
+    texts = TEXTS[:3]  # the fourth fills nearly all 64 tokens, which would hide the fault
     right = outputs_of(reference, arrays, texts)
     wrong = outputs_of(reference, arrays, texts, padding="longest")
     assert (right.logits_per_image - wrong.logits_per_image).abs().max() > 0.05
@@ -80,9 +81,9 @@ def test_texts_padded_to_the_longest_give_other_scores(encoder, reference, array
 
 def pad_to_longest(monkeypatch, encoder):
     def faulty(tokenizer, texts):
-        return tokenizer(list(texts), padding="longest", truncation=True, max_length=64, return_tensors="pt").input_ids
+        return dict(tokenizer(list(texts), padding="longest", return_tensors="pt"))
 
-    monkeypatch.setattr(encoder_module, "tokenize", faulty)
+    monkeypatch.setattr(encoder_module, "text_inputs", faulty)
     return encoder
 
 
@@ -114,11 +115,20 @@ def test_parity_sees_planted_faults(encoder, reference, arrays, monkeypatch, pla
     assert_parity(encoder, expected, arrays, TEXTS[:3])
 
 
-def test_long_texts_are_cut_to_64_and_keep_their_end_token(encoder):
-    ids = tokenize(encoder.tokenizer, ["edema " * 200, "ct"])
-    assert ids.shape == (2, 64)
-    assert ids[0, -1] == encoder.tokenizer.eos_token_id
+def test_texts_are_padded_to_64_and_longer_ones_refused(encoder):
+    """63 tokens and the end token fit; nothing is cut."""
+    either = [start + "a " * n for start in ("", "e") for n in range(1, 70)]
+    texts = {len(encoder.tokenizer(text).input_ids): text for text in either}
+    ids = tokenize(encoder.tokenizer, [texts[64], "ct"])
+    assert ids.shape == (2, 64) and ids[0, -1] == encoder.tokenizer.eos_token_id
     assert (ids[1, 10:] == encoder.tokenizer.pad_token_id).all()
+    too_long = texts[65]
+    with pytest.raises(ValueError, match="text 2 of 3 is 65 tokens long, and the encoder reads 64; shorten it"):
+        encoder.encode_texts(["ct", too_long, "ct"])
+    with pytest.raises(ValueError, match="text 2 of 2 is 65 tokens long"):
+        ZeroShotClassifier(encoder, ["ct", too_long])
+    with pytest.raises(ValueError, match="the text is 65 tokens long"):
+        encoder.encode_texts(too_long)
 
 
 # Identities

@@ -49,7 +49,7 @@ from finetune.training import Schedule
 from finetune.views import kept_tower_views
 from medgemma.checkpoints.plug import plug
 from medgemma.prompts.chat import ImageTokens
-from medsiglip.checkpoints.folders import fingerprint
+from medsiglip.checkpoints.identity import fingerprint
 from medsiglip.command import say
 from medsiglip.encoder import pick_device
 

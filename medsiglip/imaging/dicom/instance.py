@@ -78,7 +78,8 @@ def decode_dicom(data: bytes, policy: str, file: str) -> Iterator[DecodedFrame]:
             large, or a policy that does not suit the file.
         ValueError: while iterating: an unknown policy.
 
-    Source: reference/medgemma.md A.5 and A.9.
+    Source: DICOM PS3.3 C.11 for "voi"; python/data_accessors of Google-Health/medgemma for "full-range"; `presets`
+    for the CT policies.
     """
     check_policy(policy)
     dataset = parse(data, file)

@@ -7,7 +7,6 @@ looking the pixels up takes a fraction of the time and memory. H rows, W columns
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import is_dataclass
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -18,7 +17,7 @@ from ..frame import Array
 Tone = Callable[[Array], Array]
 """Stored values of any shape to uint8: the same shape (grey) or with a last axis of 3 (RGB); each value by itself.
 
-One that is a frozen dataclass (with `__call__`) keeps its table from file to file, as for the slices of a series.
+One that has `serves_other_files` true, and can be hashed, keeps its table from file to file, as for a series' slices.
 """
 
 ToneOf = Callable[[int], Tone]
@@ -86,7 +85,7 @@ def tone_table(dtype: np.dtype[np.generic], tone: Tone) -> Array:
 
 
 def _table(dtype: np.dtype[np.generic], tone: Tone) -> Array:
-    return _kept_table(dtype, tone) if is_dataclass(tone) else tone_table(dtype, tone)
+    return _kept_table(dtype, tone) if getattr(tone, "serves_other_files", False) else tone_table(dtype, tone)
 
 
 @lru_cache(maxsize=2)

@@ -79,7 +79,9 @@ def ct_rgb(values_hu: Array, preset: str) -> Array:
     Raises:
         ValueError: an unknown preset, or values that are no array of at least two dimensions.
 
-    Source: reference/medgemma.md fact 1 and A.5.
+    Source: MedGemma technical report (arXiv:2507.05201), section 2.1.2, for "report"; MedGemma 1.5 technical report
+    (arXiv:2604.05081), section 2.3.1, and Google-Health/medgemma, notebooks/high_dimensional_ct_hugging_face.ipynb, for
+    "medgemma-1.5"; python/data_accessors/local_file_handlers/generic_dicom_handler.py there for "google-container".
     """
     return apply_hu_windows(values_hu, ct_windows(preset))
 
@@ -106,7 +108,8 @@ def min_max_grey(values: Array, low: float, high: float) -> Array:
     Returns:
         (..., H, W) uint8: rint((values - low) / (high - low) * 255); NaN is 0, infinities are clipped.
 
-    Source: reference/medgemma.md A.5 and A.9.
+    Source: MedGemma 1.5 technical report (arXiv:2604.05081), section 2.3.1; python/data_accessors of
+    Google-Health/medgemma.
     """
     if not high > low:
         return np.zeros(values.shape, np.uint8)
@@ -130,7 +133,7 @@ def sample_slices(num_slices: int, budget: int = SLICE_BUDGET, how: str = "even"
     Raises:
         ValueError: an unknown way, or a budget below 1.
 
-    Source: reference/medgemma.md A.5 for "google".
+    Source: Google-Health/medgemma, notebooks/high_dimensional_ct_hugging_face.ipynb, for "google".
     """
     if how not in SAMPLINGS:
         raise ValueError(f"unknown slice sampling {how!r}; use one of {', '.join(SAMPLINGS)}")

@@ -89,8 +89,26 @@ class RenderedSlice(NamedTuple):
     """How values became uint8: "ct-" and the CT preset, "min-max" or "voi"."""
 
 
+def default_view(model_type: str, unit: str) -> str:
+    """How a volume is shown to a model unless another view is asked for.
+
+    A decoder is shown a CT as MedGemma 1.5 was, the model that was trained on volumes, and all else by its smallest and
+    largest value. An encoder takes slices one by one, each by its own window, as `classify` and `embed` read them.
+
+    Args:
+        model_type: config.json's, such as "gemma3" or "siglip".
+        unit: of the volume.
+
+    Returns:
+        One of VOLUME_PRESETS.
+    """
+    if not model_type.startswith("gemma3"):
+        return VOI
+    return "medgemma-1.5" if unit == HU else MIN_MAX
+
+
 def choose_preset(preset: str | None, unit: str, file: str) -> str:
-    """The preset asked for, or the unit's own, once it is known to apply.
+    """The preset asked for, or a decoder's default view, once it is known to apply.
 
     Raises:
         ImageError: a CT preset for values that are not in HU.
@@ -100,7 +118,7 @@ def choose_preset(preset: str | None, unit: str, file: str) -> str:
         UserWarning: a CT preset for values that may not be in HU.
     """
     if preset is None:
-        return "report" if unit == HU else MIN_MAX
+        return default_view("gemma3", unit)
     if preset not in VOLUME_PRESETS:
         raise ValueError(f"unknown volume preset {preset!r}; use one of {', '.join(VOLUME_PRESETS)}")
     if preset in CT_WINDOWS:

@@ -121,7 +121,7 @@ class Volume:
 
         Args:
             preset: a key of `presets.CT_WINDOWS` for volumes in HU; "min-max" of the whole volume; "voi" for each
-                slice's own window or VOI LUT, or min-max where it has none. None: "report" for HU, else "min-max".
+                slice's own window or VOI LUT, or min-max where it has none. None: a decoder's `default_view`.
             budget: slices that are shown at most; None: all.
             sampling: how `presets.sample_slices` chooses them.
 

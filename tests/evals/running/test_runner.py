@@ -37,8 +37,8 @@ class FakeAnswer:
 class FakeAnswerer:
     """Says what the name of the picture says; a batch with `bad` in it fails before any of its answers."""
 
-    def __init__(self, fingerprint: str = "m1", batch: int = 4, stop_after: int | None = None) -> None:
-        self.fingerprint = fingerprint
+    def __init__(self, identity: str = "m1", batch: int = 4, stop_after: int | None = None) -> None:
+        self.fingerprint, self.identity = "weights", identity
         self.batch = batch
         self.left = stop_after
         self.asked: list[str] = []
@@ -62,7 +62,7 @@ class FakeAnswerer:
 class FakeEmbedder:
     """Pictures and texts lie on the axis of the first letter of their name."""
 
-    fingerprint = "e1"
+    fingerprint = identity = "e1"
     logit_scale = 10.0
     logit_bias = 0.0
 
@@ -170,6 +170,22 @@ def test_another_model_or_other_settings_need_another_folder(tmp_path: Path) -> 
         run(questions(), FakeAnswerer(), tmp_path, RunOptions(max_new_tokens=64))
     with pytest.raises(ValueError, match=r"made otherwise \(version 2 of the task, now 7\)"):
         run(questions(), FakeAnswerer(), tmp_path, task={"version": 7})
+
+
+def test_a_mended_model_answers_anew_and_its_old_answers_are_kept(tmp_path: Path) -> None:
+    """The same weights with another tokenizer, say; half of the old run, so that a stale answer would be counted."""
+    old, new = f"m1+{'a' * 16}", f"m1+{'b' * 16}"
+    with pytest.raises(KeyboardInterrupt):
+        run(questions(), FakeAnswerer(old, stop_after=7), tmp_path)
+    before = texts(tmp_path)
+    assert run(questions(), model := FakeAnswerer(new), tmp_path) == [] and len(model.asked) == 12
+    assert {output.model for output in read_outputs(tmp_path / "vqa-rad" / "outputs.jsonl")} == {new}
+    kept = read_outputs(tmp_path / "vqa-rad" / "outputs.before-1.jsonl")
+    assert [(output.item_id, output.text) for output in kept] == before and {output.model for output in kept} == {old}
+    run(questions(), once_more := FakeAnswerer(new), tmp_path)
+    assert once_more.asked == [] and not (tmp_path / "vqa-rad" / "outputs.before-2.jsonl").exists()
+    record = json.loads((tmp_path / "vqa-rad" / "run.json").read_text())
+    assert (record["model_fingerprint"], record["model_identity"]) == ("weights", new)
 
 
 def test_two_runs_do_not_write_one_file(tmp_path: Path) -> None:

@@ -213,7 +213,7 @@ def test_records_stand_between_delimiters(tmp_path: Path) -> None:
 
 def test_the_file_is_hashed_into_the_record(tmp_path: Path) -> None:
     put(tmp_path, "mmlu-pro", [CHOICE])
-    model = type("Model", (), {"fingerprint": "ab"})()
+    model = type("Model", (), {"fingerprint": "ab", "identity": "ab"})()
     record = run_record(
         TASKS["mmlu-pro"], items_of(tmp_path, "mmlu-pro"), tmp_path, RunOptions(), model, "m", "command"
     )

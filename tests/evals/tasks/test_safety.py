@@ -29,6 +29,7 @@ class Constant:
 
     said: str
     fingerprint: str = "constant"
+    identity: str = "constant"
 
     def ask_each(self, requests: Sequence[Any], *, max_new_tokens: int) -> Iterator[Any]:
         for _ in requests:

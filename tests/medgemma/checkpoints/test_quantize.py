@@ -156,7 +156,41 @@ def test_nf4_without_bitsandbytes_says_what_to_do(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ValueError, match="nf4 needs bitsandbytes; install it with `pip install"):
-        nf4_config(torch.bfloat16)
+        nf4_config(torch.bfloat16, ["cuda"])
+
+
+@pytest.mark.parametrize("avx512_bf16", [False, True])
+def test_nf4_on_a_cpu_is_refused_whatever_the_cpu_offers(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool) -> None:
+    """Beside a GPU too, and before a weight is read."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: avx512_bf16)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    with pytest.raises(ValueError, match="nf4 needs all weights on CUDA devices, got cpu; choose cuda, or take int8"):
+        load_network(PEFT / "base", device="cpu", quantize="nf4")
+    spread = {"model.language_model": "cpu", "model.vision_tower": 0, "model.multi_modal_projector": "disk"}
+    with pytest.raises(ValueError, match="nf4 needs all weights on CUDA devices, got cpu, disk; choose cuda"):
+        load_network(PEFT / "base", device_map=spread, quantize="nf4")
+
+
+def test_nf4_on_cuda_devices_is_not_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import bitsandbytes  # noqa: F401  # before CUDA is feigned, or its import would look for it
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert nf4_config(torch.bfloat16, ["cuda", "cuda:1", 0]).load_in_4bit
+
+
+@pytest.mark.parametrize("avx512_bf16", [False, True])
+def test_why_a_cpu_is_refused(monkeypatch: pytest.MonkeyPatch, avx512_bf16: bool) -> None:
+    """bitsandbytes on a layer of 16 outputs: it runs, unless the CPU has AVX512-BF16."""
+    from bitsandbytes.nn import LinearNF4
+
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: avx512_bf16)
+    layer = LinearNF4(64, 16, bias=False, compute_dtype=torch.bfloat16).to("cpu").eval()
+    x = torch.ones(1, 64, dtype=torch.bfloat16)
+    if avx512_bf16:
+        with torch.no_grad(), pytest.raises(AssertionError, match="N must be divisible by block_n"):
+            layer(x)
+    else:
+        assert layer(x).shape == (1, 16)
 
 
 def test_nf4_is_of_the_decoders_linear_layers_alone() -> None:
@@ -172,8 +206,9 @@ def test_nf4_is_of_the_decoders_linear_layers_alone() -> None:
         assert len(converted) == 7 * 7
 
 
-def test_nf4_is_loaded_strictly_and_takes_adapters() -> None:
-    """By bitsandbytes' code for a CPU, which nothing but this test is meant to run: every tensor is found its place."""
+def test_nf4_is_loaded_strictly_and_takes_adapters(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By bitsandbytes' code for any CPU, which nothing but tests is meant to run: every tensor is found its place."""
+    monkeypatch.setattr("bitsandbytes.nn.modules.has_avx512bf16", lambda: False)
     plain = load_network(PEFT / "base", device="cpu", dtype="bfloat16")
     model = read_checkpoint(
         Gemma3ForConditionalGeneration,

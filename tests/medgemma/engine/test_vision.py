@@ -1,5 +1,6 @@
 """Pictures among the text: transformers' features and logits, and images that see themselves both ways."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from medgemma import MedGemma
 from medgemma.engine.vision import merge, project
 from medgemma.prompts.chat import Prompt, render, user_message
+from medsiglip.imaging import open_pictures
 
 
 @pytest.fixture
@@ -72,6 +74,16 @@ def test_merge_puts_features_in_unscaled_and_leaves_text_alone(gemma: MedGemma, 
     merged = merge(gemma.model, ids, types, features)
     assert torch.equal(merged[types == 1], features.flatten(0, 1))
     assert torch.equal(merged[types == 0], gemma.model.get_input_embeddings()(ids)[types == 0])
+
+
+def test_features_are_kept_under_what_makes_the_pixel_values(gemma: MedGemma, images: list[Any]) -> None:
+    features = gemma.engine.features
+    assert features is not None and gemma.preprocessing is not None
+    (picture,) = open_pictures(images[:1])
+    (first,) = features.of([picture], None)
+    features.preprocessing = replace(gemma.preprocessing, mean=(0.1, 0.1, 0.1))
+    (second,) = features.of([picture], None)
+    assert (first - second).abs().max() > 1e-3
 
 
 def test_another_number_of_images_than_of_slots_is_refused(gemma: MedGemma, prompt: Prompt) -> None:

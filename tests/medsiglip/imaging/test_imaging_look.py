@@ -8,8 +8,10 @@ import pydicom
 import pytest
 from PIL import Image
 
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+from medgemma.prompts.content import pictures_of, study_parts
 from medsiglip.cli import main
-from medsiglip.imaging import ImageError, Picture, read_pictures, resize
+from medsiglip.imaging import ImageError, Picture, open_images, read_pictures, resize
 from medsiglip.imaging.drawing import GAP_PX, MARGIN_PX, Line, save_png, text_block
 from medsiglip.imaging.frame import Finding, TechnicalTags
 from medsiglip.imaging.look import (
@@ -26,8 +28,9 @@ from medsiglip.imaging.look import (
 )
 from medsiglip.imaging.volumes.presets import ct_rgb
 from medsiglip.imaging.volumes.volume import Volume
+from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
 
-VIEW = View("nano", 112, "huggingface")
+VIEW = View("nano", 112, "huggingface", "gemma3")
 SIDE = 448  # 112 px enlarged four times
 
 
@@ -197,7 +200,7 @@ def tiles(sheet, columns, count):
 def test_a_contact_sheet_shows_every_slice_as_the_model_sees_it():
     ct = volume()
     for i, tile in enumerate(tiles(draw_volume(ct, VIEW), columns=4, count=4)):
-        np.testing.assert_array_equal(tile, blocks(ct_rgb(ct.voxels[i], "report"), 2))
+        np.testing.assert_array_equal(tile, blocks(ct_rgb(ct.voxels[i], "medgemma-1.5"), 2))
 
 
 def test_a_contact_sheet_of_sampled_slices():
@@ -220,7 +223,7 @@ def test_a_contact_sheet_names_policy_spacing_orientation_and_findings():
         "ct",
         "CT, 4 slices of 112 rows x 112 columns, unit HU, spacing 2.5 x 0.8 x 0.7 mm (slices, rows, columns), "
         "axial (SPL)",
-        "what nano sees: all slices; policy ct-report, resize huggingface to 112 x 112 px (shown x2)",
+        "what nano sees: all slices; policy ct-medgemma-1.5, resize huggingface to 112 x 112 px (shown x2)",
         "! gap: 5 mm between slices 2 and 3, 2.5 mm elsewhere",
     ]
     lines = heading_of(volume(30, unit="stored"), budget=16)
@@ -366,7 +369,7 @@ def test_look_at_a_ct_series_is_a_contact_sheet(look, kit, tmp_path):
     for number, path in enumerate(slices):
         (tmp_path / "ct").mkdir(exist_ok=True)
         (tmp_path / "ct" / f"{number}.dcm").write_bytes(path.read_bytes())
-    status, err, sheet = look(tmp_path / "ct")
+    status, err, sheet = look(tmp_path / "ct", "--policy", "ct-report")
     overlap = f"note: {tmp_path / 'ct'}: slices 1.25 mm thick overlap: the step is 1 mm"
     assert (status, err) == (0, [overlap])
     shown = tiles(sheet, columns=3, count=3)
@@ -377,6 +380,27 @@ def test_look_at_a_ct_series_is_a_contact_sheet(look, kit, tmp_path):
         inside = stored > -2000  # Pixel Padding Value
         given = resize(ct_rgb(np.where(inside, stored - 1024, -3000), "report"), 112, "huggingface")
         np.testing.assert_array_equal(tile, blocks(given, 2))
+
+
+@pytest.mark.kit
+def test_a_ct_is_shown_as_the_named_model_will_see_it(look, kit, tmp_path):
+    """An encoder as `classify` reads the files, a decoder as `ask` puts them into its prompt."""
+    (tmp_path / "ct").mkdir()
+    for number in (1, 2, 3):
+        path = kit / "dicom-real" / "images" / f"CT_series3_0{number}.dcm"
+        (tmp_path / "ct" / path.name).write_bytes(path.read_bytes())
+    (ct,) = open_images(tmp_path / "ct")
+    # in the volume's order, which is the tiles'
+    by_position = sorted((read_pictures(p)[0] for p in (tmp_path / "ct").iterdir()), key=lambda p: p.tags.plane[0][2])
+    for model, seen in (
+        (ENCODER_FOLDER, by_position),
+        (DECODER_FOLDER, pictures_of(study_parts([ct]))),
+    ):
+        _, _, sheet = look(tmp_path / "ct", "--model", model)
+        for picture, tile in zip(seen, tiles(sheet, columns=3, count=3), strict=True):
+            np.testing.assert_array_equal(tile, blocks(resize(picture.pixels, 112, "huggingface"), 2))
+    assert {picture.policy for picture in by_position} == {"voi"}
+    assert {picture.policy for picture in seen} == {"ct-medgemma-1.5"}
 
 
 @pytest.mark.kit
@@ -496,6 +520,8 @@ def test_look_imports_no_network(repository, tmp_path):
     bad_files(tmp_path)
     script = """
 import sys
+from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
+from medgemma.prompts.content import pictures_of, study_parts
 from medsiglip.cli import main
 sys.argv = ["medsiglip", "look", "film.png", "--out", "look.png", "--quiet"]
 try:

@@ -334,7 +334,7 @@ def test_slices_that_are_not_shown_are_not_read(tmp_path):
 
 def test_pictures_of_a_ct_by_hand():
     voxels = np.array([[[-1225, 1025], [40, 0]], [[0, 80], [215, -135]]], np.int16)
-    first, second = made_volume(voxels).pictures()
+    first, second = made_volume(voxels).pictures("report")
     assert first.pixels.tolist() == [[[0, 0, 0], [255, 255, 255]], [[143, 128, 128], [139, 98, 0]]]
     assert second.pixels[0, 1].tolist() == [148, 157, 255]  # 1305 / 2250, 215 / 350, 80 / 80 of 255
     assert [(first.frame, first.file, first.policy), (second.frame, second.file, second.policy)] == [
@@ -449,7 +449,7 @@ def test_a_ct_preset_needs_hounsfield_units():
     with pytest.raises(ImageError, match="does not say"):
         _ = made_volume(unit="unknown").values_hu
     declared = made_volume(unit="unknown").as_hu()
-    assert next(declared.pictures()).policy == "ct-report"
+    assert next(declared.pictures()).policy == "ct-medgemma-1.5"
     mr = made_volume(unit="stored", tags=TechnicalTags(modality="MR"))
     with pytest.raises(ImageError, match="a MR volume has no Hounsfield units"):
         mr.as_hu()
