@@ -7,15 +7,18 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pyarrow.parquet as pq
 import pydicom.data
 import pytest
+from PIL import Image
 
 from medsiglip import MedSigLIP
 from medsiglip.cli import app, main
 from medsiglip.imaging import read_pictures
 from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+from tests.medsiglip.imaging.made_series import ct_file
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
 
@@ -308,3 +311,52 @@ def test_the_lightest_import_gives_the_public_names(repository):
     script = "import sys, medsiglip; assert 'numpy' not in sys.modules; medsiglip.open_images; medsiglip.MedSigLIP"
     script += "; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", script], cwd=repository, check=True)
+
+
+# Volumes, and what is found about pictures
+
+
+def write_bold(path):
+    values = np.arange(8 * 8 * 3 * 2, dtype=np.int16).reshape(8, 8, 3, 2)
+    nibabel.save(nibabel.Nifti1Image(values, np.diag([-1.0, -1.0, 1.0, 1.0])), path)
+    return path
+
+
+def test_a_time_point_is_chosen_and_its_rows_are_its_own(medsiglip, tmp_path):
+    bold, out = write_bold(tmp_path / "bold.nii.gz"), tmp_path / "e.parquet"
+    status, _, err = medsiglip("embed", bold, "--out", out)
+    assert status == 1 and "choose it by time=1 to time=2" in err[0]
+    assert medsiglip("embed", bold, "--out", out, "--select", "time=2")[0] == 0
+    assert pq.read_table(out).num_rows == 3
+    status, _, err = medsiglip("embed", bold, "--out", out, "--select", "time=1")
+    assert status == 1 and "give another --out" in err[-1]  # else the rows of time 2 would pass for those of time 1
+    status, text, _ = medsiglip("classify", bold, "--labels", "a;b", "--select", "time=1")
+    assert status == 0 and len(text.splitlines()) == 1 + 3 * 2
+    assert medsiglip("look", bold, "--out", tmp_path / "look.png", "--select", "time=2", model=None)[0] == 0
+
+
+def test_what_only_series_have_is_not_chosen_file_by_file(medsiglip, tmp_path):
+    status, _, err = medsiglip("embed", tmp_path, "--out", tmp_path / "e.parquet", "--select", "echo=2")
+    assert status == 1 and "every file is taken by itself here, and only time and channel choose" in err[-1]
+
+
+def test_findings_reach_the_terminal_and_the_embeddings(medsiglip, tmp_path):
+    for number in range(2):
+        (tmp_path / f"{number}.dcm").write_bytes(ct_file(np.zeros((8, 8), np.int16), (0, 0, number), RescaleSlope=0))
+    out = tmp_path / "e.parquet"
+    status, _, err = medsiglip("embed", tmp_path, "--out", out)
+    slope = "Rescale Slope (0028,1053) is 0, which has no meaning; 1 is taken"
+    assert (status, err) == (0, [f"note: {tmp_path / '0.dcm'} and 1 more: {slope}"])
+    assert pq.read_table(out)["findings"].to_pylist() == [[slope], [slope]]
+    _, _, err = medsiglip("classify", tmp_path / "0.dcm", "--labels", "a;b")
+    assert err == [f"note: {tmp_path / '0.dcm'}: {slope}"]
+
+
+def test_embeddings_from_before_findings_go_on(medsiglip, tmp_path):
+    first, second, out = (tmp_path / name for name in ("a.png", "b.png", "e.parquet"))
+    for path in (first, second):
+        Image.fromarray(np.full((8, 8), len(path.name) * 9, np.uint8)).save(path)
+    assert medsiglip("embed", first, "--out", out)[0] == 0
+    pq.write_table(pq.read_table(out).drop_columns(["findings"]), out)
+    assert medsiglip("embed", first, second, "--out", out)[0] == 0
+    assert pq.read_table(out)["findings"].to_pylist() == [None, []]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..frame import Array
+from .parse import number
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -23,11 +24,8 @@ def read_padding(dataset: Dataset) -> Padding | None:
     """Pixel Padding Value and Range Limit of the kind of pixel data there is; None without a value."""
     prefixes = {"FloatPixelData": "Float", "DoubleFloatPixelData": "DoubleFloat"}
     prefix = next((prefix for keyword, prefix in prefixes.items() if keyword in dataset), "")
-    value = dataset.get(f"{prefix}PixelPaddingValue")
-    if value is None or value == "":
-        return None
-    limit = dataset.get(f"{prefix}PixelPaddingRangeLimit", value)
-    return Padding(float(value), float(value if limit is None or limit == "" else limit))
+    value, limit = (number(dataset, f"{prefix}PixelPadding{end}") for end in ("Value", "RangeLimit"))
+    return None if value is None else Padding(value, value if limit is None else limit)
 
 
 def stored_padding(padding: Padding, dtype: np.dtype[np.generic]) -> Padding:

@@ -63,6 +63,8 @@ _TECHNICAL_KEYWORDS = (
 _TEXTS = frozenset(["AE", "AS", "CS", "DA", "DS", "DT", "IS", "LO", "LT", "SH", "ST", "TM", "UC", "UI", "UR", "UT"])
 """Value representations that are spelled out."""
 
+_WORDS = {"US": "H", "SS": "h"}
+
 _T = TypeVar("_T")
 _END = object()
 
@@ -333,9 +335,9 @@ def _spelled(dataset: Dataset, keyword: str) -> Sequence[str | int] | None:
     representation = raw.VR or registered
     if representation == "UN" and registered in _TEXTS:
         representation = registered
-    if representation == "US":
-        order = "<" if raw.is_little_endian else ">"
-        return None if len(raw.value) % 2 else struct.unpack(f"{order}{len(raw.value) // 2}H", raw.value)
+    if representation in _WORDS:
+        words = f"{'<' if raw.is_little_endian else '>'}{len(raw.value) // 2}{_WORDS[representation]}"
+        return None if len(raw.value) % 2 else struct.unpack(words, raw.value)
     if representation not in _TEXTS or not raw.value.isascii():
         return None
     spelled = raw.value.decode("ascii").strip(" \0\r\n\t")
