@@ -4,6 +4,7 @@ One Parquet file a name, beside the episodes: `episode_id`, `step` (null: the wh
 `time_utc`. Nothing that was recorded changes. Of several values for one place the newest counts; all are kept.
 """
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -84,6 +85,24 @@ def annotations(dataset: EpisodeDataset, name: str) -> list[Annotation]:
 def annotation_names(dataset: EpisodeDataset) -> list[str]:
     """Return the names of all annotations, sorted."""
     return sorted(path.stem for path in (dataset.folder / "annotations").glob("*.parquet"))
+
+
+def values_in(path: Path) -> list[tuple[str, int | None, Any]]:
+    """Read values to annotate with from JSON lines: `episode_id`, `value`, and `step` where it is of one.
+
+    Raises:
+        ValueError: A line is something else.
+    """
+    values = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            values.append((row["episode_id"], row.get("step"), row["value"]))
+        except (ValueError, KeyError, AttributeError, TypeError) as fault:
+            raise ValueError(
+                f"{path}: line {number} is no value ({fault}); expected episode_id, step, value"
+            ) from fault
+    return values
 
 
 def annotated(episode: Episode, name: str, values: Sequence[Annotation]) -> Episode:

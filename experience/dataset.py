@@ -43,6 +43,9 @@ class EpisodeDataset:
     def __len__(self) -> int:
         return len(self.entries)
 
+    def __contains__(self, episode_id: object) -> bool:
+        return episode_id in self._places
+
     def __getitem__(self, key: int | str) -> Episode:
         """Return an episode by number or id.
 

@@ -14,6 +14,8 @@ from typing import Any
 
 CORE_FIELDS = ("observation", "action", "reward", "discount", "is_first", "is_last", "is_terminal")
 
+FLAGS = CORE_FIELDS[-3:]
+
 PLACE_FIELDS = ("episode_id", "step")
 """What the tables on disk add to every step: whose it is, and its number from 0."""
 
@@ -73,6 +75,8 @@ class Episode:
 
     def __post_init__(self) -> None:
         where = f"episode {self.episode_id!r}"
+        if "invalid" in self.metadata:
+            object.__setattr__(self, "metadata", {**self.metadata, "invalid": bool(self.metadata["invalid"])})
         if not self.episode_id:
             raise ValueError("got an episode without an id; expected a unique episode_id")
         if not self.steps and not self.is_invalid:

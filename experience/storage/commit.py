@@ -136,7 +136,7 @@ def _write(folder: Path, shard: str, split: str, episodes: Sequence[Episode], sh
     entries: list[Entry] = []
     row = 0
     for one in episodes:
-        invalid = bool(one.metadata["invalid"]) if "invalid" in one.metadata else None
+        invalid = one.metadata.get("invalid")
         digest = sha256[one.episode_id]
         entries.append(Entry(one.episode_id, len(one.steps), split, shard, row, digest, invalid, one.metadata))
         row += len(one.steps)

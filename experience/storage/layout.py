@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import pyarrow as pa
 
-from experience.episode import CORE_FIELDS, Episode, Step
+from experience.episode import CORE_FIELDS, FLAGS, Episode, Step
 from experience.storage.columns import ABSENT, from_arrow, to_arrow
 from experience.storage.schema import Spec, from_json, merged, settled, spec_of, to_json
 
@@ -20,7 +20,6 @@ INDEX = "episodes.parquet"
 METADATA_KEY = b"open_medgemma.episodes"
 FORMAT_VERSION = 1
 
-FLAGS = ("is_first", "is_last", "is_terminal")
 STEP_PLACE = {"episode_id": pa.large_string(), "step": pa.int64(), **dict.fromkeys(FLAGS, pa.bool_())}
 """Columns of the steps that have no spec."""
 
@@ -92,11 +91,15 @@ def episodes_in(table: pa.Table, specs: Mapping[str, Spec], entries: Sequence[En
         start += entry.num_steps
 
 
+def metadata_specs(entries: Iterable[Entry]) -> dict[str, Spec]:
+    """Return the specs of the metadata of episodes; `invalid` is a column of the index itself."""
+    rows = ({name: value for name, value in one.metadata.items() if name not in INDEX_PLACE} for one in entries)
+    return settled_specs(_specs(rows))
+
+
 def index_table(entries: Sequence[Entry]) -> pa.Table:
     """Return the index of a data set."""
-    specs = settled_specs(
-        _specs({k: v for k, v in entry.metadata.items() if k not in INDEX_PLACE} for entry in entries)
-    )
+    specs = metadata_specs(entries)
     place = {name: [getattr(entry, name) for entry in entries] for name in INDEX_PLACE}
     return _table(INDEX_PLACE, place, specs, [entry.metadata for entry in entries])
 
