@@ -10,7 +10,7 @@ PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval clean
 
 install: $(STAMP)
 
@@ -55,6 +55,10 @@ kit-table: $(STAMP)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into README.md
+
+# Recorders killed at 1,000 random points, disks that are full, files that are cut.
+test-faults: $(STAMP)
+	EPISODE_KILLS=1000 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run.
 test-interop: $(STAMP)

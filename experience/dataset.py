@@ -11,7 +11,7 @@ import pyarrow as pa
 from data_cards.split import Side, side
 from experience.episode import Episode
 from experience.storage.commit import commit, journals
-from experience.storage.layout import INDEX, Entry, entries_in, episodes_in, merged_specs, settled_specs
+from experience.storage.layout import INDEX, Entry, entries_in, episodes_in, steps_specs_of
 from experience.storage.schema import Spec
 from experience.storage.shards import open_parquet, open_shard, read_rows
 from experience.storage.values import sha256_of
@@ -36,7 +36,9 @@ class EpisodeDataset:
             left = len(journals(folder))
             do = f"run `medgemma-episodes recover {folder}` for its {left} journals" if left else "record or import one"
             raise ValueError(f"{folder}: no {INDEX} there; expected a data set of episodes; {do}")
-        self.entries = entries_in(open_parquet(folder / INDEX).read())
+        index = open_parquet(folder / INDEX).read()
+        self.entries = entries_in(index)
+        self._specs = steps_specs_of(index.schema)
         self._places = {entry.episode_id: place for place, entry in enumerate(self.entries)}
         self._shard = lru_cache(OPEN_SHARDS)(lambda name: open_shard(folder / "steps" / name))
 
@@ -95,10 +97,7 @@ class EpisodeDataset:
 
     def specs(self) -> dict[str, Spec]:
         """Return the spec of every column of the steps, over all shards."""
-        found: dict[str, Spec] = {}
-        for shard in dict.fromkeys(entry.shard for entry in self.entries):
-            found = merged_specs(found, self._shard(shard).specs)
-        return settled_specs(found)
+        return dict(self._specs)
 
     def check(self) -> Iterator[str]:
         """Yield one line for each thing that is wrong: broken shards, changed episodes, journals left."""

@@ -77,7 +77,8 @@ def to_json(feature: Feature) -> dict[str, Any]:
         return {"pythonClassName": CLASSES + "text_feature.Text", "text": {}}
     assert feature.kind == "tensor", "pictures are written as the bytes they are"
     shape = {"dimensions": [str(-1 if size is None else size) for size in feature.shape]} if feature.shape else {}
-    name = "tensor_feature.Tensor" if feature.shape else "scalar.Scalar"
+    raw = feature.encoding != "none"  # which Scalar does not know
+    name = "tensor_feature.Tensor" if feature.shape or raw else "scalar.Scalar"
     return {
         "pythonClassName": CLASSES + name,
         "tensor": {"shape": shape, "dtype": feature.dtype, "encoding": feature.encoding},

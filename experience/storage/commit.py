@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 
@@ -23,6 +24,7 @@ from experience.storage.layout import (
     merged_specs,
     settled_specs,
     spec_of_steps,
+    steps_specs_of,
     steps_table,
 )
 from experience.storage.schema import Spec
@@ -52,7 +54,8 @@ def commit(folder: Path, episodes: Iterable[Episode], *, split: Split | None = N
     """
     (folder / "steps").mkdir(parents=True, exist_ok=True)
     with _folder_lock(folder):
-        old = entries_in(open_parquet(folder / INDEX).read()) if (folder / INDEX).exists() else []
+        index = open_parquet(folder / INDEX).read() if (folder / INDEX).exists() else None
+        old = entries_in(index) if index is not None else []
         _remove_unnamed(folder, {entry.shard for entry in old})
         kept = [] if replace else old
         known = {entry.episode_id: entry.sha256 for entry in kept}
@@ -61,8 +64,9 @@ def commit(folder: Path, episodes: Iterable[Episode], *, split: Split | None = N
         for number, chunk in enumerate(_chunks(_unknown(episodes, known, folder)), start=first):
             for name, group in groupby(sorted(chunk, key=lambda one: _name(split, one)), lambda one: _name(split, one)):
                 fresh += _write(folder, f"{name}-{number:05}.parquet", name, list(group), known)
-        entries = _alike(folder, kept + fresh)
-        write_shard(folder / (INDEX + ".partial"), [index_table(entries)])
+        before = steps_specs_of(index.schema) if index is not None and kept else {}
+        entries, specs = _alike(folder, kept, before, fresh)
+        write_shard(folder / (INDEX + ".partial"), [index_table(entries, specs)])
         sync_folder(folder / "steps")
         (folder / (INDEX + ".partial")).replace(folder / INDEX)
         sync_folder(folder)
@@ -147,37 +151,51 @@ def _write(folder: Path, shard: str, split: str, episodes: Sequence[Episode], sh
 
 
 def _groups(episodes: Sequence[Episode], specs: Mapping[str, Spec]) -> Iterator[list[Episode]]:
-    """Divide episodes into row groups by the size of the first ones."""
+    """Divide episodes into row groups by the size of the steps of the first ones."""
     sample = steps_table(episodes[:10], specs)
     a_step = max(1, sample.nbytes // max(1, len(sample)))
     group: list[Episode] = []
+    num_steps = 0
     for episode in episodes:
         group.append(episode)
-        if sum(len(one.steps) for one in group) * a_step >= GROUP_BYTES:
+        num_steps += len(episode.steps)
+        if num_steps * a_step >= GROUP_BYTES:
             yield group
-            group = []
+            group, num_steps = [], 0
     if group:
         yield group
 
 
-def _alike(folder: Path, entries: Sequence[Entry]) -> list[Entry]:
+class _Alike(NamedTuple):
+    entries: list[Entry]
+    specs: dict[str, Spec]
+
+
+def _alike(folder: Path, kept: Sequence[Entry], before: Mapping[str, Spec], fresh: Sequence[Entry]) -> _Alike:
     """Write again, under new names, the shards whose columns differ in type from what all together need.
 
-    A shard that merely lacks columns stays: every reader fills them with nulls.
+    A shard that merely lacks columns stays: every reader fills them with nulls. Old shards are looked at only if a type
+    changes; `before` are the specs that they have together.
     """
-    shards = dict.fromkeys(entry.shard for entry in entries)
-    opened = {shard: open_shard(folder / "steps" / shard) for shard in shards}
-    specs: dict[str, Spec] = {}
+    opened = {name: open_shard(folder / "steps" / name) for name in dict.fromkeys(entry.shard for entry in fresh)}
+    specs = dict(before)
     for one in opened.values():
         specs = merged_specs(specs, one.specs)
     specs = settled_specs(specs)
     wanted = steps_table([], specs).schema
+    if _differs(steps_table([], before).schema, wanted):
+        opened |= {name: open_shard(folder / "steps" / name) for name in dict.fromkeys(entry.shard for entry in kept)}
+    entries = [*kept, *fresh]
     renamed = {}
-    for shard, one in opened.items():
-        if any(wanted.field(column.name).type != column.type for column in one.file.schema_arrow):
-            renamed[shard] = f"{shard.removesuffix('.parquet')[:-6]}-{_next_number(folder):05}.parquet"
-            _rewrite(one, folder / "steps" / renamed[shard], [e for e in entries if e.shard == shard], specs)
-    return [entry._replace(shard=renamed.get(entry.shard, entry.shard)) for entry in entries]
+    for name, one in opened.items():
+        if _differs(one.file.schema_arrow, wanted):
+            renamed[name] = f"{name.removesuffix('.parquet')[:-6]}-{_next_number(folder):05}.parquet"
+            _rewrite(one, folder / "steps" / renamed[name], [e for e in entries if e.shard == name], specs)
+    return _Alike([entry._replace(shard=renamed.get(entry.shard, entry.shard)) for entry in entries], specs)
+
+
+def _differs(schema: pa.Schema, wanted: pa.Schema) -> bool:
+    return any(wanted.field(column.name).type != column.type for column in schema)
 
 
 def _next_number(folder: Path) -> int:

@@ -95,7 +95,7 @@ def cut_bytes(path: Path) -> int:
 
 
 def episodes_of(events: Iterable[Event]) -> Iterator[Episode]:
-    """Yield episodes as they end, and at last those that never did, marked `invalid`."""
+    """Yield episodes as they end, and at last those that did not: without a last step they are marked `invalid`."""
     open_: dict[str, list[Event]] = {}
     for event in events:
         if event.name == "begin":
@@ -139,12 +139,13 @@ def _frame(file: IO[bytes]) -> bytes:
 def _episode(events: Sequence[Event]) -> Episode:
     begin, *middle = events
     ended = bool(middle) and middle[-1].name == "end"
-    metadata = {**begin.value, **(middle.pop().value if ended else {"invalid": True})}
+    metadata = {**begin.value, **(middle.pop().value if ended else {})}
     build: Callable[[Sequence[Event]], Iterable[Step]] = _shifted if middle and middle[0].name == "first" else _as_is
     steps = list(build(middle))
     if ended and steps and not steps[-1].is_last:
         steps[-1] = replace(steps[-1], is_last=True)  # closed by a reset: truncated
-    return Episode(tuple(steps), begin.episode_id, metadata)
+    cut = not ended and not (steps and steps[-1].is_last)
+    return Episode(tuple(steps), begin.episode_id, metadata | ({"invalid": True} if cut else {}))
 
 
 def _as_is(events: Sequence[Event]) -> Iterator[Step]:

@@ -18,6 +18,7 @@ from experience.storage.schema import Spec, from_json, merged, settled, spec_of,
 
 INDEX = "episodes.parquet"
 METADATA_KEY = b"open_medgemma.episodes"
+STEPS_KEY = b"open_medgemma.episodes.steps"
 FORMAT_VERSION = 1
 
 STEP_PLACE = {"episode_id": pa.large_string(), "step": pa.int64(), **dict.fromkeys(FLAGS, pa.bool_())}
@@ -97,11 +98,12 @@ def metadata_specs(entries: Iterable[Entry]) -> dict[str, Spec]:
     return settled_specs(_specs(rows))
 
 
-def index_table(entries: Sequence[Entry]) -> pa.Table:
-    """Return the index of a data set."""
+def index_table(entries: Sequence[Entry], steps_specs: Mapping[str, Spec]) -> pa.Table:
+    """Return the index of a data set; it also says what the columns of the steps are, over all shards."""
     specs = metadata_specs(entries)
     place = {name: [getattr(entry, name) for entry in entries] for name in INDEX_PLACE}
-    return _table(INDEX_PLACE, place, specs, [entry.metadata for entry in entries])
+    table = _table(INDEX_PLACE, place, specs, [entry.metadata for entry in entries])
+    return table.replace_schema_metadata({**table.schema.metadata, STEPS_KEY: schema_metadata(steps_specs)})
 
 
 def entries_in(table: pa.Table) -> list[Entry]:
@@ -128,13 +130,18 @@ def schema_metadata(specs: Mapping[str, Spec]) -> str:
     return json.dumps({"format": FORMAT_VERSION, "columns": {name: to_json(spec) for name, spec in specs.items()}})
 
 
-def specs_of(schema: pa.Schema) -> dict[str, Spec]:
+def steps_specs_of(schema: pa.Schema) -> dict[str, Spec]:
+    """Return the specs of the columns of the steps, from the schema of an index."""
+    return specs_of(schema, STEPS_KEY)
+
+
+def specs_of(schema: pa.Schema, key: bytes = METADATA_KEY) -> dict[str, Spec]:
     """Return the specs that an Arrow schema of ours carries.
 
     Raises:
         ValueError: It carries none, or of a newer version.
     """
-    held = (schema.metadata or {}).get(METADATA_KEY)
+    held = (schema.metadata or {}).get(key)
     if held is None:
         raise ValueError("the table is none of ours: its schema says nothing of episodes; use `import`")
     row = json.loads(held)

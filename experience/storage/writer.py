@@ -13,7 +13,7 @@ from experience.storage.commit import commit, recover
 from experience.storage.journal import SUFFIX, Event, Journal, episodes_of, events_of, read_events
 
 JOURNAL_BYTES = 256 << 20
-"""A journal that has grown so far is taken into Parquet when its episode ends."""
+"""A journal that has grown so far is taken into Parquet when no episode in it is open."""
 
 
 class EpisodeWriter:
@@ -34,6 +34,8 @@ class EpisodeWriter:
         self.folder = folder
         self._sync_every = sync_every
         self._unsynced = 0
+        self._open: set[str] = set()
+        """Episodes that have begun and not ended."""
         self._journal = self._new_journal()
 
     def write(self, episode: Episode) -> None:
@@ -44,6 +46,7 @@ class EpisodeWriter:
     def begin(self, episode_id: str, metadata: Mapping[str, Any]) -> None:
         """Begin an episode."""
         self._append([Event("begin", episode_id, dict(metadata))])
+        self._open.add(episode_id)
 
     def first(self, episode_id: str, first: First) -> None:
         """Write what the environment said at the reset."""
@@ -56,6 +59,8 @@ class EpisodeWriter:
     def end(self, episode_id: str, metadata: Mapping[str, Any] | None = None) -> None:
         """End an episode; what is known only now becomes part of its metadata."""
         self._append([Event("end", episode_id, dict(metadata or {}))], sync=True)
+        self._open.discard(episode_id)
+        self._compact_if_large()
 
     def compact(self) -> None:
         """Take the journal into Parquet; an episode that has not ended is taken for one that was cut."""
@@ -87,7 +92,7 @@ class EpisodeWriter:
             self._unsynced = 0
 
     def _compact_if_large(self) -> None:
-        if self._journal.num_bytes >= JOURNAL_BYTES:
+        if self._journal.num_bytes >= JOURNAL_BYTES and not self._open:
             self.compact()
 
     def _new_journal(self) -> Journal:

@@ -75,18 +75,14 @@ def add_alignment_to_step(table: pa.Table, alignment: AlignmentType) -> pa.Table
 def concatenate(table1: pa.Table, table2: pa.Table) -> pa.Table:
     """Return the steps of both; a field that only one has is zero in the other (null where it is no number)."""
     both = pa.concat_tables([table1, table2], promote_options="default")
-    for place, name in enumerate(both.column_names):
-        lacking = [name not in table.column_names for table in (table1, table2)]
-        if any(lacking) and (pa.types.is_primitive(both[name].type) or pa.types.is_large_string(both[name].type)):
-            zero = "" if pa.types.is_large_string(both[name].type) else 0
-            parts = both[name].slice(0, len(table1)), both[name].slice(len(table1))
-            filled = [
-                part.fill_null(pa.scalar(zero, part.type)) if no else part
-                for part, no in zip(parts, lacking, strict=True)
-            ]
-            both = both.set_column(
-                place, name, pa.chunked_array([c for part in filled for c in part.chunks], both[name].type)
-            )
+    for place, column in enumerate(both.schema):
+        zero = _zero(column.type)
+        lacking = [column.name not in table.column_names for table in (table1, table2)]
+        if any(lacking) and zero is not None:
+            parts = both[column.name].slice(0, len(table1)), both[column.name].slice(len(table1))
+            filled = [part.fill_null(zero) if no else part for part, no in zip(parts, lacking, strict=True)]
+            chunks = [chunk for part in filled for chunk in part.chunks]
+            both = both.set_column(place, column, pa.chunked_array(chunks, column.type))
     return both
 
 
@@ -192,6 +188,13 @@ def numbers_of(table: pa.Table, name: str) -> Any:
     there = column.is_valid().to_numpy(zero_copy_only=False)
     found[there] = column.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(there.sum(), *sizes)
     return found
+
+
+def _zero(kind: pa.DataType) -> Any:
+    """The zero of a type, or None."""
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.scalar("", kind)
+    return pa.scalar(0).cast(kind) if pa.types.is_primitive(kind) else None
 
 
 def _ids(table: pa.Table) -> Any:

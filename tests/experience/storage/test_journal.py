@@ -78,7 +78,7 @@ def test_a_crash_before_the_index_is_replaced_changes_nothing(tmp_path: Path, mo
     path = left_behind(tmp_path)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
         patched.setattr(
-            "experience.storage.commit.index_table", lambda entries: (_ for _ in ()).throw(KeyboardInterrupt)
+            "experience.storage.commit.index_table", lambda entries, specs: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         recover(tmp_path)
     assert len(list((tmp_path / "steps").iterdir())) == 3  # new shards are there, and nobody names them
