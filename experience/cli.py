@@ -66,7 +66,7 @@ def show(
     from experience.show import page_of, text_of
 
     dataset = EpisodeDataset(folder)
-    key = int(episode) if episode.isdecimal() and episode not in dataset else episode
+    key = dataset.id_of(episode)
     if html is None:
         typer.echo(text_of(dataset, key), nl=False)
     else:
@@ -113,7 +113,7 @@ def annotate(
     name: Annotated[str, typer.Option(help="Of the annotation: a new column.")],
     author: Annotated[str, typer.Option(help="Who says so.")],
     value: Annotated[str, typer.Option(help="A text, or JSON: 3, true, null, [1, 2].")] = "",
-    episode: Annotated[str, typer.Option(help="Id of the episode.")] = "",
+    episode: Annotated[str, typer.Option(help="Its id, or its number from 0.")] = "",
     step: Annotated[int | None, typer.Option(help="Number of the step; without it the whole episode.")] = None,
     file: Annotated[Path | None, typer.Option(help="JSON lines instead: episode_id, step, value.")] = None,
 ) -> None:
@@ -124,8 +124,9 @@ def annotate(
 
     if (file is None) == (episode == ""):
         raise ValueError("got --episode and --file, or neither; expected one of them")
-    values = values_in(file) if file else [(episode, step, _json_or_text(value))]
-    add(EpisodeDataset(folder), name, author, values)
+    dataset = EpisodeDataset(folder)
+    values = values_in(file) if file else [(dataset.id_of(episode), step, _json_or_text(value))]
+    add(dataset, name, author, values)
     typer.echo(f"{folder}: {len(values)} values of {name} by {author}")
 
 

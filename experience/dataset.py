@@ -61,6 +61,14 @@ class EpisodeDataset:
     def __iter__(self) -> Iterator[Episode]:
         return self.read()
 
+    def id_of(self, said: str) -> str:
+        """Return the id of an episode from what a user says: an id, or a number from 0.
+
+        Raises:
+            ValueError: There is no such episode.
+        """
+        return self.entry(int(said) if said.isdecimal() and said not in self else said).episode_id
+
     def entry(self, key: int | str) -> Entry:
         """Return what the index says of an episode, by number or id.
 

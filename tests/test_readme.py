@@ -118,6 +118,21 @@ def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> No
     assert "Completion(" in done.stdout and done.stdout.count(" stop\n") == 3
 
 
+@needs_nano
+@pytest.mark.kit
+@pytest.mark.slow
+def test_the_page_on_episodes_runs(repository: Path, kit: Path, tmp_path: Path) -> None:
+    (block,), (code,) = (blocks(repository, language, "docs/episodes.md") for language in ("bash", "python"))
+    for words in commands(block):
+        done = run([str(kit) if word == "DATA" else word for word in words], tmp_path)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    assert done.stdout == "AGAIN: 3 episodes from TFDS\n"
+    assert {"episode.html", "HUB", "TFDS", "AGAIN"} <= {path.name for path in tmp_path.iterdir()}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("5 ")
+
+
 def test_every_recipe_and_target_named_is_there(repository: Path) -> None:
     makefile = (repository / "Makefile").read_text(encoding="utf-8")
     for target in re.findall(r"`?make ([a-z-]+)`?", (repository / "README.md").read_text(encoding="utf-8")):

@@ -94,7 +94,7 @@ def transformed_by_rlds(folder: Path) -> dict[str, Any]:
         put(found, f"length/{number}", made.episode_length(episode[rlds.STEPS]))
         put(found, f"final/{number}", made.final_step(episode[rlds.STEPS]))
         put(found, f"return/{number}", made.sum_dataset(episode[rlds.STEPS], lambda step: step["reward"]))
-    pattern = lambda step: {"o": step["observation"]["x"][-3::2], "r": step["reward"][-2]}  # noqa: E731
+    pattern = lambda step: {"o": step["observation"]["x"][-3:], "r": step["reward"][-2]}  # noqa: E731
     for place, one in enumerate(made.pattern_map_from_transform(episodes, pattern)):
         put(found, f"pattern/{place}", one)
     for place, one in enumerate(made.pattern_map_from_transform(episodes, pattern, respect_episode_boundaries=False)):

@@ -193,7 +193,7 @@ def transformed_by_us(episodes: list[dict[str, Any]]) -> dict[str, Any]:
         put(found, f"return/{number}", ours.sum_dataset(episode["steps"], lambda step: step["reward"]))
 
     def pattern(step: Any) -> Any:
-        return {"o": step["observation"]["x"][-3::2], "r": step["reward"][-2]}
+        return {"o": step["observation"]["x"][-3:], "r": step["reward"][-2]}
 
     for name, boundaries in (("pattern", True), ("pattern across", False)):
         for place, one in enumerate(pattern_map_from_transform(episodes, pattern, (), boundaries)):
