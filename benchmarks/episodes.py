@@ -3,8 +3,8 @@
     python -m benchmarks.episodes --episodes 1000 --tfds PYTHON --minari PYTHON --lerobot PYTHON
 
 Each peer runs in an environment of its own (PYTHON; one that is not named is `not measured`) on the same episodes:
-20 steps of 17 float64 observations and 6 float32 actions. `--scale N` measures ours alone on N episodes: p99 of a random
-episode, and the memory of a stream.
+20 steps of 17 float64 observations and 6 float32 actions. `--scale N` measures ours alone on N episodes: p99 of a
+random episode, and the memory of a stream.
 """
 
 import argparse

@@ -31,10 +31,10 @@ from experience.storage.schema import Spec
 from experience.storage.shards import Shard, open_parquet, open_shard, read_rows, write_shard
 from experience.storage.values import digest_of
 
-SHARD_BYTES = 64 << 20
+SHARD_BYTES = 16 << 20
 """Of the values of a shard, and so of what is held in memory while writing, a larger episode apart."""
 
-GROUP_BYTES = 1 << 20
+GROUP_BYTES = 1 << 18
 """Of the values of the episodes that share a row group."""
 
 Split = Callable[[Episode], str]

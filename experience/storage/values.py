@@ -12,6 +12,7 @@ import math
 import struct
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -100,6 +101,7 @@ def is_text(text: str) -> bool:
     return True
 
 
+@lru_cache(256)
 def dtype_name(dtype: np.dtype[Any]) -> str:
     """Return a name that `dtype_of` turns back into the dtype, byte order included.
 
@@ -113,6 +115,7 @@ def dtype_name(dtype: np.dtype[Any]) -> str:
     return dtype.name if dtype.kind not in "USV" and np.dtype(dtype.name) == dtype else dtype.str
 
 
+@lru_cache(256)
 def dtype_of(name: str) -> np.dtype[Any]:
     """Return the dtype of a name; bfloat16 and the 8-bit floats are those of ml_dtypes.
 
