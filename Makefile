@@ -4,13 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
+TFDS := .venv-tfds
+RLDS := .venv-rlds
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval clean
 
 install: $(STAMP)
 
@@ -58,13 +60,26 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Our folders in the oldest transformers that Hub users of Gemma 3 run.
+# Recorders killed at 1,000 random points, disks that are full, files that are cut.
+test-faults: $(STAMP)
+	EPISODE_KILLS=1000 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+
+# Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
+# TensorFlow, and with it beside rlds, whose pins are the only ones that import together.
 test-interop: $(STAMP)
 	test -e $(INTEROP)/.installed || { $(PYTHON) -m venv $(INTEROP) && \
 	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
 	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 transformers==4.57.3 pillow sentencepiece protobuf && \
 	  touch $(INTEROP)/.installed; }
-	INTEROP_PYTHON=$(INTEROP)/bin/python $(BIN)/pytest tests/interop
+	test -e $(TFDS)/.installed || { $(PYTHON) -m venv $(TFDS) && \
+	  $(TFDS)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 array_record pillow && \
+	  touch $(TFDS)/.installed; }
+	test -e $(RLDS)/.installed || { $(PYTHON) -m venv $(RLDS) && \
+	  $(RLDS)/bin/pip install --quiet --disable-pip-version-check "dm-reverb[tensorflow]==0.14.0" rlds==0.1.8 \
+	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
+	  touch $(RLDS)/.installed; }
+	INTEROP_PYTHON=$(INTEROP)/bin/python EPISODES_TFDS_PYTHON=$(TFDS)/bin/python EPISODES_RLDS_PYTHON=$(RLDS)/bin/python \
+	  $(BIN)/pytest tests/interop
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
 test-timm: $(STAMP)
@@ -88,4 +103,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TIMM) $(LM_EVAL) build dist *.egg-info

@@ -37,6 +37,11 @@ def medgemma_data() -> None:
     _run("data_cards")
 
 
+def medgemma_episodes() -> None:
+    """Entry point of the `medgemma-episodes` script."""
+    _run("experience")
+
+
 def medgemma_eval() -> None:
     """Entry point of the `medgemma-eval` script."""
     _run("evals")

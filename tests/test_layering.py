@@ -37,7 +37,7 @@ def imported(source: str, importer: str, *, is_package: bool = False) -> set[str
 def violations(package: str, source: str) -> set[str]:
     names = {name.split(".")[0] for name in imported(source, f"{package}.module")}
     above = {n for n in names if n in FLOORS and n != package and FLOORS[n] >= FLOORS[package]}
-    return above | (names & {"torch", "transformers"} if package in NO_TORCH else set())
+    return above | (names & {"torch", "transformers", "tensorflow"} if package in NO_TORCH else set())
 
 
 def file_imports(package: str) -> dict[str, set[str]]:

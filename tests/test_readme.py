@@ -61,7 +61,7 @@ def run_page(repository: Path, page: str, folder: Path) -> str:
     return done.stdout
 
 
-PAGES_RUN = ("asking", "labels", "pixels", "evaluations")
+PAGES_RUN = ("asking", "labels", "pixels", "evaluations", "episodes")
 """Pages of docs/ whose commands have a test here."""
 
 
@@ -76,7 +76,7 @@ def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> Non
         for block in blocks(repository, "bash", f"docs/{page}.md")
         for words in commands(block)
     ]
-    assert len(jobs) == 16
+    assert len(jobs) == 18
     for words in jobs:
         if words in run_elsewhere or words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
             continue
@@ -138,6 +138,21 @@ def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
 def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
     said = run_page(repository, "docs/engine.md", study_folder)
     assert "Completion(" in said and said.count(" stop\n") == 3
+
+
+@needs_nano
+@pytest.mark.kit
+@pytest.mark.slow
+def test_the_page_on_episodes_runs(repository: Path, kit: Path, tmp_path: Path) -> None:
+    (block,), (code,) = (blocks(repository, language, "docs/episodes.md") for language in ("bash", "python"))
+    for words in commands(block):
+        done = run([str(kit) if word == "DATA" else word for word in words], tmp_path)
+        assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
+    assert done.stdout == "AGAIN: 3 episodes from TFDS\n"
+    assert {"episode.html", "HUB", "TFDS", "AGAIN"} <= {path.name for path in tmp_path.iterdir()}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.startswith("5 ")
 
 
 def test_every_target_link_and_file_named_is_there(repository: Path) -> None:

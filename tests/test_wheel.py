@@ -18,6 +18,7 @@ SCRIPTS = {
     "medsiglip": "medsiglip",
     "medgemma": "medgemma",
     "medgemma-data": "data_cards",
+    "medgemma-episodes": "experience",
     "medgemma-eval": "evals",
     "medgemma-finetune": "finetune",
 }

@@ -160,6 +160,16 @@ def session_in(text: str) -> Session:
     return Session(**{**row, "exchanges": exchanges, "fetched": tuple(row["fetched"])})
 
 
+def tool_call_in(exchange: Exchange) -> dict[str, Any] | None:
+    """Return the tool call that a reply made; None if it made none."""
+    if exchange.step not in ("manifest", "fetch"):
+        return None
+    try:
+        return _tool_call(exchange.reply, exchange.step)
+    except ToolError:
+        return None
+
+
 def _answer(desk: _Desk, search: Search) -> str:
     task = desk.assignment
     asked = {"patient_id": task.patient_id, "question": task.question}

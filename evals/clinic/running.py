@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from evals.clinic.dialogue import BackendFailed, Dialogue, Message, Players
+from evals.clinic.episodes import provenance
 from evals.items import Item, item_sha256, read_items
 from evals.outputs import Output, latest, read_outputs
-from experience import write_episodes
+from experience import Episode, write_episodes
 
 MAX_BROKEN_IN_A_ROW = 20
 """So many, and what answers is taken to be down."""
@@ -41,11 +42,13 @@ def play_items(items: Sequence[Item], dialogue: Dialogue, players: Players, work
 
 
 def write_dialogue_episodes(folder: Path, dialogue: Dialogue) -> int:
-    """Write episodes.jsonl of what a run's outputs hold, and return how many: a broken conversation's are `invalid`."""
+    """Write what a run's outputs hold as a data set of episodes, and return how many; a broken one is `invalid`."""
     items = read_items(folder / "items.jsonl")
     outputs = latest(read_outputs(folder / "outputs.jsonl"), items)
     found = (dialogue.episode(item, outputs[item.item_id]) for item in items if item.item_id in outputs)
-    return write_episodes(folder / "episodes.jsonl", (episode for episode in found if episode is not None))
+    known = provenance(folder)
+    kept = (Episode(one.steps, one.episode_id, {**known, **one.metadata}) for one in found if one is not None)
+    return write_episodes(folder / "episodes", kept)
 
 
 class _Stopped(BaseException):

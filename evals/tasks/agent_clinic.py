@@ -200,8 +200,10 @@ def episode(item: Item, output: Output) -> Episode | None:
     answered = (
         [] if held.turns[-1:] and held.turns[-1].speaker == "doctor" else doctor_messages(case, held.turns)[told:]
     )
-    after = {"outcome": held.outcome, "verdict": held.verdict, "told": [m for m in answered if m["role"] == "user"]}
-    return episode_of(item, output, replies, after, reward, held.outcome == "diagnosed", NAME)
+    after = [message for message in answered if message["role"] == "user"]
+    ended = held.outcome == "diagnosed"
+    said = {"outcome": held.outcome, "verdict": held.verdict}
+    return episode_of(item, output, replies, after, reward, ended, NAME, **said)
 
 
 def _without_brackets(text: str) -> str:

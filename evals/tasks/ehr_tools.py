@@ -20,7 +20,7 @@ from data_cards.readers.tables import find_set
 from data_cards.split import side as side_of
 from evals.clinic.dialogue import Dialogue, Players
 from evals.clinic.episodes import Reply, episode_of
-from evals.clinic.record_agent import Assignment, run_agent, session_in, text_of
+from evals.clinic.record_agent import Assignment, run_agent, session_in, text_of, tool_call_in
 from evals.clinic.record_tools import Resource, local_search
 from evals.items import Item
 from evals.outputs import Output
@@ -154,10 +154,10 @@ def episode(item: Item, output: Output) -> Episode | None:
     if not output.text:
         return None
     held = session_in(output.text)
-    replies = [Reply(exchange.told, exchange.reply, exchange.thinking) for exchange in held.exchanges]
-    after = {"outcome": held.outcome}
+    replies = [Reply(one.told, one.reply, one.thinking, tool_call_in(one)) for one in held.exchanges]
     ended = held.outcome not in ("out_of_calls", "out_of_context", "broken")
-    return episode_of(item, output, replies, after, grade(item, output)["answer_correct"], ended, NAME)
+    reward = grade(item, output)["answer_correct"]
+    return episode_of(item, output, replies, [], reward, ended, NAME, outcome=held.outcome)
 
 
 def _of_each_kind(found: list[Item], most: int) -> list[Item]:

@@ -132,7 +132,7 @@ def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
     figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
     assert (figure["value"], figure["n"], figure["n_failed"]) == (pytest.approx(1 / 3), 3, 1)
     assert (figure["value_of_answered"], figure["n_failed_counted_wrong"]) == (0.5, 1)
-    episodes = {str(e.metadata["item_id"]): e for e in read_episodes(folder / "episodes.jsonl")}
+    episodes = {str(e.metadata["item_id"]): e for e in read_episodes(folder / "episodes")}
     assert [episodes[f"case-{n}"].metadata["invalid"] for n in (1, 2, 3)] == [False, True, False]
     left = episodes["case-2"]
     assert [s.action["text"] for s in left.steps[:-1]] == list(two) and left.is_truncated and left.total_reward == 0
@@ -140,7 +140,7 @@ def test_a_broken_case_is_named_counted_and_held_again(tmp_path: Path) -> None:
     assert run(TASK, items, players(again), folder) == [] and len(again.heard) == 1
     figure = score_dir(tmp_path)[TASK.name]["diagnosis_match_norm"]
     assert (figure["value"], figure["n"], figure["n_failed"]) == (pytest.approx(2 / 3), 3, 0)
-    assert not any(e.metadata["invalid"] for e in read_episodes(folder / "episodes.jsonl"))
+    assert not any(e.metadata["invalid"] for e in read_episodes(folder / "episodes"))
 
 
 def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Path) -> None:
@@ -160,7 +160,11 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Pa
         return [(o.item_id, o.text) for o in read_outputs(at / "outputs.jsonl")]
 
     assert texts(folder) == texts(whole)
-    assert (folder / "episodes.jsonl").read_text() == (whole / "episodes.jsonl").read_text()
+    assert _told(folder) == _told(whole)
+
+
+def _told(folder: Path) -> list[object]:
+    return [(e.episode_id, e.steps, e.metadata["outcome"]) for e in read_episodes(folder / "episodes")]
 
 
 def test_another_patient_needs_another_folder(tmp_path: Path) -> None:
@@ -173,22 +177,23 @@ def test_another_patient_needs_another_folder(tmp_path: Path) -> None:
 def test_an_episode_is_the_doctors_side(tmp_path: Path) -> None:
     doctor = Script("<think>hm</think>Any pain?", "REQUEST TEST: WBC", "DIAGNOSIS READY: CLL")
     run(TASK, [item()], players(doctor, moderator=always("yes")), tmp_path)
-    (episode,) = read_episodes(tmp_path / "episodes.jsonl")
+    (episode,) = read_episodes(tmp_path / "episodes")
     first, second, third, last = episode.steps
-    assert [m["role"] for m in first.observation] == ["system", "user"]
-    assert first.action == {"text": "Any pain?", "thinking": "hm"}
-    assert second.observation == [{"role": "user", "content": "It hurts.\n\n(Reply 2 of 20.)"}]
-    assert third.observation == [{"role": "user", "content": "RESULTS: 1\n\n(Reply 3 of 20.)"}]
+    assert [m["role"] for m in first.observation["messages"]] == ["system", "user"]
+    assert first.action == {"text": "Any pain?", "thinking": "hm", "tool_calls": []}
+    assert second.observation["messages"] == [{"role": "user", "content": "It hurts.\n\n(Reply 2 of 20.)"}]
+    assert third.observation["messages"] == [{"role": "user", "content": "RESULTS: 1\n\n(Reply 3 of 20.)"}]
     assert [(s.reward, s.discount) for s in (first, second, third)] == [(0, 1), (0, 1), (1, 0)]
-    assert last.is_terminal and last.observation == {"outcome": "diagnosed", "verdict": "yes", "told": []}
+    assert last.is_terminal and last.observation == {"messages": []}
+    assert (episode.metadata["outcome"], episode.metadata["verdict"]) == ("diagnosed", "yes")
     assert episode.metadata["agent_id"] == "doc patient=script measurement=script moderator=script"
 
 
 def test_an_episode_that_ran_out_of_replies_is_truncated(tmp_path: Path) -> None:
     run(TASK, [item()], players(always("Any pain?")), tmp_path)
-    (episode,) = read_episodes(tmp_path / "episodes.jsonl")
+    (episode,) = read_episodes(tmp_path / "episodes")
     assert (episode.num_transitions, episode.is_truncated, episode.total_reward) == (20, True, 0)
-    assert all(step.discount == 1 for step in episode.steps)
+    assert [step.discount for step in episode.steps] == [1.0] * 20 + [None]
 
 
 def test_several_conversations_at_once_give_the_same_outputs(tmp_path: Path) -> None:

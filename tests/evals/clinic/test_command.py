@@ -41,7 +41,7 @@ def test_nano_goes_through_consultations_records_and_safety(kit: Path, tmp_path:
     records = scores(tmp_path, "ehr-tools")
     assert [records[name] for name in ("answer_correct", "answered", "model_calls", "wrong_calls")] == [0, 0, 2, 2]
     assert all(0 < output.tokens <= 80 for output in read_outputs(tmp_path / "agent-clinic-medqa" / "outputs.jsonl"))
-    episodes = list(read_episodes(tmp_path / "agent-clinic-medqa" / "episodes.jsonl"))
+    episodes = list(read_episodes(tmp_path / "agent-clinic-medqa" / "episodes"))
     assert [episode.num_transitions for episode in episodes] == [20, 20, 20]
     before = {task: (tmp_path / task / "outputs.jsonl").read_bytes() for task in tasks}
     assert run(kit, tmp_path, *words).exit_code == 0

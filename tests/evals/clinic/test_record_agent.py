@@ -154,10 +154,17 @@ def test_grades_and_episode(tmp_path: Path) -> None:
         "wrong_calls": 1.0,
         "evidence_fetched": 1.0,
     }
-    (episode,) = read_episodes(tmp_path / "run" / "episodes.jsonl")
+    (episode,) = read_episodes(tmp_path / "run" / "episodes")
     assert [step.reward for step in episode.steps[:-1]] == [0, 0, 0, 0, 0, 1] and episode.steps[-1].is_terminal
-    assert [m["role"] for m in episode.steps[1].observation] == ["user"]  # only the error was added
-    assert episode.steps[1].action == {"text": MANIFEST, "thinking": None}
+    assert [m["role"] for m in episode.steps[1].observation["messages"]] == ["user"]  # only the error was added
+    assert episode.steps[1].action == {
+        "text": MANIFEST,
+        "thinking": None,
+        "tool_calls": [{"name": "manifest", "arguments": '{"patient_id": "p1"}'}],
+    }
+    assert [len(step.action["tool_calls"]) for step in episode.steps[:-1]] == [0, 1, 0, 1, 0, 0]
+    told = json.loads(episode.metadata["environment_config"])
+    assert told["task"] == "run" and episode.metadata["seed"] == 0 and episode.metadata["code_version"]
     wrong = Output("q", "", "m", text=text_of(Session((), "answered", "2")))
     assert ehr_tools.grade(one, wrong)["answer_correct"] == 0 and ehr_tools.grade(one, wrong)["evidence_fetched"] == 0
 

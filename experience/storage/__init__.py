@@ -1,0 +1,1 @@
+"""Episodes on disk: values, their Arrow columns, the journal while recording, Parquet shards afterwards."""

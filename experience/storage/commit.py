@@ -1,0 +1,214 @@
+"""Adding episodes to a data set on disk: new shards first, then the index in one rename.
+
+Until the index is replaced the data set is what it was; afterwards it holds every new episode. Shards that no index
+names are what a crash left behind, and the next commit removes them.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+import pyarrow as pa
+
+from experience.episode import Episode
+from experience.storage.durable import lock, sync_folder
+from experience.storage.journal import SUFFIX, episodes_of, read_events
+from experience.storage.layout import (
+    INDEX,
+    Entry,
+    entries_in,
+    episodes_in,
+    index_table,
+    merged_specs,
+    settled_specs,
+    spec_of_steps,
+    steps_specs_of,
+    steps_table,
+)
+from experience.storage.schema import Spec
+from experience.storage.shards import Shard, open_parquet, open_shard, read_rows, write_shard
+from experience.storage.values import digest_of
+
+SHARD_BYTES = 16 << 20
+"""Of the values of a shard, and so of what is held in memory while writing, a larger episode apart."""
+
+GROUP_BYTES = 1 << 18
+"""Of the values of the episodes that share a row group."""
+
+Split = Callable[[Episode], str]
+
+
+def commit(folder: Path, episodes: Iterable[Episode], *, split: Split | None = None, replace: bool = False) -> int:
+    """Add episodes to a data set and return how many were new.
+
+    Args:
+        folder: Of the data set; made if it is not there.
+        episodes: Those that the data set holds already, equal in every bit, are passed over.
+        split: The split of an episode; `train` if none is given.
+        replace: Hold nothing but these episodes afterwards.
+
+    Raises:
+        ValueError: Two different episodes have one id; the data set stays what it was.
+    """
+    (folder / "steps").mkdir(parents=True, exist_ok=True)
+    with _folder_lock(folder):
+        index = open_parquet(folder / INDEX).read() if (folder / INDEX).exists() else None
+        old = entries_in(index) if index is not None else []
+        _remove_unnamed(folder, {entry.shard for entry in old})
+        kept = [] if replace else old
+        known = {entry.episode_id: entry.sha256 for entry in kept}
+        fresh: list[Entry] = []
+        first = 1 + max((int(entry.shard[-13:-8]) for entry in old), default=-1)
+        for number, chunk in enumerate(_chunks(_unknown(episodes, known, folder)), start=first):
+            for name, group in groupby(sorted(chunk, key=lambda one: _name(split, one)), lambda one: _name(split, one)):
+                fresh += _write(folder, f"{name}-{number:05}.parquet", name, list(group), known)
+        before = steps_specs_of(index.schema) if index is not None and kept else {}
+        entries, specs = _alike(folder, kept, before, fresh)
+        write_shard(folder / (INDEX + ".partial"), [index_table(entries, specs)])
+        sync_folder(folder / "steps")
+        (folder / (INDEX + ".partial")).replace(folder / INDEX)
+        sync_folder(folder)
+        _remove_unnamed(folder, {entry.shard for entry in entries})
+    return len(fresh)
+
+
+def recover(folder: Path) -> int:
+    """Take what dead recorders left in their journals into the data set; return how many episodes were new.
+
+    An episode that was cut is kept with every whole step, marked `invalid`. A living recorder keeps its journal.
+    """
+    found = 0
+    for path in sorted((folder / "journal").glob(f"*{SUFFIX}")):
+        with path.open("rb") as file:
+            if lock(file):
+                found += commit(folder, episodes_of(read_events(path)))
+                path.unlink()
+    return found
+
+
+def journals(folder: Path) -> list[Path]:
+    """Return the journals of a data set whose episodes are not in its index yet."""
+    return sorted((folder / "journal").glob(f"*{SUFFIX}"))
+
+
+@contextmanager
+def _folder_lock(folder: Path) -> Iterator[None]:
+    (folder / "journal").mkdir(exist_ok=True)
+    with (folder / "journal" / "lock").open("wb") as file:
+        lock(file, wait=True)
+        yield
+
+
+def _remove_unnamed(folder: Path, named: set[str]) -> None:
+    for path in (folder / "steps").iterdir():
+        if path.name not in named:
+            path.unlink()
+
+
+def _unknown(episodes: Iterable[Episode], known: dict[str, str], folder: Path) -> Iterator[tuple[Episode, int]]:
+    """Yield episodes that are not known yet, with their bytes, and know them."""
+    for episode in episodes:
+        digest, num_bytes = digest_of(episode)
+        if known.get(episode.episode_id, digest) != digest:
+            raise ValueError(f"{folder}: got two different episodes {episode.episode_id!r}; give each its own id")
+        if episode.episode_id not in known:
+            known[episode.episode_id] = digest
+            yield episode, num_bytes
+
+
+def _chunks(episodes: Iterable[tuple[Episode, int]]) -> Iterator[list[Episode]]:
+    chunk: list[Episode] = []
+    held = 0
+    for episode, num_bytes in episodes:
+        chunk.append(episode)
+        held += num_bytes
+        if held >= SHARD_BYTES:
+            yield chunk
+            chunk, held = [], 0
+    if chunk:
+        yield chunk
+
+
+def _name(split: Split | None, episode: Episode) -> str:
+    return split(episode) if split else "train"
+
+
+def _write(folder: Path, shard: str, split: str, episodes: Sequence[Episode], sha256: Mapping[str, str]) -> list[Entry]:
+    specs = settled_specs(spec_of_steps(episodes))
+    entries: list[Entry] = []
+    row = 0
+    for one in episodes:
+        invalid = one.metadata.get("invalid")
+        digest = sha256[one.episode_id]
+        entries.append(Entry(one.episode_id, len(one.steps), split, shard, row, digest, invalid, one.metadata))
+        row += len(one.steps)
+    draft = folder / "steps" / f"{shard}.partial"
+    write_shard(draft, (steps_table(group, specs) for group in _groups(episodes, specs)))
+    draft.replace(folder / "steps" / shard)
+    return entries
+
+
+def _groups(episodes: Sequence[Episode], specs: Mapping[str, Spec]) -> Iterator[list[Episode]]:
+    """Divide episodes into row groups by the size of the steps of the first ones."""
+    sample = steps_table(episodes[:10], specs)
+    a_step = max(1, sample.nbytes // max(1, len(sample)))
+    group: list[Episode] = []
+    num_steps = 0
+    for episode in episodes:
+        group.append(episode)
+        num_steps += len(episode.steps)
+        if num_steps * a_step >= GROUP_BYTES:
+            yield group
+            group, num_steps = [], 0
+    if group:
+        yield group
+
+
+class _Alike(NamedTuple):
+    entries: list[Entry]
+    specs: dict[str, Spec]
+
+
+def _alike(folder: Path, kept: Sequence[Entry], before: Mapping[str, Spec], fresh: Sequence[Entry]) -> _Alike:
+    """Write again, under new names, the shards whose columns differ in type from what all together need.
+
+    A shard that merely lacks columns stays: every reader fills them with nulls. Old shards are looked at only if a type
+    changes; `before` are the specs that they have together.
+    """
+    opened = {name: open_shard(folder / "steps" / name) for name in dict.fromkeys(entry.shard for entry in fresh)}
+    specs = dict(before)
+    for one in opened.values():
+        specs = merged_specs(specs, one.specs)
+    specs = settled_specs(specs)
+    wanted = steps_table([], specs).schema
+    if _differs(steps_table([], before).schema, wanted):
+        opened |= {name: open_shard(folder / "steps" / name) for name in dict.fromkeys(entry.shard for entry in kept)}
+    entries = [*kept, *fresh]
+    renamed = {}
+    for name, one in opened.items():
+        if _differs(one.file.schema_arrow, wanted):
+            renamed[name] = f"{name.removesuffix('.parquet')[:-6]}-{_next_number(folder):05}.parquet"
+            _rewrite(one, folder / "steps" / renamed[name], [e for e in entries if e.shard == name], specs)
+    return _Alike([entry._replace(shard=renamed.get(entry.shard, entry.shard)) for entry in entries], specs)
+
+
+def _differs(schema: pa.Schema, wanted: pa.Schema) -> bool:
+    return any(wanted.field(column.name).type != column.type for column in schema)
+
+
+def _next_number(folder: Path) -> int:
+    return 1 + max(int(path.name[-13:-8]) for path in (folder / "steps").glob("*.parquet"))
+
+
+def _rewrite(shard: Shard, path: Path, entries: Sequence[Entry], specs: Mapping[str, Spec]) -> None:
+    def tables() -> Iterator[pa.Table]:
+        for _, group in groupby(entries, lambda entry: shard.group_of(entry.row)):
+            held = list(group)
+            rows = read_rows(shard, held[0].row, held[-1].row + held[-1].num_steps)
+            yield steps_table(list(episodes_in(rows, shard.specs, held)), specs)
+
+    draft = path.with_name(path.name + ".partial")
+    write_shard(draft, tables())
+    draft.replace(path)

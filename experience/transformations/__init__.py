@@ -1,0 +1,1 @@
+"""What is done to episodes: the transformations of RLDS."""
