@@ -29,7 +29,7 @@ from medsiglip.imaging import Notes, Volume
 
 if TYPE_CHECKING:
     from medsiglip.encoder import MedSigLIP
-    from medsiglip.imaging.select import Selection
+    from medsiglip.imaging.volumes.select import Selection
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
 Item = TypeVar("Item")
@@ -57,7 +57,7 @@ class EncodeOptions:
         Raises:
             ValueError: no such key, or one of series.
         """
-        from medsiglip.imaging.select import parse_selection
+        from medsiglip.imaging.volumes.select import parse_selection
 
         selection = parse_selection(self.select or [])
         for key, value in selection:
@@ -188,7 +188,7 @@ def look(
     from medsiglip.checkpoints.folders import read_json, resolve_model
     from medsiglip.imaging.drawing import save_png
     from medsiglip.imaging.look import Pair, View, draw, opened
-    from medsiglip.imaging.select import parse_selection
+    from medsiglip.imaging.volumes.select import parse_selection
     from medsiglip.preprocess import Preprocessing
 
     if out.suffix.lower() != ".png" or out.is_dir():

@@ -13,8 +13,8 @@ from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Notes, Picture, Source, Square, shared_pool
 from medsiglip.imaging.dicom.policies import check_policy
 from medsiglip.imaging.frame import VOI
-from medsiglip.imaging.select import Selection
 from medsiglip.imaging.source import as_source, read_source
+from medsiglip.imaging.volumes.select import Selection
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -12,7 +12,7 @@ import typer
 
 from medsiglip.command import Device, Dtype, Model, Problems, Select, one_line, say, say_notes
 from medsiglip.imaging import CT_WINDOWS, FileProblem, ImageError, Notes, Picture, Source, Volume, open_images
-from medsiglip.imaging.select import parse_selection
+from medsiglip.imaging.volumes.select import parse_selection
 from medsiglip.imaging.volumes.series import STACKED_MODALITIES
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from medgemma.prompts.chat import Message
 from medgemma.prompts.pan_and_scan import PanAndScan, crops
 from medsiglip.imaging import CT_WINDOWS, ImageError, Notes, Picture, Volume, open_images
 from medsiglip.imaging.frame import VOI
-from medsiglip.imaging.select import Selection
 from medsiglip.imaging.units import UNKNOWN
 from medsiglip.imaging.volumes.presets import SLICE_BUDGET
 from medsiglip.imaging.volumes.rendering import default_view
+from medsiglip.imaging.volumes.select import Selection
 from medsiglip.imaging.volumes.series import NOT_A_VOLUME
 
 Part = str | Picture
@@ -44,7 +44,7 @@ class VolumeView:
     sampling: str = "google"
     """Which, where there are more; see `medsiglip.imaging.sample_slices`."""
     select: Selection = ()
-    """Which acquisition or volume of several is opened, such as (("echo", "2"),); see `medsiglip.imaging.select`."""
+    """Which acquisition or volume of several, such as (("echo", "2"),); see `medsiglip.imaging.volumes.select`."""
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,8 @@
 formats, `series` and `volume` the third dimension, `presets` CT windows and slice sampling, `resize` the square.
 """
 
-from .frame import Finding, ImageError, Plane, TechnicalTags
+from .frame import Finding, ImageError, Notes, Plane, TechnicalTags
 from .listing import FileProblem, list_files
-from .notes import Notes
 from .open import open_images, open_pictures, open_series, read_pictures
 from .picture import Picture, Square
 from .resize import RESIZE_POLICIES, resize

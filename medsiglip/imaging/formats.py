@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from .dicom.policies import CT_POLICIES
 from .frame import STORED, VOI, DecodedFrame, ImageError, is_grey_plane
-from .select import Selection
 from .video import video_reason
+from .volumes.select import Selection
 from .volumes.voxels import VolumeValues, grey_volume
 from .zips import NESTED, is_zip
 

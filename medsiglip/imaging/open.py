@@ -19,9 +19,9 @@ from .dicom.policies import check_policy
 from .frame import VOI, Array, ImageError
 from .listing import FileProblem, ListedFiles, list_archive, list_file, list_files
 from .picture import Picture, Square
-from .select import Selection, as_selection
 from .source import Source, as_source
 from .volumes.read_series import read_volume
+from .volumes.select import Selection, as_selection
 from .volumes.series import LooseSlice, RefusedSeries, Series, group_series
 from .volumes.volume import Volume
 from .volumes.voxels import grey_volume

@@ -14,7 +14,7 @@ def video_reason(data: bytes) -> str:
 
 def dicom_video_reason(syntax_name: str) -> str:
     """The same for a DICOM instance whose pixel data is one video stream."""
-    out = "take it out with `dcmdump +W . FILE` (of dcmtk)"
+    out = "take it out with `dcmdump +W . +P 7fe0,0010 FILE` (of dcmtk)"
     frames = f"make pictures of its frames with `{_FRAMES.format('FILE.1.raw')}`"
     return f"a video ({syntax_name}), which is not read here; {out}, and {frames}"
 

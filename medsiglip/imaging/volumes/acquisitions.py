@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..frame import Array, Finding
-from ..select import Selection, choice_of, is_value
+from .select import Selection, choice_of, is_value
 from .slices import NotAStack, SeriesSlice, Stack, without
 from .stack import SAME_POSITION_MM, mostly_even, projections_mm
 from .traits import TRAITS, Trait

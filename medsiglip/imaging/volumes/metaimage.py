@@ -17,8 +17,8 @@ from typing import NamedTuple
 import numpy as np
 
 from ..frame import Array, Finding, ImageError
-from ..select import Selection
 from .nifti import Sibling
+from .select import Selection
 from .voxels import VolumeValues, VoxelLayout, check_layout, choose_volume, read_turned
 
 _FIRST_LINE = re.compile(rb"\s*(ObjectType|ObjectSubType|Comment|NDims)\s*=", re.IGNORECASE)

@@ -21,8 +21,8 @@ from typing import IO, TYPE_CHECKING, NamedTuple, TypeAlias, cast
 import numpy as np
 
 from ..frame import ImageError
-from ..select import Selection
 from .nifti_affine import analyze_affine, nifti_affine
+from .select import Selection
 from .voxels import VolumeValues, VoxelLayout, check_layout, choose_volume, lps_of_ras, read_turned
 
 if TYPE_CHECKING:

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from ..frame import Array, Finding, TechnicalTags
-from ..select import Selection
 from ..units import HU_UNPROVEN, STORED
 from .acquisitions import one_acquisition, selected
 from .rendering import SliceDisplay, padding_in_unit
+from .select import Selection
 from .slices import NotAStack, SeriesSlice, Stack, without
 from .stack import SAME_POSITION_MM, measure_stack, projections_mm
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..select import Selection
 from .metaimage import decode_metaimage, is_colour_metaimage, is_metaimage
 from .nifti import Sibling, decode_nifti, is_colour_nifti, is_nifti
+from .select import Selection
 from .voxels import VolumeValues
 
 

@@ -11,9 +11,9 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 
 from ..frame import Array, Finding, ImageError
-from ..select import Selection, choice_of
 from ..units import UNKNOWN
 from .geometry import LPS_TO_RAS, Turn, display_codes, turn_to
+from .select import Selection, choice_of
 from .volume import Volume
 
 MAX_VOXEL_BYTES = 2**30

@@ -20,7 +20,7 @@ import numpy as np
 
 from ..frame import MAX_VALUES, Array
 from ..picture import Square
-from ..select import Selection
+from ..volumes.select import Selection
 
 Value = TypeVar("Value")
 

@@ -22,8 +22,8 @@ import numpy as np
 from ..dicom.policies import check_policy
 from ..frame import VOI, Array, DecodedFrame, ImageError, as_rgb
 from ..picture import Picture, Square
-from ..select import Selection
 from ..source import Source, read_source
+from ..volumes.select import Selection
 from .ordered import in_order
 from .pipe import Job
 from .process import Decoded, Failed, Limits, WorkerProcess, num_bytes

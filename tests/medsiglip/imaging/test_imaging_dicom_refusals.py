@@ -59,7 +59,7 @@ def test_unsupported_transfer_syntax_is_named():
         dataset.PixelData = b"\xfe\xff\x00\xe0\x00\x00\x00\x00\xfe\xff\x00\xe0\x04\x00\x00\x00abcd"
 
     reason = refusal(broken(set_mpeg))
-    assert "MPEG-4" in reason and "dcmdump +W . FILE" in reason and "ffmpeg -i FILE.1.raw" in reason
+    assert "MPEG-4" in reason and "dcmdump +W . +P 7fe0,0010 FILE" in reason and "ffmpeg -i FILE.1.raw" in reason
 
 
 def test_an_unregistered_transfer_syntax_is_not_quoted():
