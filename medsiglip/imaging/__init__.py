@@ -3,8 +3,8 @@
     open_images("study/")                     pictures, and one `Volume` a CT, MR or PET series
     resize(picture.pixels, 448, "report")     the square the encoder takes
 
-`listing` and `zips` find files, `workers` decodes them in child processes, `dicom`, `raster` and `nifti` know the
-formats, `series` and `volume` the third dimension, `presets` CT windows and slice sampling, `resize` the square.
+`listing` and `zips` find files, `workers` decodes them in child processes, `dicom`, `raster` and `volumes` know the
+formats and the third dimension, `resize` the square.
 """
 
 from .frame import Finding, ImageError, Notes, Plane, TechnicalTags
