@@ -6,7 +6,11 @@ import warnings
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 from pydicom import Dataset, Sequence, dcmread
+from pydicom.encaps import encapsulate
+from pydicom.uid import JPEG2000Lossless
 
 from medsiglip.imaging import ImageError, Volume, open_images
 from medsiglip.imaging.dicom.instance import decode_dicom, read_header
@@ -181,7 +185,10 @@ def test_what_is_no_number_is_named_by_its_tag():
 
 @pytest.mark.parametrize("uids", [("anonymized", "anonymized"), ("2bfbb7fd2e8b", "x"), ("1.2.3\0", "1.2.4 ")])
 def test_uids_of_any_spelling_group_a_series(uids):
-    assert len(only_volume(slices(uids=uids)).voxels) == 5
+    volume = only_volume(slices(uids=uids))
+    assert len(volume.voxels) == 5 and not volume.findings
+    items, problems = opened([*slices(uids=uids), *slices(uids=("another", uids[1]))])
+    assert [type(item) for item in items] == [Volume, Volume] and not problems
 
 
 def test_one_instance_uid_for_all_slices_names_none_of_them():
@@ -292,3 +299,55 @@ def test_no_warning_reaches_the_reader_of_a_plain_series():
 def test_an_error_of_one_series_leaves_the_others():
     with pytest.raises(ImageError, match="nothing in the files tells apart"):
         list(open_images([*echoes()[:4], *echoes()[4:]]))
+
+
+# Colour and signs
+
+
+def jpeg_2000(rgb, transformed, photometric):
+    """A DICOM instance whose codestream has, or has not, a colour transform, under a tag that may say otherwise."""
+    code = io.BytesIO()
+    Image.fromarray(rgb).save(code, "JPEG2000", irreversible=False, mct=int(transformed), no_jp2=True)
+    tags = {"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB", "PlanarConfiguration": 0, "Modality": "US"}
+    dataset = dcmread(io.BytesIO(dicom_bytes(rgb, **tags)))
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PhotometricInterpretation = photometric
+    dataset.PixelData = encapsulate([code.getvalue()])
+    dataset["PixelData"].VR, dataset["PixelData"].is_undefined_length = "OB", True
+    buffer = io.BytesIO()
+    dataset.save_as(buffer)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("transformed", "photometric", "found"),
+    [
+        (True, "YBR_RCT", []),
+        (True, "RGB", []),
+        (False, "RGB", []),
+        (True, "YBR_FULL", ["colour-transform"]),
+        (False, "YBR_RCT", ["colour-transform"]),
+        (False, "YBR_ICT", ["colour-transform"]),
+    ],
+)
+def test_a_jpeg_2000_codestream_decides_its_colours(transformed, photometric, found):
+    rgb = np.full((16, 16, 3), (200, 40, 90), np.uint8)
+    frame = shown(jpeg_2000(rgb, transformed, photometric))
+    np.testing.assert_array_equal(frame.pixels, rgb)
+    assert kinds(frame) == found
+
+
+def test_ybr_that_no_codestream_undoes_is_converted():
+    rgb = np.full((16, 16, 3), (200, 40, 90), np.uint8)
+    ybr = np.asarray(Image.fromarray(rgb).convert("YCbCr"))
+    frame = shown(jpeg_2000(ybr, False, "YBR_FULL"))
+    assert np.abs(frame.pixels.astype(int) - rgb).max() <= 3 and kinds(frame) == []
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32])
+@pytest.mark.parametrize("compression", [None, "zlib"])
+def test_signed_samples_of_a_tiff_keep_their_sign(dtype, compression):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.array([[-100, 0, 50, 100]], dtype), compression=compression)
+    (picture,) = open_images(buffer.getvalue())
+    assert picture.pixels[0, :, 0].tolist() == [0, 128, 191, 255]  # (v + 100) / 200 * 255
