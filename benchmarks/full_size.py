@@ -119,7 +119,8 @@ def ours(folder: Path, films: Sequence[Path]) -> dict[str, Any]:
         return [answer.tokens for answer in answers]
 
     counts = ask("first_s", films[0], QUESTIONS[:1]) + ask("further_s", films[0], QUESTIONS[1:2])
-    return {**seconds, "tokens": counts + ask("fourteen_s", films[1], QUESTIONS)}
+    counts += ask("fourteen_s", films[1], QUESTIONS)
+    return {**seconds, "tokens": counts}
 
 
 def transformers_once(folder: Path, films: Sequence[Path]) -> dict[str, Any]:
