@@ -12,6 +12,7 @@ from medgemma.checkpoints.reference import refuse_lost_settings, text_settings
 from medgemma.nano import NANO_FOLDER
 from medsiglip.checkpoints.folders import HUB_ID, PROCESSOR_FILES, image_processor, read_json, resolve_model
 from medsiglip.checkpoints.layout import hub_names
+from medsiglip.checkpoints.quantised import scheme_of
 from medsiglip.checkpoints.safetensors_files import ITEM_BYTES, stored_tensors
 from medsiglip.checkpoints.weights import blamed_on_config
 
@@ -72,6 +73,8 @@ class ModelInfo:
     weight_bytes: int
     image_size_px: int | None
     decoder: Decoder | None
+    quantised: str | None
+    """The scheme of weights that are quantised already; the numbers of parameters are then those that are stored."""
     files_missing: tuple[str, ...]
     """Files without which nothing can be asked."""
     problems: tuple[str, ...]
@@ -121,6 +124,7 @@ def inspect(model: str) -> ModelInfo:
         weight_bytes=sum(tensor.num_bytes for tensor in stored.values()),
         image_size_px=image_size_px,
         decoder=decoder,
+        quantised=scheme_of(config, stored),
         files_missing=_missing(folder, kind),
         problems=_problems(config, folder),
         memory_bytes=memory,

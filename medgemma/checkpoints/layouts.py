@@ -175,6 +175,7 @@ def write_config(folder: Path, config: Mapping[str, Any], dtype: str | None = No
         dtype: of the weights beside it, as safetensors names it; None leaves what the config says.
     """
     portable = _readable_by_both(config)
+    portable.pop("quantization_config", None)  # of weights that these are not
     if dtype is not None:
         name = {"F64": "float64", "F32": "float32", "BF16": "bfloat16", "F16": "float16"}[dtype]
         portable = _with_dtype(portable, name) | {"dtype": name}

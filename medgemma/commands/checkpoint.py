@@ -180,6 +180,8 @@ def _described(info: "ModelInfo") -> list[str]:
     lines = [f"folder\t{info.folder}", f"class\t{info.model_class}", *_counted(info.parameters_by_part)]
     dtypes = ", ".join(f"{name} {count:,}" for name, count in info.parameters_by_dtype.items())
     lines += [f"dtype\t{dtypes}", f"layout\t{info.layout}"]
+    if info.quantised:
+        lines += [f"quantised\tby {info.quantised}; the parameters above are the numbers that are stored"]
     lines += [f"weights\t{info.weight_bytes:,} bytes, {info.tensors} tensors, {info.weight_files} files"]
     if info.image_size_px:
         lines += [f"image size\t{info.image_size_px} px"]

@@ -14,6 +14,7 @@ from medsiglip.checkpoints.layout import (
     siglip_hub_key,
     without_tied_head,
 )
+from medsiglip.checkpoints.quantised import refuse_quantised
 from medsiglip.checkpoints.safetensors_files import StoredTensor, opened, stored_tensors
 
 
@@ -41,6 +42,8 @@ def load_strictly(
             named); the names are of no known layout.
     """
     config = kwargs.pop("config", None) or load_config(model_class, folder)
+    if hasattr(config, "quantization_config"):  # left over: `matched_tensors` takes floats alone
+        del config.quantization_config
     key_of = hub_key or siglip_hub_key(config.model_type)
     tensors = matched_tensors(model_class, config, folder, key_of, tied)
     model = _loaded(model_class, config, folder, tensors, kwargs)
@@ -55,10 +58,11 @@ def matched_tensors(
     """Find the stored tensor of every name that the installed transformers' model holds; nothing but headers is read.
 
     Raises:
-        ValueError: as in `load_strictly`, but for NaN.
+        ValueError: as in `load_strictly`, but for NaN; the weights are quantised.
     """
-    where = f"model {folder}"
-    named = hub_names(stored_tensors(folder), hub_key, where)
+    where, stored = f"model {folder}", stored_tensors(folder)
+    refuse_quantised(read_json(folder / "config.json"), stored, folder)
+    named = hub_names(stored, hub_key, where)
     with blamed_on_config(folder):
         expected = expected_tensors(model_class, config, hub_key)
     if tied and config.tie_word_embeddings:
@@ -76,8 +80,8 @@ def refuse_not_finite(model: Any, where: str) -> None:
     """
     import torch
 
-    # the smallest and largest element take no memory, and are NaN if any element is
-    weights = [(name, p) for name, p in model.named_parameters() if not p.is_meta]
+    # The smallest and largest element take no memory, and are NaN if any element is. Quantised weights have one byte.
+    weights = [(name, p) for name, p in model.named_parameters() if not p.is_meta and p.dtype.itemsize > 1]
     with torch.inference_mode():
         bad = [name for name, p in weights if not bool(torch.isfinite(torch.stack(torch.aminmax(p.detach()))).all())]
     if bad:
@@ -88,7 +92,7 @@ def refuse_not_finite(model: Any, where: str) -> None:
 def load_config(model_class: Any, folder: Path) -> Any:
     """A checkpoint's config as its class reads it, SigLIP's special ids put right."""
     read_json(folder / "config.json")  # a damaged file is named
-    with _quiet_transformers(), blamed_on_config(folder):
+    with quiet_transformers(), blamed_on_config(folder):
         config = model_class.config_class.from_pretrained(folder, local_files_only=True)
         text = getattr(config, "text_config", config)
         if text.model_type == "siglip_text_model":
@@ -135,7 +139,7 @@ def _loaded(
     model_class: Any, config: Any, folder: Path, tensors: Mapping[str, StoredTensor], kwargs: Mapping[str, Any]
 ) -> Any:
     config._name_or_path = str(folder)
-    with _quiet_transformers(), opened(sorted({t.file for t in tensors.values()}), "pt") as handles:
+    with quiet_transformers(), opened(sorted({t.file for t in tensors.values()}), "pt") as handles:
         state = {name: handles[tensor.file].get_slice(tensor.name) for name, tensor in tensors.items()}
         model, report = model_class.from_pretrained(
             None, config=config, state_dict=state, output_loading_info=True, **kwargs
@@ -151,12 +155,12 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """No progress bar and no warnings while weights load: what they would say, `load_strictly` raises."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     logging.disable_progress_bar()
     try:
         yield
