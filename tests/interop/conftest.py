@@ -1,5 +1,6 @@
 """Collected only where INTEROP_PYTHON names a Python with transformers 4.57, EPISODES_RLDS_PYTHON and
-EPISODES_TFDS_PYTHON one with rlds and one with tensorflow-datasets alone: `make test-interop` builds them.
+EPISODES_TFDS_PYTHON and EPISODES_MINARI_PYTHON ones with rlds, tensorflow-datasets alone and Minari: `make test-interop`
+builds them.
 """
 
 import os
