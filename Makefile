@@ -61,7 +61,7 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (20 GiB of memory).
+# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
 test-faults: $(STAMP)
 	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
 
