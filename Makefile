@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
 TFDS := .venv-tfds
 RLDS := .venv-rlds
+MINARI := .venv-minari
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
@@ -60,12 +61,12 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut.
+# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
 test-faults: $(STAMP)
-	EPISODE_KILLS=1000 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
-# TensorFlow, and with it beside rlds, whose pins are the only ones that import together.
+# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; Minari's own files.
 test-interop: $(STAMP)
 	test -e $(INTEROP)/.installed || { $(PYTHON) -m venv $(INTEROP) && \
 	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
@@ -78,7 +79,11 @@ test-interop: $(STAMP)
 	  $(RLDS)/bin/pip install --quiet --disable-pip-version-check "dm-reverb[tensorflow]==0.14.0" rlds==0.1.8 \
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
+	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
+	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
+	  touch $(MINARI)/.installed; }
 	INTEROP_PYTHON=$(INTEROP)/bin/python EPISODES_TFDS_PYTHON=$(TFDS)/bin/python EPISODES_RLDS_PYTHON=$(RLDS)/bin/python \
+	  EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
 	  $(BIN)/pytest tests/interop
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
@@ -103,4 +108,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(TIMM) $(LM_EVAL) build dist *.egg-info

@@ -18,10 +18,12 @@ from experience.storage.journal import SUFFIX, episodes_of, read_events
 from experience.storage.layout import (
     INDEX,
     Entry,
+    Row,
     entries_in,
     episodes_in,
     index_table,
     merged_specs,
+    rows_of,
     settled_specs,
     spec_of_steps,
     steps_specs_of,
@@ -35,9 +37,18 @@ SHARD_BYTES = 16 << 20
 """Of the values of a shard, and so of what is held in memory while writing, a larger episode apart."""
 
 GROUP_BYTES = 1 << 18
-"""Of the values of the episodes that share a row group."""
+"""Of the values of the episodes that share a row group: what a random access reads."""
+
+LONG_GROUP_BYTES = 1 << 20
+"""Of the values of a row group that a long episode is divided into."""
 
 Split = Callable[[Episode], str]
+
+
+class _Sized(NamedTuple):
+    episode: Episode
+    num_bytes: int
+    """Of its values."""
 
 
 def commit(folder: Path, episodes: Iterable[Episode], *, split: Split | None = None, replace: bool = False) -> int:
@@ -62,8 +73,9 @@ def commit(folder: Path, episodes: Iterable[Episode], *, split: Split | None = N
         fresh: list[Entry] = []
         first = 1 + max((int(entry.shard[-13:-8]) for entry in old), default=-1)
         for number, chunk in enumerate(_chunks(_unknown(episodes, known, folder)), start=first):
-            for name, group in groupby(sorted(chunk, key=lambda one: _name(split, one)), lambda one: _name(split, one)):
-                fresh += _write(folder, f"{name}-{number:05}.parquet", name, list(group), known)
+            for name in dict.fromkeys(_name(split, one.episode) for one in chunk):
+                group = [one for one in chunk if _name(split, one.episode) == name]
+                fresh += _write(folder, f"{name}-{number:05}.parquet", name, group, known)
         before = steps_specs_of(index.schema) if index is not None and kept else {}
         entries, specs = _alike(folder, kept, before, fresh)
         write_shard(folder / (INDEX + ".partial"), [index_table(entries, specs)])
@@ -107,7 +119,7 @@ def _remove_unnamed(folder: Path, named: set[str]) -> None:
             path.unlink()
 
 
-def _unknown(episodes: Iterable[Episode], known: dict[str, str], folder: Path) -> Iterator[tuple[Episode, int]]:
+def _unknown(episodes: Iterable[Episode], known: dict[str, str], folder: Path) -> Iterator[_Sized]:
     """Yield episodes that are not known yet, with their bytes, and know them."""
     for episode in episodes:
         digest, num_bytes = digest_of(episode)
@@ -115,18 +127,18 @@ def _unknown(episodes: Iterable[Episode], known: dict[str, str], folder: Path) -
             raise ValueError(f"{folder}: got two different episodes {episode.episode_id!r}; give each its own id")
         if episode.episode_id not in known:
             known[episode.episode_id] = digest
-            yield episode, num_bytes
+            yield _Sized(episode, num_bytes)
 
 
-def _chunks(episodes: Iterable[tuple[Episode, int]]) -> Iterator[list[Episode]]:
-    chunk: list[Episode] = []
-    held = 0
-    for episode, num_bytes in episodes:
-        chunk.append(episode)
-        held += num_bytes
-        if held >= SHARD_BYTES:
+def _chunks(episodes: Iterable[_Sized]) -> Iterator[list[_Sized]]:
+    chunk: list[_Sized] = []
+    num_bytes = 0
+    for one in episodes:
+        chunk.append(one)
+        num_bytes += one.num_bytes
+        if num_bytes >= SHARD_BYTES:
             yield chunk
-            chunk, held = [], 0
+            chunk, num_bytes = [], 0
     if chunk:
         yield chunk
 
@@ -135,35 +147,38 @@ def _name(split: Split | None, episode: Episode) -> str:
     return split(episode) if split else "train"
 
 
-def _write(folder: Path, shard: str, split: str, episodes: Sequence[Episode], sha256: Mapping[str, str]) -> list[Entry]:
-    specs = settled_specs(spec_of_steps(episodes))
+def _write(folder: Path, shard: str, split: str, episodes: Sequence[_Sized], sha256: Mapping[str, str]) -> list[Entry]:
+    specs = settled_specs(spec_of_steps(one.episode for one in episodes))
     entries: list[Entry] = []
     row = 0
-    for one in episodes:
+    for one, _ in episodes:
         invalid = one.metadata.get("invalid")
         digest = sha256[one.episode_id]
         entries.append(Entry(one.episode_id, len(one.steps), split, shard, row, digest, invalid, one.metadata))
         row += len(one.steps)
     draft = folder / "steps" / f"{shard}.partial"
-    write_shard(draft, (steps_table(group, specs) for group in _groups(episodes, specs)))
+    write_shard(draft, _tables(episodes, specs))
     draft.replace(folder / "steps" / shard)
     return entries
 
 
-def _groups(episodes: Sequence[Episode], specs: Mapping[str, Spec]) -> Iterator[list[Episode]]:
-    """Divide episodes into row groups by the size of the steps of the first ones."""
-    sample = steps_table(episodes[:10], specs)
-    a_step = max(1, sample.nbytes // max(1, len(sample)))
-    group: list[Episode] = []
-    num_steps = 0
-    for episode in episodes:
-        group.append(episode)
-        num_steps += len(episode.steps)
-        if num_steps * a_step >= GROUP_BYTES:
-            yield group
-            group, num_steps = [], 0
-    if group:
-        yield group
+def _tables(episodes: Iterable[_Sized], specs: Mapping[str, Spec]) -> Iterator[pa.Table]:
+    """Yield row groups: some whole episodes, or a part of a long one."""
+    rows: list[Row] = []
+    held = 0.0
+    yielded = False
+    for episode, num_bytes in episodes:
+        for row in rows_of(episode):
+            rows.append(row)
+            held += num_bytes / len(episode.steps)
+            if held >= LONG_GROUP_BYTES:
+                yield steps_table(rows, specs)
+                rows, held, yielded = [], 0.0, True
+        if held >= GROUP_BYTES:
+            yield steps_table(rows, specs)
+            rows, held, yielded = [], 0.0, True
+    if rows or not yielded:
+        yield steps_table(rows, specs)
 
 
 class _Alike(NamedTuple):
@@ -207,7 +222,8 @@ def _rewrite(shard: Shard, path: Path, entries: Sequence[Entry], specs: Mapping[
         for _, group in groupby(entries, lambda entry: shard.group_of(entry.row)):
             held = list(group)
             rows = read_rows(shard, held[0].row, held[-1].row + held[-1].num_steps)
-            yield steps_table(list(episodes_in(rows, shard.specs, held)), specs)
+            again = [row for episode in episodes_in(rows, shard.specs, held) for row in rows_of(episode)]
+            yield steps_table(again, specs)
 
     draft = path.with_name(path.name + ".partial")
     write_shard(draft, tables())

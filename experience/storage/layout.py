@@ -65,12 +65,25 @@ def merged_specs(one: Mapping[str, Spec], other: Mapping[str, Spec]) -> dict[str
     return dict(whole.fields) if whole else dict(one or other)
 
 
-def steps_table(episodes: Sequence[Episode], specs: Mapping[str, Spec]) -> pa.Table:
-    """Return the steps of episodes as a table with the columns of `specs`."""
-    steps = [step.fields() for episode in episodes for step in episode.steps]
+class Row(NamedTuple):
+    """A step and its place."""
+
+    episode_id: str
+    number: int
+    step: Step
+
+
+def rows_of(episode: Episode) -> Iterator[Row]:
+    """Yield the steps of an episode with their places."""
+    return (Row(episode.episode_id, number, step) for number, step in enumerate(episode.steps))
+
+
+def steps_table(rows: Sequence[Row], specs: Mapping[str, Spec]) -> pa.Table:
+    """Return steps as a table with the columns of `specs`."""
+    steps = [row.step.fields() for row in rows]
     place: dict[str, Sequence[Any]] = {
-        "episode_id": [episode.episode_id for episode in episodes for _ in episode.steps],
-        "step": [number for episode in episodes for number in range(len(episode.steps))],
+        "episode_id": [row.episode_id for row in rows],
+        "step": [row.number for row in rows],
         **{name: [step[name] for step in steps] for name in FLAGS},
     }
     return _table(STEP_PLACE, place, settled_specs(specs), steps)
@@ -78,7 +91,7 @@ def steps_table(episodes: Sequence[Episode], specs: Mapping[str, Spec]) -> pa.Ta
 
 def episodes_in(table: pa.Table, specs: Mapping[str, Spec], entries: Sequence[Entry]) -> Iterator[Episode]:
     """Yield the episodes whose steps are the rows of a table, one after another."""
-    columns = {name: from_arrow(spec, _one_chunk(table[name])) for name, spec in specs.items()}
+    columns = {name: _values(spec, table[name]) for name, spec in specs.items()}
     columns |= {name: table[name].to_pylist() for name in FLAGS}
     further = [name for name in columns if name not in CORE_FIELDS]
     start = 0
@@ -110,7 +123,7 @@ def entries_in(table: pa.Table) -> list[Entry]:
     """Return what an index says; `invalid` is in the metadata where it was given."""
     specs = specs_of(table.schema)
     place = {name: table[name].to_pylist() for name in INDEX_PLACE}
-    columns = {name: from_arrow(spec, _one_chunk(table[name])) for name, spec in specs.items()}
+    columns = {name: _values(spec, table[name]) for name, spec in specs.items()}
     entries = []
     for row in range(len(table)):
         metadata = {name: column[row] for name, column in columns.items() if column[row] is not ABSENT}
@@ -169,5 +182,5 @@ def _table(
     return pa.table(columns).replace_schema_metadata({METADATA_KEY: schema_metadata(specs)})
 
 
-def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
-    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+def _values(spec: Spec, column: pa.ChunkedArray) -> list[Any]:
+    return [value for chunk in column.chunks for value in from_arrow(spec, chunk)]

@@ -14,9 +14,6 @@ import pyarrow.parquet as pq
 from experience.storage.layout import specs_of
 from experience.storage.schema import Spec
 
-ROW_GROUP_BYTES = 1 << 20
-"""Of a row group before compression: what a random access reads at least."""
-
 
 class Shard(NamedTuple):
     """An open file of steps."""
@@ -80,7 +77,7 @@ def named(path: Path) -> Iterator[None]:
 
 
 def write_shard(path: Path, tables: Iterable[pa.Table]) -> None:
-    """Write tables of one schema as one Parquet file, synced; a table is one row group, more if it is large."""
+    """Write tables of one schema as one Parquet file, synced; a table is a row group."""
     writer: pq.ParquetWriter | None = None
     with path.open("wb") as file:
         for table in tables:
@@ -92,8 +89,7 @@ def write_shard(path: Path, tables: Iterable[pa.Table]) -> None:
                     use_dictionary=["episode_id", "shard", "split"],
                     write_statistics=["episode_id", "step", "reward", "is_last", "invalid", "num_steps"],
                 )
-            rows = max(1, len(table) * ROW_GROUP_BYTES // max(table.nbytes, ROW_GROUP_BYTES))
-            writer.write_table(table, row_group_size=rows)
+            writer.write_table(table, row_group_size=max(1, len(table)))
         if writer is not None:
             writer.close()
         file.flush()

@@ -1,5 +1,7 @@
-"""Collected only where INTEROP_PYTHON names a Python with transformers 4.57, EPISODES_RLDS_PYTHON and
-EPISODES_TFDS_PYTHON one with rlds and one with tensorflow-datasets alone: `make test-interop` builds them.
+"""Collected only where `make test-interop` has built the environments.
+
+INTEROP_PYTHON names a Python with transformers 4.57, EPISODES_RLDS_PYTHON, EPISODES_TFDS_PYTHON and
+EPISODES_MINARI_PYTHON ones with rlds, with tensorflow-datasets alone and with Minari.
 """
 
 import os

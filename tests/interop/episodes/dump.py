@@ -162,6 +162,53 @@ def write_with_tensorflow(folder: Path) -> dict[str, Any]:
     return given
 
 
+def write_with_minari(folder: Path) -> dict[str, Any]:
+    """Data sets by Minari's own storages, HDF5 and Arrow; returns what they were given."""
+    import gymnasium
+    from minari.data_collector.episode_buffer import EpisodeBuffer
+    from minari.dataset.minari_storage import MinariStorage
+
+    spaces = gymnasium.spaces
+    both = (spaces.Discrete(5), spaces.Text(9))
+    seen = {
+        "x": spaces.Box(-9, 9, (2, 3), np.float32),
+        "both": spaces.Tuple(both),
+        "picture": spaces.Box(0, 255, (32, 32, 3), np.uint8),
+    }
+    given: dict[str, Any] = {}
+    for form in ("hdf5", "arrow"):
+        data = folder / form / "data"
+        data.mkdir(parents=True)
+        storage = MinariStorage.new(
+            data, spaces.Dict(seen), spaces.Box(-1, 1, (1,), np.float32), data_format=form, jpeg_encoding=True
+        )
+        for number in range(3):
+            count = 2 + number
+            x = np.arange((count + 1) * 6, dtype=np.float32).reshape(-1, 2, 3)
+            rewards = np.arange(count) / 3
+            buffer = EpisodeBuffer(
+                id=number,
+                seed=7 + number,
+                observations={
+                    "x": x,
+                    "both": (np.arange(count + 1), [f"s{i}" for i in range(count + 1)]),
+                    "picture": np.full((count + 1, 32, 32, 3), number, np.uint8),
+                },
+                actions=np.arange(count, dtype=np.float32).reshape(-1, 1),
+                rewards=list(rewards),
+                terminations=[i == count - 1 and number != 1 for i in range(count)],
+                truncations=[i == count - 1 and number == 1 for i in range(count)],
+                infos={"k": np.arange(count + 1) * 2, "m": np.ones((count + 1, 2, 2))},
+            )
+            storage.update_episodes([buffer])
+            for i in range(count + 1):
+                put(given, f"{form}/{number}/{i}", {"x": x[i], "0": np.int64(i), "1": f"s{i}".encode()})
+                if i < count:
+                    put(given, f"{form}/{number}/{i}", {"action": np.array([i], np.float32), "reward": rewards[i]})
+        storage.update_metadata({"dataset_id": f"made/{form}-v0", "algorithm_name": "counting", "env_spec": "{}"})
+    return given
+
+
 if __name__ == "__main__":
     what, where, out = sys.argv[1], Path(sys.argv[2]), sys.argv[3]
     np.savez(out, **globals()[what](where))

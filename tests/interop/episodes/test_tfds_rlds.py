@@ -121,6 +121,30 @@ def test_we_read_what_they_write(tmp_path: Path) -> None:
             assert got[name] == value, name
 
 
+@pytest.mark.parametrize("form", ["hdf5", "arrow"])
+def test_we_read_what_minari_writes(tmp_path: Path, form: str) -> None:
+    given = theirs("EPISODES_MINARI_PYTHON", "write_with_minari", tmp_path / "minari", tmp_path / "given.npz")
+    source = read_source(tmp_path / "minari" / form)
+    episodes = list(source.episodes)
+    found: dict[str, Any] = {}
+    for number, episode in enumerate(episodes):
+        for i, step in enumerate(episode.steps):
+            place, text = step.observation["both"]
+            put(found, f"{form}/{number}/{i}", {"x": step.observation["x"], "0": place, "1": text.encode()})
+            if step.action is not None:
+                put(found, f"{form}/{number}/{i}", {"action": step.action, "reward": step.reward})
+            assert step.observation["picture"][:3] == b"\xff\xd8\xff"
+            assert int(step.metadata["infos"]["k"]) == 2 * i and step.metadata["infos"]["m"].shape == (2, 2)
+    assert normal(found) == {name: value for name, value in given.items() if name.startswith(form)}
+    assert [len(episode.steps) for episode in episodes] == [3, 4, 5] and source.notes == []
+    assert [episode.is_truncated for episode in episodes] == [False, True, False]
+    assert [episode.steps[-2].discount for episode in episodes] == [0.0, 1.0, 0.0]
+    assert (episodes[1].episode_id, episodes[1].metadata["seed"]) == (f"made/{form}-v0/1", 8)
+    assert episodes[0].metadata["agent_id"] == "counting"
+    write_episodes(tmp_path / "ours", episodes)
+    assert list(EpisodeDataset(tmp_path / "ours").check()) == []
+
+
 def random_episodes(seed: int) -> list[Episode]:
     random = np.random.default_rng(seed)
     made = []
