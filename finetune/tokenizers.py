@@ -23,10 +23,8 @@ GEMMA_NAMED_TOKENS = {
     "boi_token": "<start_of_image>",
     "eoi_token": "<end_of_image>",
     "image_token": "<image_soft_token>",
-    "sot_token": "<start_of_turn>",
-    "eot_token": "<end_of_turn>",
 }
-"""The tokens that Gemma's tokenizer has as attributes."""
+"""The tokens that Gemma's tokenizer has as attributes; those around a turn are special and have no name."""
 
 CHAT_TEMPLATE = """\
 {{ bos_token }}
@@ -94,7 +92,7 @@ def train_siglip_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) 
 
 def train_gemma_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -> Any:
     """Train a BPE model with byte fallback and save it as a GemmaTokenizer with Gemma's control tokens and template."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
     from transformers import GemmaTokenizer
 
     fixed = [*GEMMA_CONTROL_TOKENS, *(f"<0x{byte:02X}>" for byte in range(256)), "\n"]
@@ -115,7 +113,10 @@ def train_gemma_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -
         merges=merges,
         extra_special_tokens=GEMMA_NAMED_TOKENS,
         model_max_length=2048,
+        add_bos_token=True,
     )
+    turns = (AddedToken(token, normalized=False, special=True) for token in ("<start_of_turn>", "<end_of_turn>"))
+    tokenizer.add_tokens(list(turns), special_tokens=True)
     tokenizer.chat_template = CHAT_TEMPLATE
     tokenizer.save_pretrained(folder)
     name_special_tokens(folder)
@@ -123,13 +124,19 @@ def train_gemma_tokenizer(texts: Iterable[str], vocab_size: int, folder: Path) -
 
 
 def name_special_tokens(folder: Path) -> None:
-    """Make a saved tokenizer_config.json readable by every transformers version.
+    """Write a saved tokenizer_config.json as the Hub's are, which every transformers version reads.
 
-    transformers 5 writes `extra_special_tokens` as a list, over which 4.57 fails; both read the Hub's mapping.
+    transformers 5 writes `extra_special_tokens` as a list, over which 4.57 fails, and leaves the flags of added tokens
+    to tokenizer.json.
     """
     path = folder / "tokenizer_config.json"
     config = json.loads(path.read_text(encoding="utf-8"))
     config["extra_special_tokens"] = {k: v for k, v in GEMMA_NAMED_TOKENS.items() if config.get(k) == v}
+    if (folder / "tokenizer.json").is_file():
+        added = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+        config["added_tokens_decoder"] = {
+            str(token["id"]): {flag: token[flag] for flag in sorted(token) if flag != "id"} for token in added
+        }
     path.write_text(json.dumps(config, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

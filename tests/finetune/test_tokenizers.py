@@ -38,8 +38,10 @@ def test_control_tokens(gemma: Any) -> None:
     assert (gemma.pad_token_id, gemma.eos_token_id, gemma.bos_token_id, gemma.unk_token_id) == (0, 1, 2, 3)
     for token in GEMMA_CONTROL_TOKENS:
         assert gemma(f"a{token}b", add_special_tokens=False).input_ids.count(gemma.convert_tokens_to_ids(token)) == 1
-        assert token in gemma.all_special_tokens
+        assert gemma.added_tokens_decoder[gemma.convert_tokens_to_ids(token)].special
     assert {name: getattr(gemma, name) for name in GEMMA_NAMED_TOKENS} == GEMMA_NAMED_TOKENS
+    assert not {"<start_of_turn>", "<end_of_turn>"} & set(gemma.all_special_tokens)  # special, and named nowhere
+    assert gemma("a").input_ids[0] == gemma.bos_token_id and len(gemma("").input_ids) == 1  # it writes its own bos
 
 
 @pytest.mark.parametrize(
@@ -144,3 +146,5 @@ def test_extra_tokens_are_named_as_older_transformers_want(tmp_path: Path, folde
     for place in (folder / "gemma", decoder):
         config = json.loads((place / "tokenizer_config.json").read_text())
         assert config["extra_special_tokens"] == GEMMA_NAMED_TOKENS
+        assert config["added_tokens_decoder"]["6"]["content"] == "<end_of_turn>"
+        assert config["added_tokens_decoder"]["6"]["special"] and "eot_token" not in config

@@ -15,6 +15,7 @@ from finetune.contrastive import ContrastiveData, PictureSource
 from finetune.recipes.nano.config import ContrastiveSection, InstructSection, PretrainSection
 from finetune.recipes.nano.data import Corpus
 from medgemma.prompts.chat import ImageTokens, render, tokenize, user_message
+from medgemma.prompts.special_tokens import turn_tokens
 
 OTHER_INSTRUCTIONS = (
     "Answer briefly.",
@@ -67,7 +68,7 @@ def pretraining_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
 def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section: InstructSection) -> Draw:
     """VQA-RAD, template questions over the labelled sets, questions without an answer, and a little text."""
     texts = [tuple(ids) for ids in tokenizer(list(corpus.texts), add_special_tokens=False).input_ids]
-    end = tuple(tokenizer(f"{tokenizer.eot_token}\n", add_special_tokens=False).input_ids)
+    end = (turn_tokens(tokenizer).end, *tokenizer("\n", add_special_tokens=False).input_ids)
 
     def said_to(asked: str, answer: str, number: int) -> Example:
         prompt = render(tokenizer, shape, [user_message(asked, 1)])

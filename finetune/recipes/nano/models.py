@@ -1,5 +1,6 @@
 """The two models of the recipe nano: made new or gone on with, and written for plain transformers."""
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,6 +10,7 @@ import torch
 from finetune.recipes.nano.config import DecoderSection, EncoderSection
 from finetune.tokenizers import name_special_tokens
 from medgemma.checkpoints.layouts import save_in_hub_layout
+from medgemma.prompts.special_tokens import turn_tokens
 
 SIGLIP_TOKENIZER_FILES = ("spiece.model", "tokenizer_config.json")
 GEMMA_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
@@ -177,7 +179,7 @@ def save_decoder(model: Any, tokenizer: Any, section: EncoderSection, folder: Pa
     side_px = {"height": section.image_size_px, "width": section.image_size_px}
     model.generation_config.eos_token_id = [
         tokenizer.eos_token_id,
-        tokenizer.convert_tokens_to_ids(tokenizer.eot_token),
+        turn_tokens(tokenizer).end,
     ]
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
@@ -186,6 +188,8 @@ def save_decoder(model: Any, tokenizer: Any, section: EncoderSection, folder: Pa
     images.save_pretrained(folder)
     Gemma3Processor(images, tokenizer, image_seq_length=model.config.mm_tokens_per_image).save_pretrained(folder)
     name_special_tokens(folder)  # the processor has written the tokenizer again
+    facts = {"image_seq_length": model.config.mm_tokens_per_image, "processor_class": "Gemma3Processor"}
+    (folder / "processor_config.json").write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def _demand_same_shapes(former: Any, fresh: Any, folder: Path) -> None:

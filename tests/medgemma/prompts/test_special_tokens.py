@@ -156,7 +156,8 @@ def test_a_damaged_tokenizer_is_named(edited: Edit) -> None:
 @pytest.mark.parametrize("template", ["", "{{ bos_token }}", "{{ bos_token }}{{ bos_token }}"])
 @pytest.mark.parametrize("adds", [False, True], ids=["adds none", "adds its own"])
 def test_one_bos_whoever_writes_it(edited: Edit, template: str, adds: bool) -> None:
-    folder = edited(tokenizer=lambda raw: raw | ({"post_processor": hub_shapes.bos_first(2)} if adds else {}))
+    writes = hub_shapes.bos_first(2) if adds else None
+    folder = edited(tokenizer={"post_processor": writes}, tokenizer_config={"add_bos_token": adds})
     path = folder / "chat_template.jinja"
     path.write_text(template + path.read_text().removeprefix("{{ bos_token }}"))
     prompts = Prompts.from_folder(folder, "tiny")
