@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from finetune.collate import Batch, Example, collate
-from finetune.losses.completion import completion_loss
+from finetune.losses.completion import completion_loss, next_tokens
 from finetune.training import Precision, Schedule, autocast, step_generator, train
 from medgemma.engine.vision import merge, project_patches
 
@@ -73,4 +73,5 @@ def batch_loss(model: Any, batch: Batch, patches: torch.Tensor, precision: Preci
             token_type_ids=batch.token_type_ids,
             use_cache=False,
         ).last_hidden_state
-    return completion_loss(hidden, batch.labels, model.lm_head.weight)
+    states, targets = next_tokens(hidden, batch.labels)
+    return completion_loss(states, model.lm_head.weight, targets, denominator=len(targets))

@@ -8,7 +8,7 @@ import torch
 
 from finetune.augment import Augmentation, plain
 from finetune.collate import Batch, Example, collate
-from finetune.losses.completion import IGNORED, completion_loss
+from finetune.losses.completion import IGNORED, completion_loss, next_tokens
 from finetune.supervised import batch_loss
 from finetune.views import tower_views
 from tests import tiny
@@ -73,9 +73,12 @@ def test_prompt_tokens_do_not_count() -> None:
     hidden, weight = torch.randn(1, 10, 8), torch.randn(64, 8)
     other_prompt = Example((2, 33, 34, 35, 36, 37, 38), WITH_PICTURE.completion_ids)
     other_answer = Example(WITH_PICTURE.prompt_ids, (41, 43, 6))
-    first, same, other = (
-        completion_loss(hidden, collated(e).labels, weight) for e in (WITH_PICTURE, other_prompt, other_answer)
-    )
+
+    def loss(example: Example) -> torch.Tensor:
+        states, targets = next_tokens(hidden, collated(example).labels)
+        return completion_loss(states, weight, targets, denominator=3)
+
+    first, same, other = map(loss, (WITH_PICTURE, other_prompt, other_answer))
     assert torch.equal(first, same)
     assert (first - other).abs() > 1e-3
 
