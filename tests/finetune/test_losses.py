@@ -81,10 +81,19 @@ def completion_case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Te
     return hidden, labels, weight
 
 
+def learned_loss(
+    hidden: torch.Tensor, labels: torch.Tensor, weight: torch.Tensor, chunk_tokens: int = 2048
+) -> torch.Tensor:
+    """The mean over the labelled tokens of a batch."""
+    learned = labels[:, 1:] != IGNORED
+    states, targets = hidden[:, :-1][learned], labels[:, 1:][learned]
+    return completion_loss(states, weight, targets, denominator=len(targets), chunk_tokens=chunk_tokens)
+
+
 @pytest.mark.parametrize("chunk_tokens", [1, 4, 13, 2048])
 def test_completion_loss_is_full_cross_entropy(chunk_tokens: int) -> None:
     hidden, labels, weight = completion_case()
-    ours = completion_loss(hidden, labels, weight, chunk_tokens)
+    ours = learned_loss(hidden, labels, weight, chunk_tokens)
     logits = hidden @ weight.T
     full = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
     torch.testing.assert_close(ours, full)
@@ -98,7 +107,7 @@ def test_completion_loss_is_full_cross_entropy(chunk_tokens: int) -> None:
 
 def test_what_is_not_labelled_gets_no_gradient() -> None:
     hidden, labels, weight = completion_case()
-    [gradient] = torch.autograd.grad(completion_loss(hidden, labels, weight), hidden)
+    [gradient] = torch.autograd.grad(learned_loss(hidden, labels, weight), hidden)
     predicts = torch.zeros_like(labels, dtype=torch.bool)
     predicts[:, :-1] = labels[:, 1:] != IGNORED
     assert torch.equal(gradient.abs().amax(-1) > 0, predicts)
@@ -115,11 +124,12 @@ def test_logits_exist_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(F, "cross_entropy", watched)
     hidden, labels, weight = completion_case()
     labelled = int((labels[:, 1:] != IGNORED).sum())
-    completion_loss(hidden, labels, weight, 4)
+    learned_loss(hidden, labels, weight, 4)
     assert max(widths) == 4 and sum(widths) == labelled
 
 
-def test_nothing_to_learn_is_refused() -> None:
+def test_a_loss_in_two_parts_over_one_denominator_is_the_loss_of_all() -> None:
     hidden, labels, weight = completion_case()
-    with pytest.raises(ValueError, match="no token carries a label"):
-        completion_loss(hidden, labels.fill_(IGNORED), weight)
+    states, targets = hidden[:, :-1].flatten(0, 1), labels[:, 1:].flatten().clamp(min=0)
+    parts = [completion_loss(states[rows], weight, targets[rows], denominator=30) for rows in (slice(7), slice(7, 30))]
+    torch.testing.assert_close(sum(parts), F.cross_entropy(states @ weight.T, targets))
