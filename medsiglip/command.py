@@ -155,6 +155,10 @@ class Advance:
         """So many more are done."""
         self._bar.update(count)
 
+    def show(self, text: str) -> None:
+        """Beside the bar, such as the loss."""
+        self._bar.set_postfix_str(text, refresh=False)
+
     def expect(self, total: int) -> None:
         """So many there will be in all."""
         self._bar.reset(total)
