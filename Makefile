@@ -9,11 +9,12 @@ RLDS := .venv-rlds
 MINARI := .venv-minari
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
+TRL := .venv-trl
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval test-trl clean
 
 install: $(STAMP)
 
@@ -102,10 +103,21 @@ test-lm-eval: $(STAMP)
 	  touch $(LM_EVAL)/.installed; }
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
 
+# TRL's trainer, whose pins are its own, as the peer of the loss (benchmarks/losses.py) and as the host of our collator.
+$(TRL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[train]" \
+	  trl==1.16.0 pytest
+	touch $@
+
+test-trl: $(TRL)/.installed
+	$(TRL)/bin/pytest tests/trl
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info

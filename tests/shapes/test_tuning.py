@@ -37,7 +37,7 @@ def test_a_step_of_supervised_tuning(gemma: MedGemma, plain: Plain, films: list[
             labels=batch.labels,
         ).loss
         patches = patch_features(plain.model, inputs["pixel_values"])
-        ours = batch_loss(plain.model, batch, patches)
+        ours = batch_loss(plain.model, batch, len(ids), patches=patches)
     assert batch.input_ids[0, : len(prompt.input_ids)].tolist() == inputs["input_ids"][0].tolist()
     assert ours.item() == pytest.approx(stock.item(), rel=1e-4)
 
