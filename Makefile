@@ -7,6 +7,7 @@ INTEROP := .venv-transformers-4.57
 TFDS := .venv-tfds
 RLDS := .venv-rlds
 MINARI := .venv-minari
+LEROBOT := .venv-lerobot
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
@@ -66,7 +67,8 @@ test-faults: $(STAMP)
 	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
-# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; Minari's own files.
+# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
+# (LeRobot without the torchvision that it asks for).
 test-interop: $(STAMP)
 	test -e $(INTEROP)/.installed || { $(PYTHON) -m venv $(INTEROP) && \
 	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
@@ -82,8 +84,14 @@ test-interop: $(STAMP)
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
 	  touch $(MINARI)/.installed; }
+	test -e $(LEROBOT)/.installed || { $(PYTHON) -m venv $(LEROBOT) && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 "numpy<2.3" "datasets<5" \
+	    "huggingface-hub<0.36" "av<16" jsonlines "packaging<26" pillow draccus==0.10.0 einops deepdiff termcolor accelerate && \
+	  touch $(LEROBOT)/.installed; }
 	INTEROP_PYTHON=$(INTEROP)/bin/python EPISODES_TFDS_PYTHON=$(TFDS)/bin/python EPISODES_RLDS_PYTHON=$(RLDS)/bin/python \
-	  EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
+	  EPISODES_MINARI_PYTHON=$(MINARI)/bin/python EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
@@ -108,4 +116,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) build dist *.egg-info

@@ -9,6 +9,7 @@ random episode, and the memory of a stream.
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -179,6 +180,9 @@ def minari(folder: Path, count: int) -> dict[str, float]:
 
 def lerobot(folder: Path, count: int) -> dict[str, float]:
     """LeRobotDataset v3: add_frame and save_episode; its own items, frame by frame."""
+    from tests.interop.episodes.dump import without_torchvision
+
+    without_torchvision()
     import numpy as np
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -245,7 +249,8 @@ def main() -> None:
 def run(python: str, name: str, count: int) -> dict[str, float]:
     """Measure one library in its environment."""
     command = [python, str(Path(__file__)), "--run", name, "--episodes", str(count)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    root = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | root)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
