@@ -1,15 +1,18 @@
 """What a recorder that died leaves behind: every step it was told is written, the episode it was at is marked."""
 
 import os
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
 from experience import EpisodeDataset, EpisodeWriter, Step
 from experience.alignment import First, Transition
 from experience.storage.commit import commit, recover
 from experience.storage.journal import HEAD, Journal, cut_bytes, episodes_of, events_of, read_events
+from experience.storage.shards import write_shard
 from experience.storage.values import sha256_of
 from tests.experience.storage.test_dataset import content, control
 from tests.experience.values import HARD, episode_of
@@ -74,13 +77,17 @@ def test_a_journal_cut_anywhere_gives_its_whole_frames(tmp_path: Path) -> None:
     assert [event.name for event in read_events(path)] == [event.name for event in events][:-1]
 
 
+def no_index(path: Path, tables: Iterable[pa.Table]) -> None:
+    if path.name.startswith("episodes"):
+        raise KeyboardInterrupt
+    write_shard(path, tables)
+
+
 def test_a_crash_before_the_index_is_replaced_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(tmp_path, [control(1)])
     path = left_behind(tmp_path)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(
-            "experience.storage.commit.index_table", lambda entries, specs: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patched.setattr("experience.storage.commit.write_shard", no_index)
         recover(tmp_path)
     assert len(list((tmp_path / "steps").iterdir())) == 3  # new shards are there, and nobody names them
     assert content(list(EpisodeDataset(tmp_path))) == content([control(1)])
