@@ -6,6 +6,7 @@ STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
 TFDS := .venv-tfds
 RLDS := .venv-rlds
+TENSORFLOW := .venv-tensorflow
 MINARI := .venv-minari
 LEROBOT := .venv-lerobot
 TIMM := .venv-timm
@@ -81,6 +82,9 @@ test-interop: $(STAMP)
 	  $(RLDS)/bin/pip install --quiet --disable-pip-version-check "dm-reverb[tensorflow]==0.14.0" rlds==0.1.8 \
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
+	test -e $(TENSORFLOW)/.installed || { $(PYTHON) -m venv $(TENSORFLOW) && \
+	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 && \
+	  touch $(TENSORFLOW)/.installed; }
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
 	  touch $(MINARI)/.installed; }
@@ -91,7 +95,8 @@ test-interop: $(STAMP)
 	    "huggingface-hub<0.36" "av<16" jsonlines "packaging<26" pillow draccus==0.10.0 einops deepdiff termcolor accelerate && \
 	  touch $(LEROBOT)/.installed; }
 	INTEROP_PYTHON=$(INTEROP)/bin/python EPISODES_TFDS_PYTHON=$(TFDS)/bin/python EPISODES_RLDS_PYTHON=$(RLDS)/bin/python \
-	  EPISODES_MINARI_PYTHON=$(MINARI)/bin/python EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
+	  EPISODES_TENSORFLOW_PYTHON=$(TENSORFLOW)/bin/python EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
+	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
@@ -116,4 +121,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) build dist *.egg-info

@@ -93,6 +93,7 @@ def flat(episodes: list[Episode]) -> dict[str, Any]:
     ("variable", "what", "form"),
     [
         ("EPISODES_RLDS_PYTHON", "read_with_tensorflow", "tfds"),
+        ("EPISODES_TENSORFLOW_PYTHON", "read_with_tensorflow", "tfds"),
         ("EPISODES_TFDS_PYTHON", "read_without_tensorflow", "tfds-array-record"),
     ],
 )
