@@ -10,7 +10,7 @@ import pytest
 from medgemma.commands.demo import NOTICE, PICTURES, QUESTIONS, TELLING, figures_of, run_demo, telling
 from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
 from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
-from medsiglip.prompts import TASKS
+from medsiglip.prompts import label_set
 from tests.nano import needs_nano
 
 
@@ -41,7 +41,7 @@ def test_results_hold_answers_probabilities_and_the_cards_figures(out: Path) -> 
     for demo, picture in zip(PICTURES, results["pictures"], strict=True):
         assert len(picture["answers"]) == sum(len(QUESTIONS[task]) for task in demo.asked)
         for labelled in picture["zero_shot"]:
-            assert labelled["labels"] == list(TASKS[labelled["task"]])
+            assert labelled["labels"] == list(label_set(labelled["task"]).labels)
             assert sum(labelled["probabilities"]) == pytest.approx(1, abs=1e-4)
 
 

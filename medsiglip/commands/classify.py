@@ -1,0 +1,114 @@
+"""`medsiglip classify`: zero-shot labels for every frame, as CSV or JSON lines."""
+
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from medsiglip.command import Files, Problems, Quiet, files_of, progress, say_notes, whole_file
+from medsiglip.commands.encoding import EncodeOptions
+from medsiglip.imaging import Notes
+
+if TYPE_CHECKING:
+    from medsiglip.prompts import LabelSet
+
+COLUMNS = ("file", "frame", "label", "probability", "score", "policy", "convention")
+Labels = Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")]
+Task = Annotated[str, typer.Option(help="A named label set instead of --labels.")]
+PromptFile = Annotated[
+    Path | None, typer.Option("--prompts", help="A YAML file of labels and prompts; with --task, prompts of its own.")
+]
+
+
+def classify(
+    files: Files,
+    labels: Labels = None,
+    task: Task = "",
+    prompts: PromptFile = None,
+    independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a frame instead of CSV.")] = False,
+    out: Annotated[Path | None, typer.Option(help="File; stdout without it.")] = None,
+    *,
+    encoding: EncodeOptions,
+    quiet: Quiet = False,
+) -> None:
+    """Zero-shot labels for every frame: file,frame,label,probability,score,policy,convention (score is the cosine)."""
+    from medsiglip.class_vectors import default_folder
+    from medsiglip.embed import readable_pictures
+    from medsiglip.zero_shot import ZeroShotClassifier
+
+    asked = asked_labels(labels, task, prompts, independent)
+    problems, notes, select = Problems(), Notes(), encoding.selection
+    paths = files_of(files, problems)
+    encoder = encoding.load()
+    classifier = ZeroShotClassifier(encoder, asked, cache=default_folder())
+    with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
+        write = _json_writer(file) if as_json else _csv_writer(file)
+        square, policy = encoder.preprocessing.square, encoding.policy
+        readable = readable_pictures(paths, problems.add, square=square, policy=policy, select=select)
+        for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
+            result = classifier.classify_vectors(vectors)
+            for i, picture in enumerate(pictures):
+                notes.add(picture.file, picture.findings)
+                said = {
+                    "file": picture.file,
+                    "frame": picture.frame,
+                    "policy": f"{picture.policy}+{encoder.preprocessing.policy}",
+                    "convention": result.convention,
+                }
+                write(said, _rows(result, i))
+            advance(len(pictures))
+    say_notes(notes)
+    problems.exit()
+
+
+def asked_labels(labels: list[str] | None, task: str, prompts: Path | None, independent: bool) -> "LabelSet":
+    """The label set that --labels, --task and --prompts ask for.
+
+    Raises:
+        ValueError: none or two of them are given, or they do not go together.
+    """
+    from medsiglip.prompts import LabelSet, label_set, read_label_set
+
+    named = ";".join(labels or [])
+    if bool(named) == bool(task or prompts):
+        raise ValueError('give either --labels "a;b", or --task NAME, or --prompts FILE')
+    if independent and not named:
+        raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
+    if not named:
+        own = read_label_set(prompts) if prompts else None
+        return label_set(task).with_prompts_of(own) if task and own else own or label_set(task)
+    if not independent and named.strip(" ;") and ";" not in named.strip(" ;"):
+        raise ValueError(
+            f"--labels {named!r}: one label, so its probability is 1 whatever the picture shows; "
+            "separate labels by semicolons, or add --independent"
+        )
+    return LabelSet.of_labels(named.split(";"), independent=independent)
+
+
+def _rows(result: Any, picture: int) -> Iterator[dict[str, Any]]:
+    for j, label in enumerate(result.labels):
+        probability, score = (round(float(table[picture, j]), 6) for table in (result.probabilities, result.scores))
+        yield {"label": label, "probability": probability, "score": score}
+
+
+def _csv_writer(file: IO[str]) -> Any:
+    writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+
+    def write(said: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:
+        for row in rows:
+            numbers = {name: f"{value:.6f}" if isinstance(value, float) else value for name, value in row.items()}
+            writer.writerow({**said, **numbers})
+
+    return write
+
+
+def _json_writer(file: IO[str]) -> Any:
+    def write(said: dict[str, Any], rows: Iterator[dict[str, Any]]) -> None:
+        file.write(json.dumps({**said, "labels": list(rows)}, ensure_ascii=False) + "\n")
+
+    return write
