@@ -16,7 +16,7 @@ MOST_VALUES = 2000
 MOST_SAMPLES = 30
 FEWEST_FINDINGS = 3
 """So many columns of present or absent are taken for labels; fewer may say anything (smoker, treated)."""
-MOST_GRADES = 20
+MOST_GRADES = 10
 """A column of more distinct whole numbers is a number, of fewer a class."""
 
 _FILES = (
