@@ -12,6 +12,8 @@ import torch
 from finetune.losses.completion import IGNORED
 from finetune.training import named_places
 from medgemma.engine.masks import Chunk
+from medgemma.prompts.chat import ImageTokens, Message, plain, refuse_control_tokens, render
+from medgemma.prompts.special_tokens import turn_tokens
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,50 @@ class Example:
     def num_tokens(self) -> int:
         """Of prompt and completion."""
         return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Messages and a reply to examples, in a checkpoint's own form."""
+
+    tokenizer: Any
+    image_tokens: ImageTokens
+    end_ids: tuple[int, ...]
+    """What a reply ends with: the end of a turn and what the chat template writes behind it, or the eos token."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, image_tokens: ImageTokens) -> "Conversations":
+        """Those of a checkpoint; without a chat template, in the plain form of pre-trained ones."""
+        end = turn_tokens(tokenizer).end
+        if end is None:
+            return cls(tokenizer, image_tokens, (tokenizer.eos_token_id,))
+        return cls(tokenizer, image_tokens, (end, *tokenizer("\n", add_special_tokens=False).input_ids))
+
+    def example(
+        self, messages: Sequence[Message], reply: str, pictures: Sequence[int] = (), place: str = ""
+    ) -> Example:
+        """The reply is learned with its end; all before it is given: system and user turns, pictures, earlier replies.
+
+        Prompt and reply are tokenised apart, as they are when the model answers.
+
+        Args:
+            messages: see `medgemma.prompts.chat.render`.
+            reply: what is to be said next.
+            pictures: their numbers, one an image slot.
+            place: where the row stands.
+
+        Raises:
+            ValueError: as `render`, the reply is empty or holds a control token, or the slots are more or fewer.
+        """
+        form = render if self.tokenizer.chat_template else plain
+        prompt = form(self.tokenizer, self.image_tokens, messages)
+        refuse_control_tokens(self.image_tokens, reply)
+        if not reply.strip():
+            raise ValueError("an empty reply teaches nothing; leave the row out")
+        if prompt.num_images != len(pictures):
+            raise ValueError(f"{len(pictures)} pictures for {prompt.num_images} image parts; give one a part")
+        ids = self.tokenizer(reply, add_special_tokens=False).input_ids
+        return Example(prompt.input_ids, (*ids, *self.end_ids), tuple(pictures), place)
 
 
 @dataclass(frozen=True)
