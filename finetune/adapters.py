@@ -5,6 +5,7 @@ The layers stand inside the model, which is used as before. A folder that `save_
 Source: LoRA (arXiv:2106.09685), DoRA (arXiv:2402.09353), QLoRA (arXiv:2305.14314), all by PEFT.
 """
 
+import logging
 import re
 import warnings
 from collections.abc import Mapping
@@ -104,6 +105,7 @@ def adapt(model: Any, section: AdapterSection, *, seed: int) -> Adapted:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(part_of(name) in section.parts)
         return Adapted(model, section)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it advises packages that are not needed
     from peft import get_peft_model
 
     with torch.random.fork_rng(), warnings.catch_warnings():
