@@ -65,6 +65,20 @@ def measure_pair(
         raise typer.Exit(1)
 
 
+@app.command("calibrate")
+def calibrate_nano(
+    data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets calibration.NAME.yaml, a file a label set.")],
+    model: Annotated[str, typer.Option(help="nano, or an encoder that its recipe made.")] = "nano",
+) -> None:
+    """A temperature for nano's label sets, fitted on the held-out side and scored on the final one."""
+    from finetune.recipes.nano.calibrate import write_calibrations
+    from medsiglip.encoder import MedSigLIP
+
+    for path in write_calibrations(MedSigLIP.from_pretrained(model, device="cpu", dtype="float32"), data, out):
+        typer.echo(str(path))
+
+
 def recipes() -> dict[str, Path]:
     """Every recipe's name and file: a NAME.py that has a NAME.yaml beside it, in `recipes/` or a folder of it."""
     found = sorted(path.with_suffix(".py") for path in FOLDER.rglob("*.yaml"))

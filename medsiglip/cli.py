@@ -20,12 +20,14 @@ from medsiglip.command import (
     say_notes,
     spread_options,
 )
+from medsiglip.commands.calibrate import calibrate
 from medsiglip.commands.classify import classify
 from medsiglip.commands.encoding import EncodeOptions, Policy, Resize
 from medsiglip.imaging import Notes, Volume
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
 app.command()(spread_options(classify))
+app.command()(spread_options(calibrate))
 Item = TypeVar("Item")
 
 

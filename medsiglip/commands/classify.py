@@ -8,14 +8,18 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medsiglip.command import Files, Problems, Quiet, files_of, progress, say_notes, whole_file
+from medsiglip.command import Files, Problems, Quiet, files_of, progress, say, say_notes, whole_file
 from medsiglip.commands.encoding import EncodeOptions
 from medsiglip.imaging import Notes
 
 if TYPE_CHECKING:
-    from medsiglip.prompts import LabelSet
+    import numpy as np
 
-COLUMNS = ("file", "frame", "label", "probability", "score", "policy", "convention")
+    from medsiglip.calibration.calibration import Calibration
+    from medsiglip.prompts import LabelSet
+    from medsiglip.zero_shot import ZeroShotClassifier, ZeroShotResult
+
+COLUMNS = ("file", "frame", "label", "probability", "score", "policy", "convention", "calibration", "decision")
 Labels = Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")]
 Task = Annotated[str, typer.Option(help="A named label set instead of --labels.")]
 PromptFile = Annotated[
@@ -29,13 +33,17 @@ def classify(
     task: Task = "",
     prompts: PromptFile = None,
     independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
+    calibration: Annotated[
+        str, typer.Option(help="What medsiglip calibrate wrote; auto: what ships with the model; none: nothing.")
+    ] = "auto",
+    site: Annotated[str, typer.Option(help="Whose pictures these are; a calibration of another site is said.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a frame instead of CSV.")] = False,
     out: Annotated[Path | None, typer.Option(help="File; stdout without it.")] = None,
     *,
     encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
-    """Zero-shot labels for every frame: file,frame,label,probability,score,policy,convention (score is the cosine)."""
+    """Zero-shot labels for every frame: file,frame,label,probability,score,... (score is the cosine)."""
     from medsiglip.class_vectors import default_folder
     from medsiglip.embed import readable_pictures
     from medsiglip.zero_shot import ZeroShotClassifier
@@ -45,12 +53,15 @@ def classify(
     paths = files_of(files, problems)
     encoder = encoding.load()
     classifier = ZeroShotClassifier(encoder, asked, cache=default_folder())
+    calibrated = find_calibration(calibration, encoder.folder, classifier, encoding.pixels(encoder), site)
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = _json_writer(file) if as_json else _csv_writer(file)
-        square, policy = encoder.preprocessing.square, encoding.policy
+        square, policy = encoder.preprocessing.square, encoding.policy_of(encoder)
         readable = readable_pictures(paths, problems.add, square=square, policy=policy, select=select)
         for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
             result = classifier.classify_vectors(vectors)
+            probabilities = calibrated.probabilities(result) if calibrated else result.probabilities
+            decisions = calibrated.decisions(result) if calibrated else None
             for i, picture in enumerate(pictures):
                 notes.add(picture.file, picture.findings)
                 said = {
@@ -58,8 +69,9 @@ def classify(
                     "frame": picture.frame,
                     "policy": f"{picture.policy}+{encoder.preprocessing.policy}",
                     "convention": result.convention,
+                    "calibration": name_of(calibrated),
                 }
-                write(said, _rows(result, i))
+                write(said, _rows(result, probabilities, decisions, i))
             advance(len(pictures))
     say_notes(notes)
     problems.exit()
@@ -89,10 +101,43 @@ def asked_labels(labels: list[str] | None, task: str, prompts: Path | None, inde
     return LabelSet.of_labels(named.split(";"), independent=independent)
 
 
-def _rows(result: Any, picture: int) -> Iterator[dict[str, Any]]:
+def find_calibration(
+    asked: str, folder: Path, classifier: "ZeroShotClassifier", pixels: str, site: str
+) -> "Calibration | None":
+    """The calibration that was asked for, or the one that ships for this encoder and these labels; None without.
+
+    Raises:
+        ValueError: the one that was asked for is of other labels, another encoder or other pixels.
+    """
+    from medsiglip.calibration.calibration import read_calibration
+    from medsiglip.calibration.shipped import shipped_calibration
+
+    if asked in ("auto", "none"):
+        return shipped_calibration(folder, classifier, pixels) if asked == "auto" else None
+    calibration = read_calibration(Path(asked))
+    calibration.check(classifier, pixels)
+    if site and site != calibration.site:
+        say(
+            f"note: {asked} was calibrated at {calibration.site or 'a site that is not named'}, these pictures are of "
+            f"{site}; its probabilities and thresholds may not hold there: calibrate on {site}'s own"
+        )
+    return calibration
+
+
+def name_of(calibration: "Calibration | None") -> str:
+    """Such as "temperature at kit"; empty without."""
+    if calibration is None:
+        return ""
+    return f"{calibration.map.method} at {calibration.site}" if calibration.site else calibration.map.method
+
+
+def _rows(
+    result: "ZeroShotResult", probabilities: "np.ndarray", decisions: list[list[str]] | None, picture: int
+) -> Iterator[dict[str, Any]]:
     for j, label in enumerate(result.labels):
-        probability, score = (round(float(table[picture, j]), 6) for table in (result.probabilities, result.scores))
-        yield {"label": label, "probability": probability, "score": score}
+        probability, score = (round(float(table[picture, j]), 6) for table in (probabilities, result.scores))
+        decision = decisions[picture][j] if decisions else ""
+        yield {"label": label, "probability": probability, "score": score, "decision": decision}
 
 
 def _csv_writer(file: IO[str]) -> Any:

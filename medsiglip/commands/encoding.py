@@ -57,3 +57,11 @@ class EncodeOptions:
 
         check_policy(self.policy)
         return MedSigLIP.from_pretrained(self.model, device=self.device, dtype=self.dtype, policy=self.resize or None)
+
+    def policy_of(self, encoder: "MedSigLIP") -> str:
+        """The pixel policy that is used."""
+        return self.policy
+
+    def pixels(self, encoder: "MedSigLIP") -> str:
+        """Pixel and resize policy: what scores of one encoder depend on beside the picture."""
+        return f"{self.policy_of(encoder)}+{encoder.preprocessing.policy}"

@@ -1,7 +1,6 @@
 import csv
 import io
 import json
-import logging
 import math
 import os
 import re
@@ -17,30 +16,12 @@ import pytest
 from PIL import Image
 
 from medsiglip import MedSigLIP, ZeroShotClassifier
-from medsiglip.cli import app, main
+from medsiglip.cli import app
 from medsiglip.imaging import read_pictures
 from medsiglip.prompts import task_names
 from tests.medsiglip.imaging.made_series import ct_file
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
-
-
-@pytest.fixture
-def medsiglip(monkeypatch, capsys, tiny_folder):
-    """Runs a command in this process: (exit status, stdout, lines of stderr)."""
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-    def run(*words, model=tiny_folder):
-        options = ["--model", str(model), "--device", "cpu", "--quiet"] if model else []
-        monkeypatch.setattr(sys, "argv", ["medsiglip", *map(str, words), *options])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        captured = capsys.readouterr()
-        return exited.value.code or 0, captured.out, captured.err.splitlines()
-
-    yield run
-    logging.captureWarnings(False)
 
 
 def run_in_a_process(repository, *words):
@@ -79,7 +60,7 @@ def rows_of(text):
 def test_classify_writes_its_columns_to_stdout(medsiglip, films, encoder, arrays):
     status, out, err = medsiglip("classify", *films, "--labels", "nodule; mild edema ;fracture")
     assert (status, err) == (0, [])
-    assert out.splitlines()[0] == "file,frame,label,probability,score,policy,convention"
+    assert out.splitlines()[0] == "file,frame,label,probability,score,policy,convention,calibration,decision"
     assert {row["policy"] for row in rows_of(out)} == {"stored+huggingface"}
     rows = rows_of(out)
     assert [row["label"] for row in rows[:3]] == ["nodule", "mild edema", "fracture"]

@@ -46,6 +46,16 @@ def test_results_hold_answers_probabilities_and_the_cards_figures(out: Path) -> 
 
 
 @needs_nano
+def test_nano_is_not_sure_of_a_picture_from_elsewhere(out: Path) -> None:
+    """It takes an MR cut-out for a CT; before calibration with a probability of 1.00."""
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    (cut_out,) = (picture for picture in results["pictures"] if picture["title"] == "MR_small.dcm")
+    (labelled,) = cut_out["zero_shot"]
+    assert labelled["calibration"] == "temperature, the kit's held-out side"
+    assert dict(zip(labelled["labels"], labelled["probabilities"], strict=True))["CT"] < 0.9
+
+
+@needs_nano
 @pytest.mark.parametrize("folder", [ENCODER_FOLDER, DECODER_FOLDER], ids=["encoder", "decoder"])
 def test_the_page_says_what_the_cards_say_side_by_side(out: Path, folder: Path) -> None:
     page = (out / "report.html").read_text(encoding="utf-8").replace("&#39;", "'")
