@@ -4,12 +4,10 @@ import hashlib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, FiniteFloat, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 Answer = Literal["letter", "yes_no", "number", "box", "json"]
 Half = Literal["development", "held-back"]
-Box = tuple[float, float, float, float]
-"""y0, x0, y1, x1 in 0..1000, as MedGemma writes boxes."""
 
 FILE = Path(__file__).parent / "replies.jsonl"
 _PREFIX = "gauntlet-45:"
@@ -42,8 +40,9 @@ class LabelledReply(BaseModel):
     """json: the schema that the object must fit."""
     reply: str
     label: Any
-    """letter: one of `options`; yes_no: "yes" or "no"; number: in `unit`; box: list of `Box`, empty if the reply says
-    that there is none; json: the object. None: no careful person could tell, so a reader must not either."""
+    """letter: one of `options`; yes_no: "yes" or "no"; number: in `unit`; box: list of
+    [y0, x0, y1, x1] in 0..1000, empty if the reply says that there is none; json: the object. None: no careful person
+    could tell, so a reader must not either."""
     reason: str = ""
     """Why this label, where it is not obvious."""
 
@@ -70,7 +69,7 @@ class LabelledReply(BaseModel):
         return isinstance(self.label, dict)
 
 
-def _is_box(numbers: list[FiniteFloat]) -> bool:
+def _is_box(numbers: list[float]) -> bool:
     y0, x0, y1, x1 = numbers
     return 0 <= y0 < y1 <= 1000 and 0 <= x0 < x1 <= 1000
 
