@@ -68,14 +68,16 @@ def measure_pair(
 @app.command("calibrate")
 def calibrate_nano(
     data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
-    out: Annotated[Path, typer.Option(help="Folder that gets calibration.NAME.yaml, a file a label set.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets calibration.NAME.yaml, a file a label set, and gate/.")],
     model: Annotated[str, typer.Option(help="nano, or an encoder that its recipe made.")] = "nano",
 ) -> None:
-    """A temperature for nano's label sets, fitted on the held-out side and scored on the final one."""
+    """A temperature for nano's label sets, and a gate of its kinds: by the held-out side, scored on the final one."""
     from finetune.recipes.nano.calibrate import write_calibrations
+    from finetune.recipes.nano.gate import write_nano_gate
     from medsiglip.encoder import MedSigLIP
 
-    for path in write_calibrations(MedSigLIP.from_pretrained(model, device="cpu", dtype="float32"), data, out):
+    encoder = MedSigLIP.from_pretrained(model, device="cpu", dtype="float32")
+    for path in [*write_calibrations(encoder, data, out), write_nano_gate(encoder, data, out)]:
         typer.echo(str(path))
 
 

@@ -23,11 +23,14 @@ from medsiglip.command import (
 from medsiglip.commands.calibrate import calibrate
 from medsiglip.commands.classify import classify
 from medsiglip.commands.encoding import EncodeOptions, Policy, Resize
+from medsiglip.commands.gate import gate, gate_fit
 from medsiglip.imaging import Notes, Volume
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
 app.command()(spread_options(classify))
 app.command()(spread_options(calibrate))
+app.command()(spread_options(gate))
+app.command("gate-fit")(spread_options(gate_fit))
 Item = TypeVar("Item")
 
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from medsiglip.prompts import LabelSet
     from medsiglip.zero_shot import ZeroShotClassifier, ZeroShotResult
 
-COLUMNS = ("file", "frame", "label", "probability", "score", "policy", "convention", "calibration", "decision")
+COLUMNS = ("file", "frame", "label", "probability", "score", "policy", "convention", "calibration", "decision", "gate")
 Labels = Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")]
 Task = Annotated[str, typer.Option(help="A named label set instead of --labels.")]
 PromptFile = Annotated[
@@ -37,6 +37,10 @@ def classify(
         str, typer.Option(help="What medsiglip calibrate wrote; auto: what ships with the model; none: nothing.")
     ] = "auto",
     site: Annotated[str, typer.Option(help="Whose pictures these are; a calibration of another site is said.")] = "",
+    gate: Annotated[
+        str, typer.Option(help="What gate-fit wrote, or auto: pictures of other kinds get no probability.")
+    ] = "",
+    gate_level: Annotated[float, typer.Option(help="Chance with which the gate keeps a picture's kind.")] = 0.95,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a frame instead of CSV.")] = False,
     out: Annotated[Path | None, typer.Option(help="File; stdout without it.")] = None,
     *,
@@ -46,6 +50,8 @@ def classify(
     """Zero-shot labels for every frame: file,frame,label,probability,score,... (score is the cosine)."""
     from medsiglip.class_vectors import default_folder
     from medsiglip.embed import readable_pictures
+    from medsiglip.gate.files import gate_for
+    from medsiglip.gate.gate import check_level
     from medsiglip.zero_shot import ZeroShotClassifier
 
     asked = asked_labels(labels, task, prompts, independent)
@@ -54,6 +60,10 @@ def classify(
     encoder = encoding.load()
     classifier = ZeroShotClassifier(encoder, asked, cache=default_folder())
     calibrated = find_calibration(calibration, encoder.folder, classifier, encoding.pixels(encoder), site)
+    known = gate_for(gate, encoder.folder, encoder.identity, encoding.pixels(encoder)) if gate else None
+    if known:
+        known.named(asked.made_for)
+        check_level(gate_level)
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = _json_writer(file) if as_json else _csv_writer(file)
         square, policy = encoder.preprocessing.square, encoding.policy_of(encoder)
@@ -62,6 +72,7 @@ def classify(
             result = classifier.classify_vectors(vectors)
             probabilities = calibrated.probabilities(result) if calibrated else result.probabilities
             decisions = calibrated.decisions(result) if calibrated else None
+            verdicts = known.judge(vectors, gate_level, asked.made_for) if known else None
             for i, picture in enumerate(pictures):
                 notes.add(picture.file, picture.findings)
                 said = {
@@ -70,8 +81,9 @@ def classify(
                     "policy": f"{picture.policy}+{encoder.preprocessing.policy}",
                     "convention": result.convention,
                     "calibration": name_of(calibrated),
+                    "gate": verdicts[i].decision if verdicts else "",
                 }
-                write(said, _rows(result, probabilities, decisions, i))
+                write(said, _rows(result, probabilities, decisions, i, not verdicts or verdicts[i].accepted))
             advance(len(pictures))
     say_notes(notes)
     problems.exit()
@@ -132,12 +144,13 @@ def name_of(calibration: "Calibration | None") -> str:
 
 
 def _rows(
-    result: "ZeroShotResult", probabilities: "np.ndarray", decisions: list[list[str]] | None, picture: int
+    result: "ZeroShotResult", probabilities: "np.ndarray", decisions: list[list[str]] | None, picture: int, passed: bool
 ) -> Iterator[dict[str, Any]]:
+    """A row a label; of a picture that the gate holds back with its cosine alone."""
     for j, label in enumerate(result.labels):
         probability, score = (round(float(table[picture, j]), 6) for table in (probabilities, result.scores))
-        decision = decisions[picture][j] if decisions else ""
-        yield {"label": label, "probability": probability, "score": score, "decision": decision}
+        decision = decisions[picture][j] if decisions and passed else ""
+        yield {"label": label, "probability": probability if passed else None, "score": score, "decision": decision}
 
 
 def _csv_writer(file: IO[str]) -> Any:

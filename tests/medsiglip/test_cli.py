@@ -60,7 +60,7 @@ def rows_of(text):
 def test_classify_writes_its_columns_to_stdout(medsiglip, films, encoder, arrays):
     status, out, err = medsiglip("classify", *films, "--labels", "nodule; mild edema ;fracture")
     assert (status, err) == (0, [])
-    assert out.splitlines()[0] == "file,frame,label,probability,score,policy,convention,calibration,decision"
+    assert out.splitlines()[0] == "file,frame,label,probability,score,policy,convention,calibration,decision,gate"
     assert {row["policy"] for row in rows_of(out)} == {"stored+huggingface"}
     rows = rows_of(out)
     assert [row["label"] for row in rows[:3]] == ["nodule", "mild edema", "fracture"]
