@@ -29,6 +29,7 @@ PARTS: Mapping[str, str] = {
     "tower": r"(^|.*\.)(vision_tower|vision_model)\..*",
     "projector": r"(^|.*\.)multi_modal_projector\..*",
     "head": r"(^|.*\.)lm_head\..*",
+    "classifier": r"(^|.*\.)classifier\..*",
     "language": r"(^|.*\.)(language_model|model)\..*",
 }
 """Part to its parameters' names in memory, under any transformers version; the first that fits counts."""
@@ -52,10 +53,10 @@ class AdapterSection(Section):
     parts: tuple[Part, ...] = ("language",)
     """language: attention and MLP of the decoder's layers; tower: those of the picture encoder; projector: whole;
     head: the output head, which leaves the embeddings that it is tied to as they are."""
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)
+    rank: int = Field(default=16, ge=1)
+    alpha: int = Field(default=32, ge=1)
     """The update is multiplied by alpha / rank."""
-    dropout: float = Field(0.0, ge=0, lt=1)
+    dropout: float = Field(default=0.0, ge=0, lt=1)
     """Of what goes into the update."""
 
 

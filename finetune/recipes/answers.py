@@ -23,9 +23,9 @@ from finetune.collate import Example, fitting
 from finetune.configuration import Section, keep_config
 from finetune.forward import checkpoint_activations
 from finetune.packing import Layout
-from finetune.scoring import CommonestAnswer, score_models
 from finetune.supervised import tune_decoder
-from finetune.table_examples import SeenPictures, examples_of, read_study, table_items, usable, with_shuffled_answers
+from finetune.tables.examples import SeenPictures, examples_of, read_study, table_items, usable, with_shuffled_answers
+from finetune.tables.scoring import CommonestAnswer, score_models
 from finetune.training import (
     Evaluation,
     Loop,

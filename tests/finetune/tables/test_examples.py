@@ -11,8 +11,7 @@ from PIL import Image
 from data_cards.table import Columns, Table, read_table
 from evals.outputs import Output
 from evals.tasks.tables import completion, task_of
-from finetune.scoring import CommonestAnswer, scored_side
-from finetune.table_examples import (
+from finetune.tables.examples import (
     SeenPictures,
     completion_ids,
     examples_of,
@@ -21,6 +20,7 @@ from finetune.table_examples import (
     usable,
     with_shuffled_answers,
 )
+from finetune.tables.scoring import CommonestAnswer, scored_side
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
 from medgemma.prompts.content import open_study, study_parts
