@@ -24,6 +24,7 @@ from medsiglip.commands.calibrate import calibrate
 from medsiglip.commands.classify import classify
 from medsiglip.commands.encoding import EncodeOptions, Policy, Resize
 from medsiglip.commands.gate import gate, gate_fit
+from medsiglip.commands.probe import probe
 from medsiglip.imaging import Notes, Volume
 
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
@@ -31,6 +32,7 @@ app.command()(spread_options(classify))
 app.command()(spread_options(calibrate))
 app.command()(spread_options(gate))
 app.command("gate-fit")(spread_options(gate_fit))
+app.command()(probe)
 Item = TypeVar("Item")
 
 
