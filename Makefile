@@ -83,7 +83,7 @@ test-interop: $(STAMP)
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
 	test -e $(TENSORFLOW)/.installed || { $(PYTHON) -m venv $(TENSORFLOW) && \
-	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 && \
+	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 array_record pillow && \
 	  touch $(TENSORFLOW)/.installed; }
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
