@@ -1,11 +1,11 @@
 """Replay: tables that agents insert into and learners sample from, in Reverb's words."""
 
-from experience.replay import rate_limiters, selectors
 from experience.replay.batch import Batch, Sample
-from experience.replay.errors import Broken, Expired, RateLimited, SignatureMismatch
-from experience.replay.live import TableInfo
+from experience.replay.data.errors import Broken, Expired, RateLimited, SignatureMismatch
 from experience.replay.replay import Replay
-from experience.replay.table import Extension, SampleInfo, Table
+from experience.replay.tables import rate_limiters, selectors
+from experience.replay.tables.live import TableInfo
+from experience.replay.tables.table import Extension, SampleInfo, Table
 
 __all__ = [
     "Batch",

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
-from experience.replay.data import Data, leaves_of, stacked, structure_of
-from experience.replay.structure import Flat, unflatten
-from experience.replay.table import SampleInfo
+from experience.replay.data.items import Data, leaves_of, stacked, structure_of
+from experience.replay.data.structure import Flat, unflatten
+from experience.replay.tables.table import SampleInfo
 
 
 class Sample(NamedTuple):

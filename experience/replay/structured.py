@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 
-from experience.replay.structure import flatten, unflatten
+from experience.replay.core import Core
+from experience.replay.data.structure import flatten, unflatten
 from experience.replay.writers import TrajectoryColumn, TrajectoryWriter
 from experience.transformations.patterns import Condition, Moment, Slice, reference_step
-
-if TYPE_CHECKING:
-    from experience.replay.replay import Replay
 
 
 @dataclass(frozen=True)
@@ -48,18 +46,18 @@ def td_error(max_priority_weight: float, column: str = "td_error") -> Callable[[
 class StructuredWriter:
     """Steps of one agent, and the items that patterns make of them; not for use from several threads at once."""
 
-    def __init__(self, replay: Replay, patterns: Sequence[Pattern]) -> None:
+    def __init__(self, core: Core, patterns: Sequence[Pattern]) -> None:
         """Begin an episode.
 
         Args:
-            replay: Where items go.
+            core: Where items go.
             patterns: What is made of the steps.
         """
         if not patterns:
             raise ValueError("got no pattern; expected at least one")
         for pattern in patterns:
-            replay.live(pattern.table)
-        self._replay = replay
+            core.live(pattern.table)
+        self._core = core
         self._patterns = patterns
         self._since = [0] * len(patterns)
         self._slices: list[Any] = []
@@ -75,7 +73,7 @@ class StructuredWriter:
         if self._writer is None:
             self._slices = [pattern.transform(reference_step(data)) for pattern in self._patterns]
             longest = max((-one.start for slices in self._slices for one in flatten_slices(slices)), default=1)
-            self._writer = TrajectoryWriter(self._replay, longest)
+            self._writer = TrajectoryWriter(self._core, longest)
         self._writer.append(data)
         self._latest = data
         for number in range(len(self._patterns)):

@@ -9,17 +9,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
-from experience.replay.arena import Cell
-from experience.replay.data import Column, Part, Trajectory, leaves_of
-from experience.replay.errors import Expired
-from experience.replay.live import Deadline, LiveTable
-from experience.replay.signature import check_signature
-from experience.replay.structure import flatten, paths, unflatten
-
-if TYPE_CHECKING:
-    from experience.replay.replay import Replay
+from experience.replay.core import Core
+from experience.replay.data.arena import Cell
+from experience.replay.data.errors import Expired
+from experience.replay.data.items import Column, Part, Trajectory, leaves_of
+from experience.replay.data.structure import flatten, paths, unflatten
+from experience.replay.tables.live import Deadline, LiveTable
+from experience.replay.tables.signature import check_signature
 
 Path = tuple[Any, ...]
 
@@ -74,16 +72,16 @@ class TrajectoryWriter:
     An item is in its table when `flush` has returned; until its table takes it, the writer keeps it.
     """
 
-    def __init__(self, replay: Replay, num_keep_alive_refs: int) -> None:
+    def __init__(self, core: Core, num_keep_alive_refs: int) -> None:
         """Begin an episode.
 
         Args:
-            replay: Where items go.
+            core: Where items go.
             num_keep_alive_refs: Of how many last steps items can be made.
         """
         if num_keep_alive_refs < 1:
             raise ValueError(f"got num_keep_alive_refs={num_keep_alive_refs}; expected at least 1")
-        self._replay = replay
+        self._core = core
         self._kept = num_keep_alive_refs
         self._steps: deque[_Step] = deque()
         self._partial = False
@@ -120,8 +118,8 @@ class TrajectoryWriter:
         step = self._steps[-1]
         if taken := [name for name in names if name in step.values]:
             raise ValueError(f"got {'.'.join(map(str, taken[0]))} twice for one step; expected it once")
-        with self._replay.lock:
-            cell = self._replay.store.put(data)
+        with self._core.lock:
+            cell = self._core.put(data)
             while len(self._steps) > self._kept:
                 self._drop(self._steps.popleft())
         step.cells.append(cell)
@@ -143,10 +141,10 @@ class TrajectoryWriter:
             ValueError: A column is empty or missing in a step, or the priority is negative or no number.
             SignatureMismatch: The item is not what the table expects.
         """
-        live = self._replay.live(table)
+        live = self._core.live(table)
         if not 0 <= priority < float("inf"):
             raise ValueError(f"table {table!r}: got the priority {priority}; expected a finite number from 0")
-        with self._replay.lock:
+        with self._core.lock:
             item = self._item(trajectory)
             if live.state.table.signature is not None:
                 check_signature(live.state.table, unflatten(item.structure, leaves_of(item)))
@@ -156,7 +154,7 @@ class TrajectoryWriter:
 
     def values(self, trajectory: Any) -> Any:
         """Return the data that an item of these columns would have."""
-        with self._replay.lock:
+        with self._core.lock:
             item = self._item(trajectory)
             return unflatten(item.structure, leaves_of(item))
 
@@ -184,7 +182,7 @@ class TrajectoryWriter:
     def close(self) -> None:
         """Forget the steps, and the items that no table has taken."""
         self._clear()
-        with self._replay.lock:
+        with self._core.lock:
             for _, item, _ in self._pending:
                 item.drop()
         self._pending.clear()
@@ -201,7 +199,7 @@ class TrajectoryWriter:
         self.close()
 
     def _clear(self) -> None:
-        with self._replay.lock:
+        with self._core.lock:
             while self._steps:
                 self._drop(self._steps.popleft())
         self.episode_steps = 0
@@ -212,13 +210,16 @@ class TrajectoryWriter:
             cell.drop()
 
     def _push(self, deadline: Deadline, left: int) -> bool:
-        with self._replay.lock:
+        with self._core.lock:
             while len(self._pending) > left:
                 live, item, priority = self._pending[0]
                 if not live.state.limiter.can_insert() and not live.wait("insert", deadline):
                     return False
                 self._pending.popleft()
-                self._replay.insert_held(live, item, priority)
+                try:
+                    self._core.insert(live, item, priority, deadline)
+                finally:
+                    item.drop()
         return True
 
     def _item(self, trajectory: Any) -> Trajectory:
@@ -234,8 +235,8 @@ class TrajectoryWriter:
         first = self.episode_steps - len(self._steps)
         if column.episode != self.episode or min(column.steps) < first:
             raise Expired(
-                f"{name}: step {min(column.steps)} of episode {column.episode} is kept no more; step {first} of episode "
-                f"{self.episode} and what follows is (num_keep_alive_refs={self._kept})"
+                f"{name}: step {min(column.steps)} of episode {column.episode} is kept no more; step {first} of "
+                f"episode {self.episode} and what follows is (num_keep_alive_refs={self._kept})"
             )
         parts: list[Part] = []
         for number in column.steps:

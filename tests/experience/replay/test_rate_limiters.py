@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from experience.replay import rate_limiters
-from experience.replay.rate_limiters import LimiterState, RateLimiter
+from experience.replay.tables.rate_limiters import LimiterState, RateLimiter
 
 
 def after(limiter: RateLimiter, inserts: int, samples: int, deletes: int = 0) -> LimiterState:

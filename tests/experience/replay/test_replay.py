@@ -32,7 +32,7 @@ def step(number: int) -> dict[str, Any]:
 
 def all_of(replay: Replay, name: str = "t") -> list[Any]:
     """What a table holds, oldest first."""
-    state = replay._tables[name].state
+    state = replay.core.tables[name].state
     found = []
     for row in state.order.oldest(len(state)):
         held = state.data[row]
@@ -144,7 +144,7 @@ def test_tables_share_data_and_memory_returns(monkeypatch: pytest.MonkeyPatch) -
     replay.delete("b", replay.sample("b", 500).info.key)
     replay.reset("b")
     assert replay.num_bytes == 0
-    assert all(column.nbytes == 0 for arena in replay.store.arenas.values() for column in arena.columns)
+    assert all(column.nbytes == 0 for arena in replay.core.store.arenas.values() for column in arena.columns)
 
 
 def test_max_bytes_removes_what_the_remover_selects() -> None:
@@ -310,7 +310,7 @@ def test_a_sample_that_waited_says_so() -> None:
 def test_an_empty_arena_is_not_kept_in_memory() -> None:
     replay = Replay([table(max_size=10)])
     replay.insert_many(np.zeros((10, 100_000)), {"t": np.ones(10)})
-    columns = replay.store.arenas.values()
+    columns = replay.core.store.arenas.values()
     replay.reset("t")
     gc.collect()
     assert sum(column.nbytes for arena in columns for column in arena.columns) == 0

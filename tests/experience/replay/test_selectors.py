@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from experience.replay.selectors import Fifo, Lifo, MaxHeap, MinHeap, Prioritized, Selector, Uniform, made
-from experience.replay.weights import BlockSums
+from experience.replay.tables.selectors import Fifo, Lifo, MaxHeap, MinHeap, Prioritized, Selector, Uniform, made
+from experience.replay.tables.weights import BlockSums
 
 SEEDS = int(os.environ.get("REPLAY_SEEDS", "2"))
 

@@ -106,7 +106,7 @@ def test_what_is_kept_no_more_is_refused() -> None:
         writer.create_item("q", 1, old)
     with pytest.raises(ValueError, match="reward: got no step"):
         writer.create_item("q", 1, writer.history["reward"][5:])
-    with pytest.raises(ValueError, match="got a int in a trajectory; expected parts of `history`"):
+    with pytest.raises(ValueError, match="in a trajectory; expected parts of `history`"):
         writer.create_item("q", 1, {"x": 3})
     with pytest.raises(ValueError, match="priority nan"):
         writer.create_item("q", float("nan"), writer.history["reward"][-1])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experience.replay.structure import Flat, Structure, flatten
+from experience.replay.data.structure import Flat, Structure, flatten
 
 FIRST_ROWS = 64
 

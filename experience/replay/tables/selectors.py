@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from experience.replay.weights import BlockSums
+from experience.replay.tables.weights import BlockSums
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from experience.replay.data import Data, drop_all
-from experience.replay.rate_limiters import LimiterState, Queue, RateLimiter, Stack
-from experience.replay.selectors import Fifo, Lifo, Order, Selector, made
+from experience.replay.data.items import Data, drop_all
+from experience.replay.tables.rate_limiters import LimiterState, Queue, RateLimiter, Stack
+from experience.replay.tables.selectors import Fifo, Lifo, Order, Selector, made
 
 ROW_BITS = 32
 """A key is the row that the item lies in, and above it how many items lay there before."""

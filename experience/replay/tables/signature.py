@@ -4,9 +4,9 @@ from typing import Any
 
 import numpy as np
 
-from experience.replay.errors import SignatureMismatch
-from experience.replay.structure import flatten, paths
-from experience.replay.table import Table
+from experience.replay.data.errors import SignatureMismatch
+from experience.replay.data.structure import flatten, paths
+from experience.replay.tables.table import Table
 from experience.transformations.trees import ArraySpec
 
 

@@ -6,8 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experience.replay.arena import Arena, Cell
-from experience.replay.structure import Flat, Structure
+from experience.replay.data.arena import Arena, Cell
+from experience.replay.data.structure import Flat, Structure
 
 
 class Part(NamedTuple):

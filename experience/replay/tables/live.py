@@ -4,8 +4,8 @@ import threading
 import time
 from typing import Literal, NamedTuple
 
-from experience.replay.errors import RateLimited
-from experience.replay.table import TableState
+from experience.replay.data.errors import RateLimited
+from experience.replay.tables.table import TableState
 
 Call = Literal["insert", "sample"]
 

@@ -1,0 +1,146 @@
+"""What all calls of a replay go through: one lock, the store, the tables, and the log of what was changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from experience.replay.data.arena import Cell, Store
+from experience.replay.data.items import Data, drop_all
+from experience.replay.data.structure import Flat, unflatten
+from experience.replay.log import CallLog
+from experience.replay.tables.live import Deadline, LiveTable
+from experience.replay.tables.table import SampleInfo, Table, TableState
+
+
+class Core:
+    """Tables and what they hold. Whoever calls a method holds `lock`."""
+
+    def __init__(self, tables: Sequence[Table], seed: int, max_bytes: int | None) -> None:
+        names = [table.name for table in tables]
+        if not tables or len(set(names)) < len(names):
+            raise ValueError(f"got the tables {names}; expected at least one, each with its own name")
+        self.lock = threading.RLock()
+        self.store = Store()
+        self.max_bytes = max_bytes
+        self.log: CallLog | None = None
+        self.tables = {
+            table.name: LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock)
+            for place, table in enumerate(tables)
+        }
+
+    def live(self, table: str) -> LiveTable:
+        """Return a table at work.
+
+        Raises:
+            ValueError: There is no such table.
+        """
+        if table not in self.tables:
+            raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
+        return self.tables[table]
+
+    def put(self, data: Any) -> Cell:
+        """Store the data of a step, with one reference."""
+        cell = self.store.put(data)
+        if self.log:
+            try:
+                self.log.put([cell], data)
+            except BaseException:
+                cell.drop()
+                raise
+        return cell
+
+    def put_many(self, flat: Flat, count: int) -> list[Cell]:
+        """Store the data of steps, stacked, with one reference each."""
+        cells = self.store.put_many(flat, count) if count else []
+        if self.log and cells:
+            try:
+                self.log.put(cells, unflatten(*flat), batched=True)
+            except BaseException:
+                drop_all(cells)
+                raise
+        return cells
+
+    def insert(self, live: LiveTable, data: Data, priority: float, deadline: Deadline) -> int:
+        """Insert an item and return its key; its data gets one more reference.
+
+        Raises:
+            RateLimited: The limiter does not let it through in time.
+        """
+        if not live.state.limiter.can_insert():
+            live.wait_or_refuse("insert", 1, deadline)
+        self._make_room(live)
+        if self.log:
+            self.log.insert(live, [data], [priority])
+        data.hold()
+        key = live.state.insert(data, priority)
+        live.changed()
+        return key
+
+    def insert_many(self, live: LiveTable, data: Sequence[Data], priorities: Any, deadline: Deadline) -> Any:
+        """Insert items one after another and return their keys; their data gets one more reference.
+
+        Raises:
+            RateLimited: The limiter does not let all through in time; those that it did are in the table.
+        """
+        keys, start = [], 0
+        while start < len(data):
+            allowed = live.state.limiter.most_inserts(min(len(data) - start, live.state.table.max_size))
+            if not allowed:
+                live.wait_or_refuse("insert", len(data) - start, deadline)
+                continue
+            self._make_room(live)
+            some, weights = data[start : start + allowed], priorities[start : start + allowed]
+            if self.log:
+                self.log.insert(live, some, weights.tolist())
+            for one in some:
+                one.hold()
+            keys.append(live.state.insert_many(some, weights))
+            start += allowed
+            live.changed()
+        return np.concatenate(keys) if keys else np.zeros(0, np.int64)
+
+    def sample(self, live: LiveTable, count: int) -> tuple[list[Data], SampleInfo]:
+        """Draw as many items as the limiter lets through at once, one at least; their data gets one more reference."""
+        count = live.state.limiter.most_samples(count)
+        if self.log:
+            self.log.call("sample", live, count=count)
+        drawn = live.state.sample_many(count)
+        live.changed()
+        return drawn
+
+    def update(self, live: LiveTable, keys: Any, priorities: Any) -> int:
+        """Give items other priorities; return of how many that are there."""
+        if self.log:
+            self.log.call("update", live, keys=keys, priorities=priorities)
+        return live.state.update(keys, priorities)
+
+    def delete(self, live: LiveTable, keys: Any) -> int:
+        """Remove items; return how many were there."""
+        if self.log:
+            self.log.call("delete", live, keys=keys)
+        count = live.state.delete(keys)
+        live.changed()
+        return count
+
+    def reset(self, live: LiveTable) -> None:
+        """Empty a table and zero the counters of its limiter."""
+        if self.log:
+            self.log.call("reset", live)
+        live.state.reset()
+        live.changed()
+
+    def _make_room(self, live: LiveTable) -> None:
+        """Remove items until what is stored, the data of the insert included, is within max_bytes."""
+        while self.max_bytes is not None and self.store.num_bytes > self.max_bytes:
+            if not len(live.state):
+                raise ValueError(
+                    f"table {live.state.table.name!r}: what is stored takes {self.store.num_bytes} bytes with this "
+                    f"insert, and no item is left to remove; expected at most max_bytes={self.max_bytes}"
+                )
+            if self.log:
+                self.log.call("remove", live)
+            live.state.remove_one()
