@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,8 @@ class Core:
         self.store = Store()
         self.max_bytes = max_bytes
         self.log: CallLog | None = None
+        self.synced: Callable[[], None] | None = None
+        """Called before a call that changed something returns, without the lock."""
         self.tables = {
             table.name: LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock)
             for place, table in enumerate(tables)
@@ -41,6 +43,11 @@ class Core:
         if table not in self.tables:
             raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
         return self.tables[table]
+
+    def acknowledge(self) -> None:
+        """End a call: what it changed is as safe as was asked for. Not under the lock."""
+        if self.synced:
+            self.synced()
 
     def put(self, data: Any) -> Cell:
         """Store the data of a step, with one reference."""

@@ -4,7 +4,9 @@ Source: Cassirer et al., Reverb: A Framework For Experience Replay, arXiv:2102.0
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
 
 import numpy as np
 
@@ -12,6 +14,7 @@ from experience.replay.batch import Batch
 from experience.replay.core import Core
 from experience.replay.data.items import Data, drop_all
 from experience.replay.data.structure import flatten
+from experience.replay.durable import Durable
 from experience.replay.structured import Pattern, StructuredWriter
 from experience.replay.tables.live import Deadline, TableInfo
 from experience.replay.tables.signature import check_signature
@@ -22,18 +25,33 @@ from experience.replay.writers import TrajectoryWriter
 class Replay:
     """Tables of items; every method may be called from any thread."""
 
-    def __init__(self, tables: Sequence[Table], *, seed: int = 0, max_bytes: int | None = None) -> None:
-        """Make empty tables.
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        *,
+        seed: int = 0,
+        max_bytes: int | None = None,
+        folder: Path | None = None,
+        sync: bool = False,
+        replace_limiters: bool = False,
+    ) -> None:
+        """Make tables, empty or with what a folder holds of them.
 
         Args:
             tables: Of different names.
             seed: Decides every draw: the same calls in the same order give the same items.
             max_bytes: Of the data of all items; what the remover of a table selects goes when an insert needs room.
+            folder: Where every call that changes something is logged before it returns, and from which the same state
+                comes again after a crash; None: nowhere.
+            sync: Calls return when the log is on the disk, so that they survive the loss of power as well.
+            replace_limiters: The limiters of the tables may differ from those that the folder knows.
 
         Raises:
-            ValueError: There is no table, or two have one name.
+            ValueError: There is no table, two have one name, or the folder's are others.
+            Broken: The checkpoint in the folder is damaged.
         """
         self.core = Core(tables, seed, max_bytes)
+        self._durable = Durable(folder, self.core, sync=sync, replace_limiters=replace_limiters) if folder else None
 
     def insert(self, data: Any, priorities: Mapping[str, float], timeout: float | None = None) -> dict[str, int]:
         """Insert one step as an item of some tables, which share its data.
@@ -66,6 +84,7 @@ class Replay:
                     keys[name] = self.core.insert(live, cell, priority, Deadline(timeout))
             finally:
                 cell.drop()
+        self.core.acknowledge()
         return keys
 
     def insert_many(self, data: Any, priorities: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
@@ -105,6 +124,7 @@ class Replay:
                     keys[name] = self.core.insert_many(live, cells, given, Deadline(timeout))
             finally:
                 drop_all(cells)
+        self.core.acknowledge()
         return keys
 
     def sample(self, table: str, num_samples: int = 1, timeout: float | None = None) -> Batch:
@@ -137,9 +157,11 @@ class Replay:
                     infos.append(info._replace(rate_limited=np.full(len(data), waited)))
                 if not held:
                     raise live.refusal("sample", num_samples, deadline)
-                return Batch(held, joined(infos))
+                batch = Batch(held, joined(infos))
             finally:
                 drop_all(held)
+        self.core.acknowledge()
+        return batch
 
     def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
         """Give items other priorities, and return of how many; keys of items that are gone are passed over.
@@ -157,19 +179,53 @@ class Replay:
         if keys.shape != priorities.shape or not (priorities >= 0).all() or np.isinf(priorities).any():
             raise ValueError(f"table {table!r}: expected as many priorities as keys, finite and from 0")
         with self.core.lock:
-            return self.core.update(live, keys, priorities)
+            count = self.core.update(live, keys, priorities)
+        self.core.acknowledge()
+        return count
 
     def delete(self, table: str, keys: Any) -> int:
         """Remove items, and return how many; keys of items that are gone are passed over."""
         live = self.core.live(table)
         with self.core.lock:
-            return self.core.delete(live, np.asarray(keys, np.int64))
+            count = self.core.delete(live, np.asarray(keys, np.int64))
+        self.core.acknowledge()
+        return count
 
     def reset(self, table: str) -> None:
         """Empty a table and zero the counters of its limiter."""
         live = self.core.live(table)
         with self.core.lock:
             self.core.reset(live)
+        self.core.acknowledge()
+
+    def checkpoint(self) -> Path:
+        """Write all that the replay holds to its folder, and begin a new log; nobody else is served meanwhile.
+
+        Raises:
+            ValueError: It has no folder.
+        """
+        return self._folder().checkpoint()
+
+    def sync(self) -> None:
+        """Make every call that has returned survive the loss of power.
+
+        Raises:
+            ValueError: It has no folder.
+        """
+        self._folder().sync()
+
+    def close(self) -> None:
+        """Let go of the folder, if there is one; what it knows stays in it."""
+        if self._durable:
+            self._durable.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
 
     def can_sample(self, table: str, num_samples: int = 1) -> bool:
         """Whether so many samples would not wait now."""
@@ -199,3 +255,8 @@ class Replay:
     def structured_writer(self, patterns: Sequence[Pattern]) -> StructuredWriter:
         """Return a writer of the items that patterns make of its steps."""
         return StructuredWriter(self.core, patterns)
+
+    def _folder(self) -> Durable:
+        if self._durable is None:
+            raise ValueError("the replay has no folder; give it one: Replay(tables, folder=...)")
+        return self._durable

@@ -165,7 +165,9 @@ class TrajectoryWriter:
             block_until_num_items: How many may still wait.
             timeout: Seconds; None: without end.
         """
-        return self._push(Deadline(timeout), block_until_num_items)
+        taken = self._push(Deadline(timeout), block_until_num_items)
+        self._core.acknowledge()
+        return taken
 
     def end_episode(self, *, clear_buffers: bool = True, timeout: float | None = None) -> bool:
         """Flush and begin another episode; say whether the tables have taken all items in time.

@@ -40,6 +40,14 @@ class Arena:
         """Rows in use."""
         return len(self.references) - len(self._free)
 
+    def rows(self) -> list[int]:
+        """Return the rows in use."""
+        return [row for row, count in enumerate(self.references) if count]
+
+    def uses(self, row: int) -> bool:
+        """Whether a row is in use."""
+        return row < len(self.references) and self.references[row] > 0
+
     def fits(self, leaves: Sequence[Any]) -> bool:
         """Say whether leaves, in order, are what the columns hold."""
         for spec, leaf in zip(self.leaves, leaves, strict=True):
@@ -73,6 +81,8 @@ class Arena:
         for row in rows:
             self.references[row] = 1
         self.num_bytes += self.row_bytes * count
+        if self.ragged:
+            self.num_bytes += sum(map(self._loose_bytes, rows))
         return rows
 
     def hold(self, rows: Iterable[int]) -> None:
@@ -181,6 +191,14 @@ class Store:
             _objects(leaf) if spec is None else leaf for spec, leaf in zip(arena.leaves, flat.leaves, strict=True)
         ]
         return list(map(Cell, repeat(arena, count), arena.put_many(leaves, count)))
+
+    def restored(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
+        """Return a new arena as a checkpoint describes it."""
+        arena = self.arenas[structure, tuple(specs)] = Arena(structure, specs)
+        self._of_structure[structure] = arena
+        ragged = self._ragged.setdefault(structure, set())
+        ragged |= {number for number, spec in enumerate(specs) if spec is None}
+        return arena
 
     def arena_for(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
         """Return the arena of leaves; a leaf that came in two dtypes or shapes is kept as an object from then on."""

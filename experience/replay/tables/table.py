@@ -118,6 +118,27 @@ class TableState:
     def __len__(self) -> int:
         return len(self.data) - len(self._free)
 
+    def arrays(self) -> dict[str, Any]:
+        """Return all that `restore` needs beside the items."""
+        count = len(self.data)
+        return {
+            "keys": self.keys[:count],
+            "priorities": self.priorities[:count],
+            "times_sampled": self.times_sampled[:count],
+            "free": np.array(self._free, np.int64),
+            "selectors": [selector.state() for selector in self._selectors],
+        }
+
+    def restore(self, arrays: dict[str, Any], items: dict[int, Data]) -> None:
+        """Take over what `arrays` gave, and items by their rows, whose data is held already."""
+        self.data = [items.get(row) for row in range(len(arrays["keys"]))]
+        self.keys, self.priorities, self.times_sampled = (
+            arrays[name].copy() for name in ("keys", "priorities", "times_sampled")
+        )
+        self._free = arrays["free"].tolist()
+        for selector, held in zip(self._selectors, arrays["selectors"], strict=True):
+            selector.restore(held)
+
     def rows_of(self, keys: Any) -> Any:
         """Return the rows of keys, (n,) int64, and -1 of those that are gone."""
         rows = keys & ((1 << ROW_BITS) - 1)

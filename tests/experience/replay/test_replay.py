@@ -181,6 +181,12 @@ def test_data_of_differing_shapes() -> None:
     assert first["x"].tolist() == [3, 5]
     assert replay.sample("t", 2).data["tokens"].tolist() == [[0, 1], [0, 1]]  # these are alike
     assert replay.num_bytes == 0
+    replay.insert_many(
+        {"tokens": np.zeros((2, 7), np.int32), "text": np.array(["a", "b"]), "x": np.ones(2)}, {"t": [1, 1]}
+    )
+    assert replay.num_bytes >= 2 * 7 * 4
+    replay.sample("t", 2)
+    assert replay.num_bytes == 0
     replay.insert(1.0, {"t": 1})
     replay.insert({"y": 1.0}, {"t": 1})
     batch = replay.sample("t", 2)
