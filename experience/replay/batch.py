@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from typing import Any, NamedTuple, overload
 
-from experience.replay.data.items import Data, leaves_of, stacked, structure_of
+from experience.replay.data.arena import Cells
+from experience.replay.data.items import Data, joined_data, leaves_of, stacked, structure_of
 from experience.replay.data.structure import Flat, unflatten
 from experience.replay.tables.table import SampleInfo
 
@@ -19,7 +20,7 @@ class Sample(NamedTuple):
 class Batch(Sequence[Sample]):
     """Sampled items: stacked as `data` and `info`, or one by one."""
 
-    def __init__(self, items: Sequence[Data], info: SampleInfo) -> None:
+    def __init__(self, items: Sequence[Data] | Cells, info: SampleInfo) -> None:
         self.info = info
         self._stacked: Flat | None = None
         self._single: list[Flat] = []
@@ -27,7 +28,7 @@ class Batch(Sequence[Sample]):
             self._stacked = stacked(items)
         except ValueError as fault:
             self._fault = fault
-            self._single = [Flat(structure_of(one), leaves_of(one)) for one in items]
+            self._single = [Flat(structure_of(one), leaves_of(one)) for one in joined_data([items])]
 
     @property
     def data(self) -> Any:

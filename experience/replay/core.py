@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from experience.replay.data.arena import Cell, Store
-from experience.replay.data.items import Data, drop_all
+from experience.replay.data.arena import Cell, Cells, Store
+from experience.replay.data.items import Data
 from experience.replay.data.structure import Flat, unflatten
 from experience.replay.log import CallLog
 from experience.replay.tables.live import Deadline, LiveTable
-from experience.replay.tables.table import SampleInfo, Table, TableState
+from experience.replay.tables.table import Draw, Table, TableState
 
 
 class Core:
@@ -60,25 +60,25 @@ class Core:
                 raise
         return cell
 
-    def put_many(self, flat: Flat, count: int) -> list[Cell]:
+    def put_many(self, flat: Flat, count: int) -> Cells:
         """Store the data of steps, stacked, with one reference each."""
-        cells = self.store.put_many(flat, count) if count else []
-        if self.log and cells:
+        cells = self.store.put_many(flat, count)
+        if self.log:
             try:
-                self.log.put(cells, unflatten(*flat), batched=True)
+                self.log.put(cells.each(), unflatten(*flat), batched=True)
             except BaseException:
-                drop_all(cells)
+                cells.drop()
                 raise
         return cells
 
-    def insert(self, live: LiveTable, data: Data, priority: float, deadline: Deadline) -> int:
+    def insert(self, live: LiveTable, data: Data, priority: float, timeout: float | None) -> int:
         """Insert an item and return its key; its data gets one more reference.
 
         Raises:
             RateLimited: The limiter does not let it through in time.
         """
         if not live.state.limiter.can_insert():
-            live.wait_or_refuse("insert", 1, deadline)
+            live.wait_or_refuse("insert", 1, Deadline(timeout))
         self._make_room(live)
         if self.log:
             self.log.insert(live, [data], [priority])
@@ -87,31 +87,31 @@ class Core:
         live.changed()
         return key
 
-    def insert_many(self, live: LiveTable, data: Sequence[Data], priorities: Any, deadline: Deadline) -> Any:
+    def insert_many(self, live: LiveTable, cells: Cells, priorities: Any, timeout: float | None) -> Any:
         """Insert items one after another and return their keys; their data gets one more reference.
 
         Raises:
             RateLimited: The limiter does not let all through in time; those that it did are in the table.
         """
-        keys, start = [], 0
-        while start < len(data):
-            allowed = live.state.limiter.most_inserts(min(len(data) - start, live.state.table.max_size))
+        keys, start, count, deadline = [], 0, len(priorities), Deadline(timeout)
+        while start < count:
+            allowed = live.state.limiter.most_inserts(min(count - start, live.state.table.max_size))
             if not allowed:
-                live.wait_or_refuse("insert", len(data) - start, deadline)
+                live.wait_or_refuse("insert", count - start, deadline)
                 continue
             self._make_room(live)
-            some, weights = data[start : start + allowed], priorities[start : start + allowed]
+            some = Cells(cells.arena, cells.rows[start : start + allowed])
+            weights = priorities[start : start + allowed]
             if self.log:
-                self.log.insert(live, some, weights.tolist())
-            for one in some:
-                one.hold()
+                self.log.insert(live, some.each(), weights.tolist())
+            some.hold()
             keys.append(live.state.insert_many(some, weights))
             start += allowed
             live.changed()
         return np.concatenate(keys) if keys else np.zeros(0, np.int64)
 
-    def sample(self, live: LiveTable, count: int) -> tuple[list[Data], SampleInfo]:
-        """Draw as many items as the limiter lets through at once, one at least; their data gets one more reference."""
+    def sample(self, live: LiveTable, count: int) -> Draw:
+        """Draw as many items as the limiter lets through at once, one at least."""
         count = live.state.limiter.most_samples(count)
         if self.log:
             self.log.call("sample", live, count=count)

@@ -92,7 +92,7 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
         if call["call"] == "put":
             data, first = call["data"], call["first"]
             flat = flatten(data)
-            new = store.put_many(flat, len(flat.leaves[0])) if call["batched"] else [store.put(data)]
+            new = store.put_many(flat, len(flat.leaves[0])).each() if call["batched"] else [store.put(data)]
             cells.update(enumerate(new, start=first))
             continue
         state = tables[call["table"]].state
@@ -102,7 +102,7 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
                 one.hold()
             state.insert_many(items, np.array(call["priorities"]))
         elif call["call"] == "sample":
-            drop_all(state.sample_many(call["count"])[0])
+            drop_all(state.sample_many(call["count"]).gone)
         elif call["call"] == "update":
             state.update(call["keys"], call["priorities"])
         elif call["call"] == "delete":

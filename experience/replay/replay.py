@@ -12,13 +12,13 @@ import numpy as np
 
 from experience.replay.batch import Batch
 from experience.replay.core import Core
-from experience.replay.data.items import Data, drop_all
+from experience.replay.data.items import Data, drop_all, hold_all, joined_data
 from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
 from experience.replay.structured import Pattern, StructuredWriter
 from experience.replay.tables.live import Deadline, TableInfo
 from experience.replay.tables.signature import check_signature
-from experience.replay.tables.table import SampleInfo, Table, joined
+from experience.replay.tables.table import Draw, Table, joined
 from experience.replay.writers import TrajectoryWriter
 
 
@@ -81,7 +81,7 @@ class Replay:
             cell = self.core.put(data)
             try:
                 for live, (name, priority) in zip(lives, priorities.items(), strict=True):
-                    keys[name] = self.core.insert(live, cell, priority, Deadline(timeout))
+                    keys[name] = self.core.insert(live, cell, priority, timeout)
             finally:
                 cell.drop()
         self.core.acknowledge()
@@ -121,9 +121,9 @@ class Replay:
             cells = self.core.put_many(flat, count)
             try:
                 for live, (name, given) in zip(lives, weights.items(), strict=True):
-                    keys[name] = self.core.insert_many(live, cells, given, Deadline(timeout))
+                    keys[name] = self.core.insert_many(live, cells, given, timeout)
             finally:
-                drop_all(cells)
+                cells.drop()
         self.core.acknowledge()
         return keys
 
@@ -145,21 +145,25 @@ class Replay:
         live, deadline = self.core.live(table), Deadline(timeout)
         if num_samples < 1:
             raise ValueError(f"got num_samples={num_samples}; expected at least 1")
-        held, infos = list[Data](), list[SampleInfo]()
+        drawn, gone, missing = list[Draw](), list[Data](), num_samples
         with self.core.lock:
             try:
-                while len(held) < num_samples:
+                while missing:
                     waited = not live.state.limiter.can_sample()
                     if waited and not live.wait("sample", deadline):
                         break
-                    data, info = self.core.sample(live, num_samples - len(held))
-                    held += data
-                    infos.append(info._replace(rate_limited=np.full(len(data), waited)))
-                if not held:
+                    draw = self.core.sample(live, missing)
+                    info = draw.info._replace(rate_limited=np.full(len(draw.info.key), waited))
+                    drawn.append(draw._replace(info=info))
+                    gone += draw.gone
+                    missing -= len(info.key)
+                    if missing:  # others may remove what was drawn, while this waits
+                        gone += hold_all(draw.data)
+                if not drawn:
                     raise live.refusal("sample", num_samples, deadline)
-                batch = Batch(held, joined(infos))
+                batch = Batch(joined_data([one.data for one in drawn]), joined([one.info for one in drawn]))
             finally:
-                drop_all(held)
+                drop_all(gone)
         self.core.acknowledge()
         return batch
 

@@ -219,7 +219,7 @@ class TrajectoryWriter:
                     return False
                 self._pending.popleft()
                 try:
-                    self._core.insert(live, item, priority, deadline)
+                    self._core.insert(live, item, priority, deadline.left_s())
                 finally:
                     item.drop()
         return True

@@ -58,7 +58,7 @@ class Arena:
         return True
 
     def put(self, leaves: Sequence[Any]) -> int:
-        """Store one row and return it; it lives until as many references are dropped as were taken, one at least."""
+        """Store one row and return it; it has one reference, and lives until that and all taken later are dropped."""
         if not self._free:
             self._grow(1)
         row = self._free.pop()
@@ -74,8 +74,9 @@ class Arena:
         """Store rows, each leaf with a first axis of `count`."""
         if len(self._free) < count:
             self._grow(count - len(self._free))
-        rows = self._free[-count:]
-        del self._free[-count:]
+        start = len(self._free) - count
+        rows = self._free[start:]
+        del self._free[start:]
         for column, leaf in zip(self.columns, leaves, strict=True):
             column[rows] = leaf
         for row in rows:
@@ -99,10 +100,8 @@ class Arena:
             references[row] = left
             if not left:
                 free.append(row)
-                if self.ragged:
-                    self.num_bytes -= self._loose_bytes(row)
-                    for number in self.ragged:
-                        self.columns[number][row] = None
+        if self.ragged:
+            self._forget(free[before:])
         self.num_bytes -= self.row_bytes * (len(free) - before)
         if len(free) == len(references) and len(free) * self.row_bytes > KEPT_BYTES:
             self._clear()
@@ -115,6 +114,12 @@ class Arena:
         """Return copies of the leaves of a row."""
         return [column[row].copy() if isinstance(column[row], np.ndarray) else column[row] for column in self.columns]
 
+    def _forget(self, rows: Sequence[int]) -> None:
+        for row in rows:
+            self.num_bytes -= self._loose_bytes(row)
+            for number in self.ragged:
+                self.columns[number][row] = None
+
     def _loose_bytes(self, row: int) -> int:
         return sum(_size_of(self.columns[number][row]) for number in self.ragged)
 
@@ -126,6 +131,7 @@ class Arena:
             larger[:old] = column
             self.columns[number] = larger
         self.references.extend(repeat(0, new - old))
+        self.cells.extend(Cell(self, row) for row in range(old, new))
         self._free.extend(range(new - 1, old - 1, -1))
 
     def _clear(self) -> None:
@@ -133,6 +139,7 @@ class Arena:
             np.empty((0, *spec.shape), spec.dtype) if spec else np.empty(0, object) for spec in self.leaves
         ]
         self.references: list[int] = []
+        self.cells: list[Cell] = []
         self._free: list[int] = []
 
 
@@ -151,11 +158,35 @@ class Cell(NamedTuple):
 
     def drop(self) -> None:
         """Drop one reference."""
-        self.arena.drop((self.row,))
+        references = self.arena.references
+        if references[self.row] > 1:
+            references[self.row] -= 1
+        else:
+            self.arena.drop((self.row,))
 
     def hold(self) -> None:
         """Take one more reference."""
-        self.arena.hold((self.row,))
+        self.arena.references[self.row] += 1
+
+
+class Cells(NamedTuple):
+    """Rows of one arena."""
+
+    arena: Arena
+    rows: Sequence[int]
+
+    def drop(self) -> None:
+        """Drop one reference of each."""
+        self.arena.drop(self.rows)
+
+    def hold(self) -> None:
+        """Take one more reference of each."""
+        self.arena.hold(self.rows)
+
+    def each(self) -> list[Cell]:
+        """Return them one by one."""
+        cells = self.arena.cells
+        return [cells[row] for row in self.rows]
 
 
 class Store:
@@ -179,9 +210,10 @@ class Store:
         arena = self._of_structure.get(structure)
         if arena is None or not arena.fits(leaves):
             arena = self.arena_for(structure, [_spec_of(leaf) for leaf in leaves])
-        return Cell(arena, arena.put(leaves))
+        row = arena.put(leaves)
+        return arena.cells[row]
 
-    def put_many(self, flat: Flat, count: int) -> list[Cell]:
+    def put_many(self, flat: Flat, count: int) -> Cells:
         """Store the data of `count` steps, stacked: each leaf has a first axis of that length."""
         specs = [LeafSpec(leaf.dtype, leaf.shape[1:]) for leaf in flat.leaves]
         arena = self._of_structure.get(flat.structure)
@@ -190,7 +222,7 @@ class Store:
         leaves = [
             _objects(leaf) if spec is None else leaf for spec, leaf in zip(arena.leaves, flat.leaves, strict=True)
         ]
-        return list(map(Cell, repeat(arena, count), arena.put_many(leaves, count)))
+        return Cells(arena, arena.put_many(leaves, count))
 
     def restored(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
         """Return a new arena as a checkpoint describes it."""

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experience.replay.data.arena import Arena, Cell
+from experience.replay.data.arena import Arena, Cell, Cells
 from experience.replay.data.structure import Flat, Structure
 
 
@@ -56,7 +56,7 @@ class Trajectory:
 Data = Cell | Trajectory
 
 
-def stacked(items: Sequence[Data]) -> Flat:
+def stacked(items: Sequence[Data] | Cells) -> Flat:
     """Return the data of items as one, copied: each leaf with a first axis over the items.
 
     Where leaves differ in dtype or shape, or are no arrays, a list of them stands instead.
@@ -64,10 +64,12 @@ def stacked(items: Sequence[Data]) -> Flat:
     Raises:
         ValueError: The items differ in structure.
     """
+    cells = items if isinstance(items, Cells) else of_one_arena(items)
+    if cells:
+        arena, rows = cells.arena, np.asarray(cells.rows)
+        return Flat(arena.structure, [_column(arena, leaf, rows) for leaf in range(len(arena.leaves))])
+    assert not isinstance(items, Cells)
     first = items[0]
-    if isinstance(first, Cell) and (rows := rows_of_one_arena(items)):
-        arena, places = first.arena, np.array(rows)
-        return Flat(arena.structure, [_column(arena, leaf, places) for leaf in range(len(arena.leaves))])
     if isinstance(first, Trajectory) and (alike := _alike(items)):
         return Flat(first.structure, alike)
     structures = {structure_of(one) for one in items}
@@ -79,20 +81,38 @@ def stacked(items: Sequence[Data]) -> Flat:
 
 def drop_all(items: Sequence[Data]) -> None:
     """Drop one reference of each."""
-    if (rows := rows_of_one_arena(items)) and isinstance(items[0], Cell):
-        items[0].arena.drop(rows)
+    if cells := of_one_arena(items):
+        cells.drop()
     else:
         for one in items:
             one.drop()
 
 
-def rows_of_one_arena(items: Sequence[Data]) -> list[int]:
-    """Return the rows of items that are single steps of one arena, else none."""
-    if items and isinstance(items[0], Cell):
-        arena = items[0].arena
-        rows = [one.row for one in items if type(one) is Cell and one.arena is arena]
-        return rows if len(rows) == len(items) else []
-    return []
+def hold_all(items: Sequence[Data] | Cells) -> list[Data]:
+    """Take one more reference of each; return them one by one."""
+    each: list[Data] = [*(items.each() if isinstance(items, Cells) else items)]
+    for one in each:
+        one.hold()
+    return each
+
+
+def joined_data(parts: Sequence[Sequence[Data] | Cells]) -> Any:
+    """Return items, one after another."""
+    if len(parts) == 1 and isinstance(parts[0], Cells):
+        return parts[0]
+    found: list[Data] = []
+    for part in parts:
+        found += part.each() if isinstance(part, Cells) else part
+    return found
+
+
+def of_one_arena(items: Sequence[Data]) -> Cells | None:
+    """Return items as rows of one arena, if that is what they all are."""
+    if not items or not isinstance(items[0], Cell):
+        return None
+    arena = items[0].arena
+    rows = [one.row for one in items if type(one) is Cell and one.arena is arena]
+    return Cells(arena, rows) if len(rows) == len(items) else None
 
 
 def structure_of(item: Data) -> Structure:

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple, Self
 
 import numpy as np
 
-from experience.replay.data.items import Data, drop_all
+from experience.replay.data.arena import Arena, Cell, Cells
+from experience.replay.data.items import Data, drop_all, of_one_arena
 from experience.replay.tables.rate_limiters import LimiterState, Queue, RateLimiter, Stack
 from experience.replay.tables.selectors import Fifo, Lifo, Order, Selector, made
 
@@ -85,6 +86,15 @@ class SampleInfo(NamedTuple):
     """Whether the call had to wait for it."""
 
 
+class Draw(NamedTuple):
+    """Items that were drawn."""
+
+    data: Sequence[Data] | Cells
+    info: SampleInfo
+    gone: list[Data]
+    """Data of those that are in the table no more, whose references are the caller's now."""
+
+
 class TableState:
     """The items of a table. Whoever calls holds the lock of the replay, and has asked the limiter."""
 
@@ -95,6 +105,10 @@ class TableState:
         self.priorities = np.zeros(0)
         self.times_sampled = np.zeros(0, np.int64)
         self.data: list[Data | None] = []
+        self.arena: Arena | None = None
+        """That all items lie in, as single steps; None if there are others."""
+        self.places = np.zeros(0, np.int64)
+        """Row to row of that arena."""
         self._empty()
 
     def reset(self) -> None:
@@ -109,6 +123,7 @@ class TableState:
     def _empty(self) -> None:
         table = self.table
         self.limiter = LimiterState(table.rate_limiter)
+        self.arena = None
         self.order = Order()
         self.sampler = self.order if table.sampler == Fifo() else made(table.sampler)
         self.remover = self.order if table.remover == Fifo() else made(table.remover)
@@ -136,6 +151,9 @@ class TableState:
             arrays[name].copy() for name in ("keys", "priorities", "times_sampled")
         )
         self._free = arrays["free"].tolist()
+        self.places = np.array([one.row if isinstance(one, Cell) else 0 for one in self.data], np.int64)
+        cells = of_one_arena(list(items.values()))
+        self.arena = cells.arena if cells else None
         for selector, held in zip(self._selectors, arrays["selectors"], strict=True):
             selector.restore(held)
 
@@ -148,34 +166,37 @@ class TableState:
 
     def insert(self, data: Data, priority: float) -> int:
         """Insert an item, whose data is held already; return its key."""
-        self.limiter.inserts += 1
-        if self.remover is self.order and len(self) == self.table.max_size:
+        limiter, table = self.limiter, self.table
+        size = limiter.inserts - limiter.deletes
+        limiter.inserts += 1
+        if size == table.max_size and self.remover is self.order:
             row = self.order.oldest(1)[0]
             self._tell("on_delete", row)
-            self.limiter.deletes += 1
+            limiter.deletes += 1
             self._take(row).drop()
             if self.sampler is not self.order:
                 self.sampler.replace(row, priority)
             self.order.replace(row, priority)
-            self._lay(row, data, priority)
+            size -= 1
         else:
             row = self._row()
-            self._lay(row, data, priority)
             for selector in self._selectors:
                 selector.insert(row, priority)
+        self.priorities[row] = priority
+        self.times_sampled[row] = 0
+        self._lay(row, data)
         key = int(self.keys[row])
         self._tell("on_insert", row)
-        if len(self) > self.table.max_size:
+        if size == table.max_size:
             self.remove_one()
         return key
 
-    def insert_many(self, data: Sequence[Data], priorities: Any) -> Any:
+    def insert_many(self, data: Sequence[Data] | Cells, priorities: Any) -> Any:
         """Insert items, whose data is held already; return their keys. What is inserted one by one goes alike."""
-        if self.remover is not self.order or len(data) > self.table.max_size or self.table.extensions:
-            pairs = zip(data, priorities.tolist(), strict=True)
+        count = len(priorities)
+        if self.remover is not self.order or count > self.table.max_size or self.table.extensions:
+            pairs = zip(data.each() if isinstance(data, Cells) else data, priorities.tolist(), strict=True)
             return np.array([self.insert(one, priority) for one, priority in pairs], np.int64)
-        count = len(data)
-        self.limiter.inserts += count
         new = min(count, self.table.max_size - len(self))
         rows = [self._row() for _ in range(new)]
         if new:
@@ -183,53 +204,66 @@ class TableState:
                 selector.insert_many(rows, priorities[:new])
         if old := count - new:
             freed = self.order.oldest(old)
-            self.limiter.deletes += old
-            drop_all([self._take(row) for row in freed])
+            self._take_many(freed)
             if self.sampler is not self.order:
                 self.sampler.replace_many(freed, priorities[new:])
             self.order.replace_many(freed, priorities[new:])
             rows += freed
+        self.limiter.inserts += count
+        self.limiter.deletes += old
         self.priorities[rows] = priorities
         self.times_sampled[rows] = 0
-        for row, one in zip(rows, data, strict=True):
+        if isinstance(data, Cells) and (data.arena is self.arena or count == len(self)):
+            self.arena = data.arena
+            self.places[rows] = data.rows
+        else:
+            self.arena = None
+        for row, one in zip(rows, data.each() if isinstance(data, Cells) else data, strict=True):
             self.data[row] = one
         return self.keys[rows]
 
-    def sample(self) -> tuple[Data, SampleInfo]:
-        """Draw one item; its data has one more reference."""
+    def sample(self) -> tuple[Data, SampleInfo, bool]:
+        """Draw one item; the flag says that it is in the table no more, and its reference the caller's."""
         row, probability = self.sampler.draw(self.generator)
         self.limiter.samples += 1
-        self.times_sampled[row] += 1
+        times = int(self.times_sampled[row]) + 1
+        self.times_sampled[row] = times
         data = self.data[row]
         assert data is not None
-        data.hold()
-        times = int(self.times_sampled[row])
         info = SampleInfo(int(self.keys[row]), probability, len(self), float(self.priorities[row]), times, False)
         self._tell("on_sample", row)
-        if times == self.table.max_times_sampled:
+        if gone := times == self.table.max_times_sampled:
+            data.hold()
             self.delete_row(row)
-        return data, info
+        return data, info, gone
 
-    def sample_many(self, count: int) -> tuple[list[Data], SampleInfo]:
-        """Draw items, one after another; their data has one more reference each.
+    def sample_many(self, count: int) -> Draw:
+        """Draw items, one after another.
 
         There are fewer than `count` if the limiter stops it because items went that were sampled for the last time.
         """
         if self.table.max_times_sampled or self.table.extensions:
-            drawn = [self.sample()]
-            while len(drawn) < count and self.limiter.can_sample():
-                drawn.append(self.sample())
-            return [data for data, _ in drawn], together([info for _, info in drawn])
+            draws = [self.sample()]
+            while len(draws) < count and self.limiter.can_sample():
+                draws.append(self.sample())
+            held, infos, _ = zip(*draws, strict=True)
+            return Draw(held, together(infos), [one for one, _, gone in draws if gone])
         rows, probabilities = self.sampler.draw_many(count, self.generator)
         self.limiter.samples += count
         times = self.times_sampled[rows] + 1 + _earlier(rows)
-        np.add.at(self.times_sampled, rows, 1)
-        held: list[Any] = [self.data[row] for row in rows.tolist()]
-        for one in held:
-            one.hold()
-        sizes = np.full(count, len(self))
-        info = SampleInfo(self.keys[rows], probabilities, sizes, self.priorities[rows], times, np.zeros(count, bool))
-        return held, info
+        np.maximum.at(self.times_sampled, rows, times)
+        info = SampleInfo(
+            self.keys[rows],
+            probabilities,
+            np.full(count, len(self)),
+            self.priorities[rows],
+            times,
+            np.zeros(count, bool),
+        )
+        if self.arena:
+            return Draw(Cells(self.arena, self.places[rows]), info, [])
+        data: list[Any] = [self.data[row] for row in rows.tolist()]
+        return Draw(data, info, [])
 
     def update(self, keys: Any, priorities: Any) -> int:
         """Give items other priorities; return of how many that are there."""
@@ -274,13 +308,17 @@ class TableState:
             self.keys = np.concatenate([self.keys, np.arange(row, row + more)])
             self.priorities = np.concatenate([self.priorities, np.zeros(more)])
             self.times_sampled = np.concatenate([self.times_sampled, np.zeros(more, np.int64)])
+            self.places = np.concatenate([self.places, np.zeros(more, np.int64)])
         self.data.append(None)
         return row
 
-    def _lay(self, row: int, data: Data, priority: float) -> None:
-        self.priorities[row] = priority
-        self.times_sampled[row] = 0
+    def _lay(self, row: int, data: Data) -> None:
         self.data[row] = data
+        if type(data) is Cell and (data.arena is self.arena or len(self) == 1):
+            self.arena = data.arena
+            self.places[row] = data.row
+        else:
+            self.arena = None
 
     def _take(self, row: int) -> Data:
         data = self.data[row]
@@ -288,6 +326,13 @@ class TableState:
         self.data[row] = None
         self.keys[row] += 1 << ROW_BITS
         return data
+
+    def _take_many(self, rows: list[int]) -> None:
+        self.keys[rows] += 1 << ROW_BITS
+        if self.arena:
+            self.arena.drop(self.places[rows].tolist())
+        else:
+            drop_all([data for row in rows if (data := self.data[row]) is not None])
 
     def _tell(self, what: str, row: int) -> None:
         for extension in self.table.extensions:
