@@ -87,7 +87,9 @@ def read_checkpoint(path: Path, core: Core, *, replace_limiters: bool = False) -
         specs = [None if one is None else LeafSpec(dtype_of(one[0]), tuple(one[1])) for one in told["leaves"]]
         arena = core.store.restored(structure_of(told["structure"]), specs)
         columns = [read.next() for _ in specs]
-        rows = arena.put_many([_objects(one) if isinstance(one, list) else one for one in columns], len(told["steps"]))
+        rows = arena.put_many(
+            [_objects(one) if isinstance(one, list) else one for one in columns], len(told["steps"]), 1
+        )
         cells.update(zip(told["steps"].tolist(), (Cell(arena, row) for row in rows), strict=True))
     for live in core.tables.values():
         _fill(live, read.next(), cells, path, replace_limiters)

@@ -49,66 +49,73 @@ class Core:
         if self.synced:
             self.synced()
 
-    def put(self, data: Any) -> Cell:
-        """Store the data of a step, with one reference."""
-        cell = self.store.put(data)
+    def put(self, data: Any, references: int = 1) -> Cell:
+        """Store the data of a step, with so many references."""
+        cell = self.store.put(data, references)
         if self.log:
             try:
                 self.log.put([cell], data)
             except BaseException:
-                cell.drop()
+                cell.arena.drop([cell.row] * references)
                 raise
         return cell
 
-    def put_many(self, flat: Flat, count: int) -> Cells:
-        """Store the data of steps, stacked, with one reference each."""
-        cells = self.store.put_many(flat, count)
+    def put_many(self, flat: Flat, count: int, references: int) -> Cells:
+        """Store the data of steps, stacked, with so many references each."""
+        cells = self.store.put_many(flat, count, references)
         if self.log:
             try:
                 self.log.put(cells.each(), unflatten(*flat), batched=True)
             except BaseException:
-                cells.drop()
+                cells.arena.drop([*cells.rows] * references)
                 raise
         return cells
 
     def insert(self, live: LiveTable, data: Data, priority: float, timeout: float | None) -> int:
-        """Insert an item and return its key; its data gets one more reference.
+        """Insert an item and return its key; takes over a reference of its data, whatever happens.
 
         Raises:
             RateLimited: The limiter does not let it through in time.
         """
-        if not live.state.limiter.can_insert():
-            live.wait_or_refuse("insert", 1, Deadline(timeout))
-        self._make_room(live)
-        if self.log:
-            self.log.insert(live, [data], [priority])
-        data.hold()
+        try:
+            if not live.state.limiter.can_insert():
+                live.wait_or_refuse("insert", 1, Deadline(timeout))
+            if self.max_bytes is not None:
+                self._make_room(live, self.max_bytes)
+            if self.log:
+                self.log.insert(live, [data], [priority])
+        except BaseException:
+            data.drop()
+            raise
         key = live.state.insert(data, priority)
         live.changed()
         return key
 
     def insert_many(self, live: LiveTable, cells: Cells, priorities: Any, timeout: float | None) -> Any:
-        """Insert items one after another and return their keys; their data gets one more reference.
+        """Insert items one after another and return their keys; takes over a reference of each, whatever happens.
 
         Raises:
             RateLimited: The limiter does not let all through in time; those that it did are in the table.
         """
-        keys, start, count, deadline = [], 0, len(priorities), Deadline(timeout)
+        keys, start, count, deadline = [np.zeros(0, np.int64)], 0, len(priorities), Deadline(timeout)
         while start < count:
-            allowed = live.state.limiter.most_inserts(min(count - start, live.state.table.max_size))
-            if not allowed:
-                live.wait_or_refuse("insert", count - start, deadline)
-                continue
-            self._make_room(live)
-            some = Cells(cells.arena, cells.rows[start : start + allowed])
-            weights = priorities[start : start + allowed]
-            if self.log:
-                self.log.insert(live, some.each(), weights.tolist())
-            some.hold()
+            try:
+                if not (allowed := live.state.limiter.most_inserts(min(count - start, live.state.table.max_size))):
+                    live.wait_or_refuse("insert", count - start, deadline)
+                    continue
+                if self.max_bytes is not None:
+                    self._make_room(live, self.max_bytes)
+                some = Cells(cells.arena, cells.rows[start : start + allowed])
+                weights = priorities[start : start + allowed]
+                if self.log:
+                    self.log.insert(live, some.each(), weights.tolist())
+            except BaseException:
+                cells.arena.drop(cells.rows[start:])
+                raise
             keys.append(live.state.insert_many(some, weights))
             start += allowed
             live.changed()
-        return np.concatenate(keys) if keys else np.zeros(0, np.int64)
+        return np.concatenate(keys) if len(keys) != 2 else keys[1]
 
     def sample(self, live: LiveTable, count: int) -> Draw:
         """Draw as many items as the limiter lets through at once, one at least."""
@@ -140,13 +147,13 @@ class Core:
         live.state.reset()
         live.changed()
 
-    def _make_room(self, live: LiveTable) -> None:
+    def _make_room(self, live: LiveTable, max_bytes: int) -> None:
         """Remove items until what is stored, the data of the insert included, is within max_bytes."""
-        while self.max_bytes is not None and self.store.num_bytes > self.max_bytes:
+        while self.store.num_bytes > max_bytes:
             if not len(live.state):
                 raise ValueError(
                     f"table {live.state.table.name!r}: what is stored takes {self.store.num_bytes} bytes with this "
-                    f"insert, and no item is left to remove; expected at most max_bytes={self.max_bytes}"
+                    f"insert, and no item is left to remove; expected at most max_bytes={max_bytes}"
                 )
             if self.log:
                 self.log.call("remove", live)

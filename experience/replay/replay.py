@@ -3,6 +3,7 @@
 Source: Cassirer et al., Reverb: A Framework For Experience Replay, arXiv:2102.04736 (2021). The words are Reverb's.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -69,22 +70,24 @@ class Replay:
             ValueError: There is no such table, or a priority is negative or no number.
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
-        lives = [self.core.live(name) for name in priorities]
-        for name, priority in priorities.items():
-            if not 0 <= priority < float("inf"):
+        core = self.core
+        lives = [core.live(name) for name in priorities]
+        for live, priority in zip(lives, priorities.values(), strict=True):
+            if not 0 <= priority < math.inf:
+                name = live.state.table.name
                 raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
-        for live in lives:
             if live.state.table.signature is not None:
                 check_signature(live.state.table, data)
-        keys = {}
-        with self.core.lock:
-            cell = self.core.put(data)
+        keys: dict[str, int] = {}
+        with core.lock:
+            cell = core.put(data, len(lives))
             try:
                 for live, (name, priority) in zip(lives, priorities.items(), strict=True):
-                    keys[name] = self.core.insert(live, cell, priority, timeout)
-            finally:
-                cell.drop()
-        self.core.acknowledge()
+                    keys[name] = core.insert(live, cell, priority, timeout)
+            except BaseException:
+                cell.arena.drop([cell.row] * (len(lives) - len(keys) - 1))
+                raise
+        core.acknowledge()
         return keys
 
     def insert_many(self, data: Any, priorities: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
@@ -116,14 +119,15 @@ class Replay:
         for live in lives:
             if live.state.table.signature is not None:
                 check_signature(live.state.table, data, batched=True)
-        keys = {}
+        keys: dict[str, Any] = {}
         with self.core.lock:
-            cells = self.core.put_many(flat, count)
+            cells = self.core.put_many(flat, count, len(lives))
             try:
                 for live, (name, given) in zip(lives, weights.items(), strict=True):
                     keys[name] = self.core.insert_many(live, cells, given, timeout)
-            finally:
-                cells.drop()
+            except BaseException:
+                cells.arena.drop([*cells.rows] * (len(lives) - len(keys) - 1))
+                raise
         self.core.acknowledge()
         return keys
 

@@ -218,10 +218,7 @@ class TrajectoryWriter:
                 if not live.state.limiter.can_insert() and not live.wait("insert", deadline):
                     return False
                 self._pending.popleft()
-                try:
-                    self._core.insert(live, item, priority, deadline.left_s())
-                finally:
-                    item.drop()
+                self._core.insert(live, item, priority, deadline.left_s())
         return True
 
     def _item(self, trajectory: Any) -> Trajectory:

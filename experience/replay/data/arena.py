@@ -57,30 +57,33 @@ class Arena:
                 return False
         return True
 
-    def put(self, leaves: Sequence[Any]) -> int:
-        """Store one row and return it; it has one reference, and lives until that and all taken later are dropped."""
+    def put(self, leaves: Sequence[Any], references: int) -> int:
+        """Store one row and return it; it lives until all its references are dropped."""
         if not self._free:
             self._grow(1)
         row = self._free.pop()
         for column, leaf in zip(self.columns, leaves, strict=True):
             column[row] = leaf
-        self.references[row] = 1
+        self.references[row] = references
         self.num_bytes += self.row_bytes
         if self.ragged:
             self.num_bytes += self._loose_bytes(row)
         return row
 
-    def put_many(self, leaves: Sequence[Any], count: int) -> list[int]:
-        """Store rows, each leaf with a first axis of `count`."""
+    def put_many(self, leaves: Sequence[Any], count: int, references: int) -> list[int]:
+        """Store rows, each leaf with a first axis of `count`, and return them."""
         if len(self._free) < count:
             self._grow(count - len(self._free))
         start = len(self._free) - count
-        rows = self._free[start:]
+        rows = sorted(self._free[start:])
         del self._free[start:]
+        where: Any = rows
+        if rows and rows == list(range(rows[0], rows[0] + count)):
+            where = slice(rows[0], rows[0] + count)  # which NumPy copies as one
         for column, leaf in zip(self.columns, leaves, strict=True):
-            column[rows] = leaf
+            column[where] = leaf
         for row in rows:
-            self.references[row] = 1
+            self.references[row] = references
         self.num_bytes += self.row_bytes * count
         if self.ragged:
             self.num_bytes += sum(map(self._loose_bytes, rows))
@@ -158,11 +161,11 @@ class Cell(NamedTuple):
 
     def drop(self) -> None:
         """Drop one reference."""
-        references = self.arena.references
-        if references[self.row] > 1:
-            references[self.row] -= 1
+        arena, row = self
+        if arena.references[row] > 1:
+            arena.references[row] -= 1
         else:
-            self.arena.drop((self.row,))
+            arena.drop((row,))
 
     def hold(self) -> None:
         """Take one more reference."""
@@ -204,16 +207,16 @@ class Store:
         """Of all rows in use."""
         return sum(arena.num_bytes for arena in self.arenas.values())
 
-    def put(self, data: Any) -> Cell:
-        """Store the data of a step."""
-        structure, leaves = flatten(data)
+    def put(self, data: Any, references: int = 1) -> Cell:
+        """Store the data of a step, with so many references."""
+        structure, leaves = (None, [data]) if type(data) is np.ndarray else flatten(data)
         arena = self._of_structure.get(structure)
         if arena is None or not arena.fits(leaves):
             arena = self.arena_for(structure, [_spec_of(leaf) for leaf in leaves])
-        row = arena.put(leaves)
+        row = arena.put(leaves, references)
         return arena.cells[row]
 
-    def put_many(self, flat: Flat, count: int) -> Cells:
+    def put_many(self, flat: Flat, count: int, references: int = 1) -> Cells:
         """Store the data of `count` steps, stacked: each leaf has a first axis of that length."""
         specs = [LeafSpec(leaf.dtype, leaf.shape[1:]) for leaf in flat.leaves]
         arena = self._of_structure.get(flat.structure)
@@ -222,7 +225,7 @@ class Store:
         leaves = [
             _objects(leaf) if spec is None else leaf for spec, leaf in zip(arena.leaves, flat.leaves, strict=True)
         ]
-        return Cells(arena, arena.put_many(leaves, count))
+        return Cells(arena, arena.put_many(leaves, count, references))
 
     def restored(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
         """Return a new arena as a checkpoint describes it."""

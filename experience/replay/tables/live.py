@@ -61,12 +61,13 @@ class LiveTable:
         self.state = state
         self._changed = threading.Condition(lock)
         self._since: dict[Call, list[float]] = {"insert": [], "sample": []}
+        self._waiting = 0
         self._blocked: dict[Call, int] = {"insert": 0, "sample": 0}
         self._blocked_s: dict[Call, float] = {"insert": 0.0, "sample": 0.0}
 
     def changed(self) -> None:
         """Wake whoever waits."""
-        if self._since["insert"] or self._since["sample"]:
+        if self._waiting:
             self._changed.notify_all()
 
     def wait_or_refuse(self, call: Call, count: int, deadline: "Deadline") -> None:
@@ -82,6 +83,7 @@ class LiveTable:
         """Wait until the limiter lets a call through; say whether it does so in time."""
         begin = time.monotonic()
         self._since[call].append(begin)
+        self._waiting += 1
         self._blocked[call] += 1
         try:
             while not self._may(call):
@@ -92,6 +94,7 @@ class LiveTable:
             return True
         finally:
             self._since[call].remove(begin)
+            self._waiting -= 1
             self._blocked_s[call] += time.monotonic() - begin
 
     def refusal(self, call: Call, count: int, deadline: "Deadline") -> RateLimited:

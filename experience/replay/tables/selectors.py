@@ -142,6 +142,10 @@ class Order:
         """Take a row out."""
         del self._rows[row]
 
+    def first(self) -> int:
+        """Return the row that was inserted first, of at least one."""
+        return next(iter(self._rows))
+
     def oldest(self, count: int) -> list[int]:
         """Return the rows that were inserted first."""
         return list(islice(self._rows, count))
@@ -169,36 +173,29 @@ class _Dense:
     def __init__(self) -> None:
         self.count = 0
         self.rows = np.zeros(64, np.int64)
-        self._places: list[int] = []
+        self.places = np.zeros(64, np.int64)
         """Row to place."""
-
-    def place(self, row: int) -> int:
-        return self._places[row]
-
-    def places(self, rows: Any) -> Any:
-        return np.array([self._places[row] for row in rows], np.int64)
 
     def append(self, rows: Sequence[int]) -> None:
         stop = self.count + len(rows)
         if stop > len(self.rows):
             self.rows = np.resize(self.rows, max(stop, 2 * len(self.rows)))
         self.rows[self.count : stop] = rows
-        if (short := max(rows) + 1 - len(self._places)) > 0:
-            self._places.extend([0] * short)
-        for place, row in enumerate(rows, start=self.count):
-            self._places[row] = place
+        if (largest := max(rows)) >= len(self.places):
+            self.places = np.resize(self.places, 2 * largest)
+        self.places[list(rows)] = np.arange(self.count, stop)
         self.count = stop
 
     def remove(self, row: int) -> int:
         """Return the place that the last row moved to."""
         self.count -= 1
-        place, last = self._places[row], int(self.rows[self.count])
+        place, last = int(self.places[row]), int(self.rows[self.count])
         self.rows[place] = last
-        self._places[last] = place
+        self.places[last] = place
         return place
 
     def restore(self, rows: Any) -> None:
-        self.count, self.rows, self._places = 0, np.zeros(64, np.int64), []
+        self.count = 0
         if len(rows):
             self.append(rows.tolist())
 
@@ -254,13 +251,13 @@ class _Prioritized:
         self._sums.set_many(np.arange(start, self._dense.count), self._weights(priorities))
 
     def replace(self, row: int, priority: float) -> None:
-        self._sums.set(self._dense.place(row), self._weight(priority))
+        self._sums.set(int(self._dense.places[row]), self._weight(priority))
 
     def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
-        self._sums.set_many(self._dense.places(rows), self._weights(priorities))
+        self._sums.set_many(self._dense.places[rows], self._weights(priorities))
 
     def update(self, rows: Any, priorities: Any) -> None:
-        self._sums.set_many(self._dense.places(rows.tolist()), self._weights(priorities))
+        self._sums.set_many(self._dense.places[rows], self._weights(priorities))
 
     def delete(self, row: int) -> None:
         place, last = self._dense.remove(row), self._dense.count

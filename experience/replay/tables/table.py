@@ -170,8 +170,9 @@ class TableState:
         size = limiter.inserts - limiter.deletes
         limiter.inserts += 1
         if size == table.max_size and self.remover is self.order:
-            row = self.order.oldest(1)[0]
-            self._tell("on_delete", row)
+            row = self.order.first()
+            if table.extensions:
+                self._tell("on_delete", row)
             limiter.deletes += 1
             self._take(row).drop()
             if self.sampler is not self.order:
@@ -186,7 +187,8 @@ class TableState:
         self.times_sampled[row] = 0
         self._lay(row, data)
         key = int(self.keys[row])
-        self._tell("on_insert", row)
+        if table.extensions:
+            self._tell("on_insert", row)
         if size == table.max_size:
             self.remove_one()
         return key
@@ -242,7 +244,7 @@ class TableState:
 
         There are fewer than `count` if the limiter stops it because items went that were sampled for the last time.
         """
-        if self.table.max_times_sampled or self.table.extensions:
+        if count == 1 or self.table.max_times_sampled or self.table.extensions:
             draws = [self.sample()]
             while len(draws) < count and self.limiter.can_sample():
                 draws.append(self.sample())

@@ -4,16 +4,20 @@ from typing import Any
 
 import numpy as np
 
+LEAST_WIDTH = 32
+"""Of a block: a draw looks at one whole block, a change at all sums of blocks."""
+
 
 class BlockSums:
     """Weights in places from 0, drawn in proportion.
 
-    Places lie in about sqrt(n) blocks of sqrt(n). Changing a weight marks its block; the sums of marked blocks are
-    taken anew before the next draw, so that no rounding error adds up.
+    Places lie in blocks. Changing a weight marks its block; the sums of marked blocks are taken anew before the next
+    draw, so that no rounding error adds up.
     """
 
     def __init__(self, size: int = 64) -> None:
         self._flat = np.zeros(0)
+        self._marked = np.zeros(0, bool)
         self._resize(size)
 
     @property
@@ -26,7 +30,7 @@ class BlockSums:
         if place >= self._flat.size:
             self._resize(2 * place)
         self._flat[place] = weight
-        self._marked.add(place // self._width)
+        self._marked[place // self._width] = self._changed = True
 
     def set_many(self, places: Any, weights: Any) -> None:
         """Set weights; (k,) each. Of several for one place the last counts."""
@@ -36,7 +40,7 @@ class BlockSums:
         if largest >= self._flat.size:
             self._resize(2 * largest)
         self._flat[places] = weights
-        self._marked.update((places // self._width).tolist())
+        self._marked[places // self._width] = self._changed = True
 
     def get(self, places: Any) -> Any:
         """Return the weights of places."""
@@ -71,16 +75,16 @@ class BlockSums:
         return block * self._width + (inner <= rest[:, None]).sum(axis=1)
 
     def _sum(self) -> None:
-        if self._marked:
-            blocks = list(self._marked)
+        if self._changed:
+            blocks = self._marked.nonzero()[0]
             self._sums[blocks] = self._blocks[blocks].cumsum(axis=1)[:, -1]
             self._tops = self._sums.cumsum()
             positive = self._sums.nonzero()[0]
             self._last = int(positive[-1]) if len(positive) else 0
-            self._marked.clear()
+            self._marked[blocks] = self._changed = False
 
     def _resize(self, size: int) -> None:
-        self._width = max(8, int(np.sqrt(size)))
+        self._width = max(LEAST_WIDTH, int(np.sqrt(size)) // 16)
         count = -(-size // self._width)
         flat = np.zeros(count * self._width)
         flat[: self._flat.size] = self._flat
@@ -89,4 +93,5 @@ class BlockSums:
         self._sums = np.zeros(count)
         self._tops = np.zeros(count)
         self._last = 0
-        self._marked: set[int] = set(range(count))
+        self._marked = np.ones(count, bool)
+        self._changed = True
