@@ -11,11 +11,12 @@ MINARI := .venv-minari
 LEROBOT := .venv-lerobot
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
+TRL := .venv-trl
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval test-trl clean
 
 install: $(STAMP)
 
@@ -63,9 +64,12 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
+# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory);
+# replays killed at 1,000, with 1,000 threads for 30 s, limiters against the rule on 100,000 sequences.
 test-faults: $(STAMP)
 	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+	REPLAY_KILLS=1000 REPLAY_THREADS=1000 REPLAY_SECONDS=30 REPLAY_SEQUENCES=100000 REPLAY_SEEDS=20 \
+	  $(BIN)/pytest tests/experience/replay
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
 # TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
@@ -115,10 +119,21 @@ test-lm-eval: $(STAMP)
 	  touch $(LM_EVAL)/.installed; }
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
 
+# TRL's trainer, whose pins are its own, as the peer of the loss (benchmarks/losses.py) and as the host of our collator.
+$(TRL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[train]" \
+	  trl==1.16.0 pytest
+	touch $@
+
+test-trl: $(TRL)/.installed
+	$(TRL)/bin/pytest tests/trl
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
