@@ -64,9 +64,12 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
+# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory);
+# replays killed at 1,000, with 1,000 threads for 30 s, limiters against the rule on 100,000 sequences.
 test-faults: $(STAMP)
 	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+	REPLAY_KILLS=1000 REPLAY_THREADS=1000 REPLAY_SECONDS=30 REPLAY_SEQUENCES=100000 REPLAY_SEEDS=20 \
+	  $(BIN)/pytest tests/experience/replay
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
 # TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
@@ -84,7 +87,7 @@ test-interop: $(STAMP)
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
 	test -e $(TENSORFLOW)/.installed || { $(PYTHON) -m venv $(TENSORFLOW) && \
-	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 && \
+	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 array_record pillow && \
 	  touch $(TENSORFLOW)/.installed; }
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
