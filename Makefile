@@ -61,9 +61,13 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
+# Recorders and training runs killed at random points and at every write, disks that are full, files that are cut.
+# `make test-faults KILLS=1000 LARGE=1` is the long form, with a column of 4 GiB (10 GiB of memory).
+KILLS ?= 300
+LARGE ?= 0
 test-faults: $(STAMP)
-	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+	EPISODE_KILLS=$(KILLS) TRAINING_KILLS=$(KILLS) EPISODE_LARGE=$(LARGE) $(PYTEST) \
+	  tests/experience/test_kills.py tests/experience/storage tests/finetune/training/test_state.py
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
 # TensorFlow, and with it beside rlds, whose pins are the only ones that import together; Minari's own files.

@@ -60,6 +60,6 @@ def kill_and_recover(folder: Path, kills: int, seed: int) -> None:
 
 
 def test_kills_at_random_points(tmp_path: Path) -> None:
-    """A hundred; `make test-faults` sets EPISODE_KILLS=1000."""
+    """A hundred; `make test-faults` sets EPISODE_KILLS."""
     for seed in range(int(os.environ.get("EPISODE_KILLS", "100")) // 50):
         kill_and_recover(tmp_path / str(seed), 50, seed)
