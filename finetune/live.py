@@ -25,7 +25,7 @@ def task_metric(gemma: MedGemma, task: Task, data: Path, out: Path, options: Run
         task: with one answer an item; see `evals.tasks.catalogue`.
         data: holds one folder a card name, or is that folder.
         out: each evaluation's items, outputs and record go to a folder of its own here; a stopped one goes on.
-        options: which items (a limit of some hundred), and how. Take a side that is neither trained on nor reported at the end.
+        options: which items (a limit of some hundred), and how; of a side neither trained on nor reported at the end.
     """
 
     def metric(steps: int) -> float:
@@ -52,5 +52,5 @@ def weights_sha256(modules: nn.Module) -> str:
     for name, parameter in sorted(modules.named_parameters()):
         if parameter.requires_grad:
             digest.update(name.encode())
-            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+            digest.update(parameter.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
