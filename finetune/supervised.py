@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from finetune.adapters import output_weight
 from finetune.collate import Batch, Example
 from finetune.forward import completion_states
 from finetune.losses.completion import completion_loss
@@ -124,4 +125,4 @@ def batch_loss(
 ) -> torch.Tensor:
     """Completion loss of one part of a step; pictures as `finetune.forward.completion_states` takes them."""
     states = completion_states(model, batch, pixel_values=pixel_values, patches=patches, precision=precision)
-    return completion_loss(states, model.lm_head.weight, batch.targets, denominator=denominator)
+    return completion_loss(states, output_weight(model), batch.targets, denominator=denominator)

@@ -154,9 +154,11 @@ class MedGemma:
                 base has not, or its name is taken.
         """
         from medgemma.checkpoints.adapter_checks import refuse_added_tokens
+        from medgemma.checkpoints.trained_on import refuse_other_base
 
         name = name or _name_of(Path(folder))
         refuse_added_tokens(Path(folder), self.folder)
+        refuse_other_base(Path(folder), self.folder)
         self.engine.load_adapter(name, Path(folder))
         return name
 
