@@ -64,12 +64,16 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory);
-# replays killed at 1,000, with 1,000 threads for 30 s, limiters against the rule on 100,000 sequences.
+# Recorders, replays and training runs killed at random points and at every write, disks that are full, files that are cut;
+# replays with many threads, limiters against the rule. CI runs it so; `make test-faults LONG=1` is the long form: 1,000 kills
+# each, a column of 4 GiB (10 GiB of memory), 1,000 threads for 30 s, 100,000 sequences.
+LONG ?=
+KILLS ?= $(if $(LONG),1000,300)
 test-faults: $(STAMP)
-	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
-	REPLAY_KILLS=1000 REPLAY_THREADS=1000 REPLAY_SECONDS=30 REPLAY_SEQUENCES=100000 REPLAY_SEEDS=20 \
-	  $(BIN)/pytest tests/experience/replay
+	EPISODE_KILLS=$(KILLS) TRAINING_KILLS=$(KILLS) EPISODE_LARGE=$(if $(LONG),1,0) $(PYTEST) \
+	  tests/experience/test_kills.py tests/experience/storage tests/finetune/training/test_state.py
+	REPLAY_KILLS=$(KILLS) REPLAY_THREADS=$(if $(LONG),1000,200) REPLAY_SECONDS=$(if $(LONG),30,10) \
+	  REPLAY_SEQUENCES=$(if $(LONG),100000,20000) REPLAY_SEEDS=$(if $(LONG),20,5) $(BIN)/pytest tests/experience/replay
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
 # TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
