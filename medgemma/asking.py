@@ -180,6 +180,20 @@ class Asking:
         request = Request(prompt, tuple(pictures), sampling, constraint, adapter or self.adapter)
         return Asked(request, tuple(stops))
 
+    def continuation(
+        self, text: str, sampling: Sampling, *, stops: Sequence[str] = (), adapter: str | None = None
+    ) -> Asked:
+        """Make a request that continues a text as it is: no chat template, control tokens as they are written.
+
+        Raises:
+            ValueError: an empty stop text, an image's token in the text, or a text that does not fit.
+        """
+        if not all(stops):
+            raise ValueError("a stop text is empty")
+        prompt = self.prompts.raw(text, sampling.max_new_tokens)
+        constraint = self._constraint(None, None, tuple(stops))
+        return Asked(Request(prompt, (), sampling, constraint, adapter or self.adapter), tuple(stops))
+
     def reply(self, asked: Asked, completion: Completion) -> Reply:
         """What a completion says.
 
@@ -191,7 +205,7 @@ class Asking:
         spoken = speech_of(self.tokenizer, self.markers, completion.token_ids, self.silent).spoken(stripped=False)
         text = cut_at(spoken.text, asked.stops)
         return Reply(
-            text if _has_form(asked.request.constraint) else text.strip(),
+            text if has_form(asked.request.constraint) else text.strip(),
             spoken.thinking,
             completion.finish_reason,
             len(completion.token_ids),
@@ -212,7 +226,7 @@ class Asking:
         return StopAt(self.tokenizer, self.markers, stops, constraint, self.silent) if stops else constraint
 
 
-def _has_form(constraint: Constraint | None) -> bool:
+def has_form(constraint: Constraint | None) -> bool:
     """Whether there is a grammar inside limits and stops."""
     while isinstance(constraint, StopAt | ThinkingLimit):
         constraint = constraint.then
