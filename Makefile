@@ -6,7 +6,9 @@ STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
 TFDS := .venv-tfds
 RLDS := .venv-rlds
+TENSORFLOW := .venv-tensorflow
 MINARI := .venv-minari
+LEROBOT := .venv-lerobot
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 TRL := .venv-trl
@@ -67,7 +69,8 @@ test-faults: $(STAMP)
 	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
-# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; Minari's own files.
+# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
+# (LeRobot without the torchvision that it asks for).
 test-interop: $(STAMP)
 	test -e $(INTEROP)/.installed || { $(PYTHON) -m venv $(INTEROP) && \
 	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
@@ -80,11 +83,21 @@ test-interop: $(STAMP)
 	  $(RLDS)/bin/pip install --quiet --disable-pip-version-check "dm-reverb[tensorflow]==0.14.0" rlds==0.1.8 \
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
+	test -e $(TENSORFLOW)/.installed || { $(PYTHON) -m venv $(TENSORFLOW) && \
+	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 && \
+	  touch $(TENSORFLOW)/.installed; }
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
 	  touch $(MINARI)/.installed; }
+	test -e $(LEROBOT)/.installed || { $(PYTHON) -m venv $(LEROBOT) && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 "numpy<2.3" "datasets<5" \
+	    "huggingface-hub<0.36" "av<16" jsonlines "packaging<26" pillow draccus==0.10.0 einops deepdiff termcolor accelerate && \
+	  touch $(LEROBOT)/.installed; }
 	INTEROP_PYTHON=$(INTEROP)/bin/python EPISODES_TFDS_PYTHON=$(TFDS)/bin/python EPISODES_RLDS_PYTHON=$(RLDS)/bin/python \
-	  EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
+	  EPISODES_TENSORFLOW_PYTHON=$(TENSORFLOW)/bin/python EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
+	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
@@ -120,4 +133,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info

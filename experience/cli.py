@@ -103,7 +103,7 @@ def check(folder: Folder) -> None:
         typer.echo(line)
     if wrong:
         raise typer.Exit(1)
-    invalid = sum(bool(entry.invalid) for entry in dataset.entries)
+    invalid = sum(map(bool, dataset.entries.values("invalid")))
     typer.echo(f"{folder}: {len(dataset)} episodes are what was written ({invalid} of them invalid)")
 
 

@@ -65,6 +65,22 @@ def measure_pair(
         raise typer.Exit(1)
 
 
+@app.command("calibrate")
+def calibrate_nano(
+    data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
+    out: Annotated[Path, typer.Option(help="Folder that gets calibration.NAME.yaml, a file a label set, and gate/.")],
+    model: Annotated[str, typer.Option(help="nano, or an encoder that its recipe made.")] = "nano",
+) -> None:
+    """A temperature for nano's label sets, and a gate of its kinds: by the held-out side, scored on the final one."""
+    from finetune.recipes.nano.calibrate import write_calibrations
+    from finetune.recipes.nano.gate import write_nano_gate
+    from medsiglip.encoder import MedSigLIP
+
+    encoder = MedSigLIP.from_pretrained(model, device="cpu", dtype="float32")
+    for path in [*write_calibrations(encoder, data, out), write_nano_gate(encoder, data, out)]:
+        typer.echo(str(path))
+
+
 def recipes() -> dict[str, Path]:
     """Every recipe's name and file: a NAME.py that has a NAME.yaml beside it, in `recipes/` or a folder of it."""
     found = sorted(path.with_suffix(".py") for path in FOLDER.rglob("*.yaml"))

@@ -61,7 +61,7 @@ def run_page(repository: Path, page: str, folder: Path) -> str:
     return done.stdout
 
 
-PAGES_RUN = ("asking", "labels", "pixels", "evaluations", "episodes")
+PAGES_RUN = ("asking", "labels", "zero-shot", "pixels", "evaluations", "episodes")
 """Pages of docs/ whose commands have a test here."""
 
 
@@ -76,7 +76,7 @@ def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> Non
         for block in blocks(repository, "bash", f"docs/{page}.md")
         for words in commands(block)
     ]
-    assert len(jobs) == 20
+    assert len(jobs) == 21
     for words in jobs:
         if words in run_elsewhere or words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
             continue
@@ -123,6 +123,16 @@ def test_the_page_on_labels_runs(repository: Path, study_folder: Path) -> None:
     said = run_page(repository, "docs/labels.md", study_folder)
     assert {"labels.csv", "findings.csv", "modality.csv"} <= {path.name for path in study_folder.iterdir()}
     assert said.startswith("(1, 2)\n('CT', 'X-ray')") and re.search(r"\[('[ab]'(, )?){4}\]", said)
+
+
+@needs_nano
+@pytest.mark.slow
+def test_the_page_on_zero_shot_runs(repository: Path, study_folder: Path) -> None:
+    (own,) = blocks(repository, "yaml", "docs/zero-shot.md")
+    (study_folder / "own.yaml").write_text(own)
+    run_page(repository, "docs/zero-shot.md", study_folder)
+    said = (study_folder / "own.csv").read_text().splitlines()
+    assert len(said) == 14 and all(line.split(",")[6] == "present against absent" for line in said[1:])
 
 
 @needs_nano

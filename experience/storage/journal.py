@@ -26,14 +26,15 @@ SCHEMA = pa.schema(
 HEAD = struct.Struct("<QI")
 """Length and CRC-32 of a frame."""
 
-EventName = Literal["begin", "step", "first", "transition", "end"]
+EventName = Literal["begin", "seen", "step", "first", "transition", "drop", "end"]
 
 
 class Event(NamedTuple):
     """Something that happened in an episode."""
 
     name: EventName
-    """begin, with the metadata; step; or first and transition, as an environment speaks; end, with more metadata."""
+    """begin, with the metadata; first and transition, as an environment speaks, or steps, before each perhaps what was
+    seen before the action; end, with more metadata, or drop: the episode is not to be kept."""
     episode_id: str
     value: Mapping[str, Any]
 
@@ -103,6 +104,8 @@ def episodes_of(events: Iterable[Event]) -> Iterator[Episode]:
         open_[event.episode_id].append(event)
         if event.name == "end":
             yield _episode(open_.pop(event.episode_id))
+        elif event.name == "drop":
+            del open_[event.episode_id]
     for left in open_.values():
         yield _episode(left)
 
@@ -149,7 +152,8 @@ def _episode(events: Sequence[Event]) -> Episode:
 
 
 def _as_is(events: Sequence[Event]) -> Iterator[Step]:
-    return (step_of(event.value) for event in events)
+    last = len(events) - 1  # a step repeats what was seen before it; the last one may have come to no action
+    return (step_of(event.value) for place, event in enumerate(events) if event.name == "step" or place == last)
 
 
 def _shifted(events: Sequence[Event]) -> Iterator[Step]:

@@ -64,7 +64,7 @@ def _order(num_rows: int, seed: int, epoch: int) -> list[int]:
 
 def named_places(places: Sequence[str], most: int = 5) -> str:
     """The first places of rows, and how many more there are; empty where none has a name."""
-    named = [place for place in places if place]
+    named = list(dict.fromkeys(place for place in places if place))
     return ", ".join(named[:most]) + (f" and {len(named) - most} more" if len(named) > most else "")
 
 

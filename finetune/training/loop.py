@@ -209,7 +209,10 @@ class _Stage:
         return loss
 
     def _clip(self) -> float:
-        """The gradient's norm before it was clipped."""
+        """The gradient's norm before it was clipped; what no part has reached gets zeros, as on other ranks."""
+        for parameter in self.training.named.values():
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
         norm: Any = nn.utils.clip_grad_norm_(self.training.named.values(), self.schedule.clip_norm)
         return float(norm.full_tensor() if self.spread.is_sharded else norm)
 
@@ -226,14 +229,10 @@ class _Stage:
 
     def _fault(self, what: str, value: float, step: int, places: Sequence[str]) -> str:
         rows = named_places(places, most=8)
-        kept = (
-            f"the checkpoint of {self.saved_steps} steps is kept"
-            if self.saved_steps
-            else "no checkpoint was written yet"
-        )
+        kept = f"the checkpoint before step {self.saved_steps} is kept" if self.saved_steps else "no checkpoint yet"
         return (
             f"the {what} is {value} at step {step}{rows and f', in the batch of {rows}'}; {kept}; "
-            "look at those rows, or lower the learning rate, and resume"
+            "look at those rows, or start another run with a lower learning rate"
         )
 
     def _evaluate(self, step: int) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -81,12 +81,10 @@ class Spread:
         self.ranks, self.is_sharded = ranks, ranks.world > 1 and parallel == "fully_shard"
         self.module: nn.Module = _Loss(modules, loss_of)
         if self.is_sharded:
-            _shard(self.module)
+            self.module = _sharded(_ShardedLoss(modules, loss_of))
         elif ranks.world > 1:
-            # a batch of text leaves the projector, or an unfrozen tower, without a gradient
-            self.module = nn.parallel.DistributedDataParallel(
-                self.module, find_unused_parameters=True, broadcast_buffers=False
-            )
+            # a part of text alone leaves the projector, or an unfrozen tower, without a gradient
+            self.module = nn.parallel.DistributedDataParallel(self.module, find_unused_parameters=True)
 
     def loss(self, *arguments: Any) -> torch.Tensor:
         """The loss of one part."""
@@ -121,12 +119,41 @@ class _Loss(nn.Module):
         return self.loss_of(*arguments)
 
 
-def _shard(module: nn.Module) -> None:
-    """Every layer of towers and decoders by itself, the rest together."""
+class _ShardedLoss(_Loss):
+    """Gives every parameter that is whole here a gradient, of zeros if it has no other.
+
+    fully_shard exchanges those gradients that there are: ranks must have the same, also where one has a part of text
+    alone, which no projector takes part in.
+    """
+
+    def forward(self, *arguments: Any) -> torch.Tensor:
+        from torch.distributed.tensor import DTensor
+
+        whole = [p for p in self.parameters() if p.requires_grad and not isinstance(p, DTensor)]
+        loss: torch.Tensor = _Touched.apply(  # type: ignore[no-untyped-call]
+            super().forward(*arguments), *whole
+        )
+        return loss
+
+
+class _Touched(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, loss: torch.Tensor, *parameters: torch.Tensor) -> torch.Tensor:
+        ctx.parameters = [(p.shape, p.dtype, p.device) for p in parameters]
+        return loss.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> Any:
+        zeros = (torch.zeros((), dtype=dtype, device=device).expand(shape) for shape, dtype, device in ctx.parameters)
+        return *gradients, *zeros
+
+
+def _sharded(module: nn.Module) -> nn.Module:
+    """Every decoder layer by itself, for all parts go through it; the rest, tower included, together."""
     from torch.distributed.fsdp import fully_shard
-    from transformers.modeling_layers import GradientCheckpointingLayer
+    from transformers.models.gemma3.modeling_gemma3 import Gemma3DecoderLayer
 
     for layer in module.modules():
-        if isinstance(layer, GradientCheckpointingLayer):
+        if isinstance(layer, Gemma3DecoderLayer):
             fully_shard(layer)
-    fully_shard(module)
+    return cast(nn.Module, fully_shard(module))

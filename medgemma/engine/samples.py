@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 from typing import NamedTuple
 
 import torch
@@ -57,13 +58,24 @@ class Batch:
     samples: list[Sample] = field(default_factory=list)
 
     def join(self, samples: Sequence[Sample], places: Sequence[Place]) -> None:
-        """Add samples whose prompts stand in other caches."""
+        """Add samples whose prompts stand in other caches; an empty batch that would have to grow takes theirs over."""
+        if not self.samples and self._can_take_over(places):
+            rows = [place.row for place in places]
+            self.cache = places[0].cache
+            self.samples = [sample for _, sample in sorted(zip(rows, samples, strict=True), key=itemgetter(0))]
+            return
         by_cache: dict[int, list[int]] = {}
         for index, place in enumerate(places):
             by_cache.setdefault(id(place.cache), []).append(index)
         for indices in by_cache.values():
             self.cache.append(places[indices[0]].cache, [places[i].row for i in indices])
             self.samples += [samples[i] for i in indices]
+
+    def _can_take_over(self, places: Sequence[Place]) -> bool:
+        """True if the prompts are the rows of one cache, each once: at 4B's size a copy costs 40 MB a row."""
+        if len(places) <= self.cache.row_capacity or len({id(place.cache) for place in places}) != 1:
+            return False
+        return sorted(place.row for place in places) == list(range(places[0].cache.num_rows))
 
     def drop(self, rows: Sequence[int]) -> None:
         """Let samples go; the last ones take their rows."""
