@@ -13,7 +13,7 @@ PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-timm test-lm-eval clean
 
 install: $(STAMP)
 
@@ -60,6 +60,10 @@ kit-table: $(STAMP)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
+
+# Zero-shot labels and probes of every labelled picture set of the kit, raw pixels beside them, written to docs/kit-labels.md.
+kit-labels: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/medgemma-eval labels --data $(KIT) --dtype float32 --device cpu --out docs/kit-labels.md
 
 # Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
 test-faults: $(STAMP)
