@@ -16,7 +16,7 @@ PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-timm test-lm-eval test-trl clean
 
 install: $(STAMP)
 
@@ -63,6 +63,10 @@ kit-table: $(STAMP)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
+
+# Zero-shot labels and probes of every labelled picture set of the kit, raw pixels beside them, written to docs/kit-labels.md.
+kit-labels: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/medgemma-eval labels --data $(KIT) --dtype float32 --device cpu --out docs/kit-labels.md
 
 # Recorders, replays and training runs killed at random points and at every write, disks that are full, files that are cut;
 # replays with many threads, limiters against the rule. CI runs it so; `make test-faults LONG=1` is the long form: 1,000 kills
