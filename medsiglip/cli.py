@@ -1,16 +1,12 @@
 """The `medsiglip` command: classify and embed pictures."""
 
-import csv
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from medsiglip.command import (
-    Device,
-    Dtype,
     Files,
     Model,
     Problems,
@@ -23,113 +19,21 @@ from medsiglip.command import (
     say,
     say_notes,
     spread_options,
-    whole_file,
 )
+from medsiglip.commands.calibrate import calibrate
+from medsiglip.commands.classify import classify
+from medsiglip.commands.encoding import EncodeOptions, Policy, Resize
+from medsiglip.commands.gate import gate, gate_fit
+from medsiglip.commands.probe import probe
 from medsiglip.imaging import Notes, Volume
 
-if TYPE_CHECKING:
-    from medsiglip.encoder import MedSigLIP
-    from medsiglip.imaging.volumes.select import Selection
-
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
+app.command()(spread_options(classify))
+app.command()(spread_options(calibrate))
+app.command()(spread_options(gate))
+app.command("gate-fit")(spread_options(gate_fit))
+app.command()(probe)
 Item = TypeVar("Item")
-Policy = Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")]
-Resize = Annotated[str, typer.Option(help="A resize policy instead of the model's own.")]
-Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """Which encoder embeds pictures, and how they are read."""
-
-    policy: Policy = "voi"
-    resize: Resize = ""
-    model: Model = "nano"
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    batch_size: Batch = 32
-    select: Select = None
-
-    @property
-    def selection(self) -> "Selection":
-        """Which volume of a file that holds several; series are not put together here.
-
-        Raises:
-            ValueError: no such key, or one of series.
-        """
-        from medsiglip.imaging.volumes.select import parse_selection
-
-        selection = parse_selection(self.select or [])
-        for key, value in selection:
-            if key not in ("time", "channel"):
-                raise ValueError(
-                    f"--select {key}={value}: every file is taken by itself here, and only time and channel choose "
-                    f"within one; name the files of {key} {value} alone"
-                )
-        return selection
-
-    def load(self) -> "MedSigLIP":
-        """The encoder.
-
-        Raises:
-            ValueError: there is no such policy or model.
-        """
-        from medsiglip.encoder import MedSigLIP
-        from medsiglip.imaging.dicom.policies import check_policy
-
-        check_policy(self.policy)
-        return MedSigLIP.from_pretrained(self.model, device=self.device, dtype=self.dtype, policy=self.resize or None)
-
-
-@app.command()
-@spread_options
-def classify(
-    files: Files,
-    labels: Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")] = None,
-    task: Annotated[str, typer.Option(help="A named label set instead of --labels.")] = "",
-    independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
-    out: Annotated[Path | None, typer.Option(help="CSV file; stdout without it.")] = None,
-    *,
-    encoding: EncodeOptions,
-    quiet: Quiet = False,
-) -> None:
-    """Zero-shot labels for every frame: file,frame,label,probability,score,policy (score is the cosine)."""
-    from medsiglip.embed import readable_pictures
-    from medsiglip.zero_shot import ZeroShotClassifier
-
-    named = ";".join(labels or [])
-    if bool(named) == bool(task):
-        raise ValueError('give either --labels "a;b" or --task NAME')
-    if task and independent:
-        raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
-    if not independent and named.strip(" ;") and ";" not in named.strip(" ;"):
-        raise ValueError(
-            f"--labels {named!r}: one label, so its probability is 1 whatever the picture shows; "
-            "separate labels by semicolons, or add --independent"
-        )
-    problems, notes, select = Problems(), Notes(), encoding.selection
-    paths = files_of(files, problems)
-    encoder = encoding.load()
-    if task:
-        classifier = ZeroShotClassifier.for_task(encoder, task)
-    else:
-        classifier = ZeroShotClassifier(encoder, named.split(";"), independent=independent)
-    with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
-        write = csv.writer(file, lineterminator="\n").writerow
-        write(["file", "frame", "label", "probability", "score", "policy"])
-        square, policy = encoder.preprocessing.square, encoding.policy
-        readable = readable_pictures(paths, problems.add, square=square, policy=policy, select=select)
-        for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
-            result = classifier.classify_vectors(vectors)
-            for i, picture in enumerate(pictures):
-                notes.add(picture.file, picture.findings)
-                used = f"{picture.policy}+{encoder.preprocessing.policy}"
-                for j, label in enumerate(result.labels):
-                    row = [f"{result.probabilities[i, j]:.6f}", f"{result.scores[i, j]:.6f}"]
-                    write([picture.file, str(picture.frame), label, *row, used])
-            advance(len(pictures))
-    say_notes(notes)
-    problems.exit()
 
 
 @app.command()
@@ -218,12 +122,10 @@ def look(
 @app.command()
 def tasks() -> None:
     """The names that `classify --task` knows, with their labels."""
-    from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+    from medsiglip.prompts import label_set, task_names
 
-    names = {name: list(labels) for name, labels in TASKS.items()}
-    names |= {name: list(findings) for name, findings in PRESENT_ABSENT_TASKS.items()}
-    for name, labels in names.items():
-        typer.echo(f"{name}: {'; '.join(labels)}")
+    for name in task_names():
+        typer.echo(f"{name} ({label_set(name).convention}): {'; '.join(label_set(name).labels)}")
 
 
 def counted(items: Iterable[Item], advance: Callable[[int], object]) -> Iterator[Item]:

