@@ -78,7 +78,7 @@ def conversation(parts: Sequence[Part], text: str, options: AnswerOptions) -> tu
     turn = user_turn([*parts, text], options.pan_and_scan)
     messages = [{"role": "system", "content": options.system}] if options.system else []
     asked = [*messages, turn.message]
-    return _thinking_messages(asked) if is_on(options.thinking) else asked, turn.pictures
+    return thinking_messages(asked) if is_on(options.thinking) else asked, turn.pictures
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Asking:
         """
         if is_on(thinking):
             self._require_markers(thinking)
-            messages = _thinking_messages(messages)
+            messages = thinking_messages(messages)
         if not all(stops):
             raise ValueError("a stop text is empty")
         prompt = self.prompts.prompt(messages, sampling.max_new_tokens)
@@ -233,7 +233,7 @@ def has_form(constraint: Constraint | None) -> bool:
     return constraint is not None
 
 
-def _thinking_messages(messages: Sequence[Message]) -> list[Message]:
+def thinking_messages(messages: Sequence[Message]) -> list[Message]:
     """With the instruction to think at the front of the system turn."""
     first = messages[0] if messages else {"role": "", "content": ""}
     if first["role"] != "system":

@@ -35,6 +35,9 @@ class ServedModel:
     device: Device = "auto"
     dtype: Dtype = "auto"
     max_rows: Annotated[int, typer.Option(min=1, help="Answers that are decoded together.")] = 32
+    upstream: Annotated[str, typer.Option(help="An OpenAI-compatible server that answers in place of --model.")] = ""
+    upstream_model: Annotated[str, typer.Option(help="The name to ask it for; else the first it lists.")] = ""
+    upstream_images: Annotated[int | None, typer.Option(min=0, help="Pictures it takes in one request.")] = None
 
     def load(self, settings: "Settings", metrics: "Metrics") -> "Loaded":
         """Load it all."""
@@ -42,18 +45,21 @@ class ServedModel:
         from medgemma.server.app import Loaded
         from medgemma.server.embedded import EmbeddedBackend, hear_warnings
         from medgemma.server.encoding import Encoding
+        from medgemma.server.upstream import UpstreamBackend
         from medsiglip import MedSigLIP
 
+        encoder = MedSigLIP.from_pretrained(self.encoder, device=self.device) if self.encoder else None
+        encoding = Encoding(encoder) if encoder else None
+        hear_warnings()
+        if self.upstream:
+            return Loaded(UpstreamBackend(self.upstream, settings, self.upstream_model, self.upstream_images), encoding)
         gemma = MedGemma.from_pretrained(
             self.model, device=self.device, dtype=self.dtype, policy=self.resize or None, quantize=self.quantize or None
         )
         gemma.engine.max_rows = self.max_rows
         for folder in self.adapter or ():
             gemma.load_adapter(folder)
-        encoder = MedSigLIP.from_pretrained(self.encoder, device=self.device) if self.encoder else None
-        hear_warnings()
-        backend = EmbeddedBackend(gemma, settings, metrics.tokens)
-        return Loaded(backend, Encoding(encoder) if encoder else None)
+        return Loaded(EmbeddedBackend(gemma, settings, metrics.tokens), encoding)
 
 
 @dataclass(frozen=True)
@@ -92,6 +98,10 @@ def serve(
     limits: ServeLimits,
     volumes: VolumeOptions,
     drain_seconds: Annotated[int, typer.Option(min=0, help="For open answers, once the server is told to end.")] = 60,
+    print_upstream: Annotated[
+        str,
+        typer.Option(help="Print how to start vllm, sglang, llama-server, ollama or lmstudio for this one, and end."),
+    ] = "",
     quiet: Quiet = False,
 ) -> None:
     """Serve OpenAI's, Ollama's and Google's APIs, with DICOM; a bearer token comes from MEDGEMMA_SERVE_TOKEN."""
@@ -101,6 +111,11 @@ def serve(
         from medgemma.server.app import create_app
     except ImportError as error:
         raise ValueError(f"{one_line(error)}; run: pip install 'open-medgemma[serve]'") from error
+    if print_upstream:
+        from medgemma.server.upstream import upstream_command
+
+        typer.echo(upstream_command(print_upstream, served.model, served.upstream_images or volumes.slices))
+        return
     settings = _settings(reach, limits, volumes)
     if reach.host not in LOOPBACK and settings.token is None:
         say(f"note: anybody who reaches {reach.host} may ask; set {TOKEN_VARIABLE} to a token to be asked for")

@@ -24,13 +24,14 @@ class Delta(NamedTuple):
     """With the last one."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class Answering:
     """One request being answered."""
 
     head: ReplyHead
     num_choices: int
     prompt_tokens: int
+    """Of another server known at the end only."""
     deltas: AsyncIterator[Delta]
     has_logprobs: bool = False
 
@@ -57,6 +58,10 @@ class Backend(Protocol):
 
     def chat(self, body: ChatBody) -> AbstractAsyncContextManager[Answering]:
         """Answer a conversation; leaving the block early ends it."""
+        ...
+
+    async def close(self) -> None:
+        """Nothing more will be asked."""
         ...
 
     def complete(self, body: CompletionBody, prompt: str) -> AbstractAsyncContextManager[Answering]:

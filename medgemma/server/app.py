@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -85,7 +85,6 @@ def create_app(
     settings: Settings,
     load: Callable[[Metrics], Loaded],
     on_fault: Callable[[BaseException], object] = lambda fault: None,
-    close: Callable[[Loaded], Awaitable[None]] | None = None,
 ) -> FastAPI:
     """Make the application; it answers 503 until `load` is done.
 
@@ -93,7 +92,6 @@ def create_app(
         settings: how it is reached.
         load: loads what answers, in a thread of its own.
         on_fault: told if that fails.
-        close: at the end.
     """
     from medgemma.server.routes import chat, encoder, ollama, page, status, vertex
 
@@ -111,8 +109,8 @@ def create_app(
         task = asyncio.create_task(loading())
         yield
         task.cancel()
-        if close is not None and server.loaded is not None:
-            await close(server.loaded)
+        if server.loaded is not None:
+            await server.loaded.backend.close()
 
     app = FastAPI(title="medgemma serve", lifespan=lifespan, docs_url=None, redoc_url=None)
     app.state.server = server

@@ -112,6 +112,9 @@ class EmbeddedBackend:
         """The base and its adapters."""
         return [self.name, *self.gemma.engine.adapters.names]
 
+    async def close(self) -> None:
+        """Nothing is held open."""
+
     @asynccontextmanager
     async def chat(self, body: ChatBody) -> AsyncIterator[Answering]:
         """Answer a conversation.
