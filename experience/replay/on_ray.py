@@ -23,6 +23,9 @@ from experience.replay.structured import Pattern
 from experience.replay.tables.live import TableInfo
 from experience.replay.tables.table import Table
 
+NAMESPACE = "open-medgemma"
+"""Of the actors' names."""
+
 CALLS_AT_ONCE = 1000
 """In the actor; what is more waits before it."""
 
@@ -72,6 +75,7 @@ def on_ray(
         ray.init(address=address, log_to_driver=False)
     actor = ray.remote(_Tables).options(
         name=name,
+        namespace=NAMESPACE,
         lifetime="detached",
         get_if_exists=True,
         max_concurrency=CALLS_AT_ONCE,

@@ -6,9 +6,10 @@ from contextlib import suppress
 from pathlib import Path
 
 import ray
+import ray.util
 from ray.exceptions import RayError
 
-from experience.replay import RateLimited, Table
+from experience.replay import RateLimited, Replay, Table
 from tests.experience.replay.test_calls import New, new
 
 __all__ = ["new"]
@@ -26,16 +27,24 @@ def test_the_actor_s_death_loses_nothing_acknowledged(new: New, tmp_path: Path) 
         raise AssertionError("the actor does not come back")
 
     done = 0
-    for _ in range(5):
+    for kills in range(5):
+        if kills:
+            ray.kill(replay._actor, no_restart=False)
         for _ in range(20):
             while inserts() == done:  # one that was under way is looked for, and done again if it is not there
                 with suppress(RayError):
                     replay.insert(done, {"q": 1})
             done += 1
             assert inserts() == done
-        ray.kill(replay._actor, no_restart=False)
     assert inserts() == done == 100
     assert replay.sample("q", done).data.tolist() == list(range(done))
+
+
+def test_who_asks_for_a_name_gets_the_same_replay(new: New) -> None:
+    replay = new([Table.queue("q", 5)], seed=1)
+    replay.insert(3, {"q": 1})
+    name = ray.util.list_named_actors(all_namespaces=True)[0]["name"]
+    assert Replay.on_ray(None, [Table.queue("r", 5)], name=name).sample("q").data.tolist() == [3]
 
 
 def test_processes_insert_and_sample_at_once(new: New) -> None:
