@@ -149,7 +149,7 @@ def check(
     A picture of equal bytes, or a near-duplicate (turned, mirrored, resized, re-encoded), on two sides spoils a figure.
     """
     from data_cards.table.check import check_table
-    from medsiglip.table_check import METHOD, decode_pictures, near_duplicates_of
+    from medsiglip.tables.check import METHOD, decode_pictures, near_duplicates_of
 
     read = table.read(labelled=False)
     for line in read.described():
@@ -159,7 +159,7 @@ def check(
     faults = [*check_table(read), *decoded.faults]
     notes = list(read.findings)
     if near_duplicates:
-        from medsiglip.imaging.near_duplicates import find_near_duplicates
+        from medsiglip.tables.near_duplicates import find_near_duplicates
 
         group_of = {file: row.group for row in read.rows for file in row.files}
         with progress(len(decoded.files), "pictures compared", quiet) as advance:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from medsiglip.imaging.near_duplicates import (
+from medsiglip.tables.near_duplicates import (
     ANGLES,
     LEAST_CORRELATION,
     RINGS,

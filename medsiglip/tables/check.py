@@ -10,7 +10,7 @@ from data_cards.check import at_most
 from data_cards.table import Row, Table
 from data_cards.table.files import equal_bytes
 from medsiglip.imaging import ImageError, Notes, Source, list_files, shared_pool
-from medsiglip.imaging.near_duplicates import NearDuplicate, polar_map
+from medsiglip.tables.near_duplicates import NearDuplicate, polar_map
 
 METHOD = "correlation of log-polar maps about the centre"
 
