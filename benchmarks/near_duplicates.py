@@ -14,9 +14,9 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from data_cards.table import Table, read_table
-from medsiglip.imaging.near_duplicates import NearDuplicate, find_near_duplicates
 from medsiglip.metrics.statistics import grouped_weighted_ci
-from medsiglip.table_check import decode_pictures
+from medsiglip.tables.check import decode_pictures
+from medsiglip.tables.near_duplicates import NearDuplicate, find_near_duplicates
 
 COPIES = "histo-lc25000-lung"
 OTHERS = ("cxr-nih14", "modality-mednist", "derm-ham10000", "fundus-dr")

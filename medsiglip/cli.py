@@ -1,17 +1,12 @@
 """The `medsiglip` command: classify and embed pictures."""
 
-import csv
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
-from data_cards.table.options import TableOptions
 from medsiglip.command import (
-    Device,
-    Dtype,
     Files,
     Model,
     Problems,
@@ -24,113 +19,23 @@ from medsiglip.command import (
     say,
     say_notes,
     spread_options,
-    whole_file,
 )
+from medsiglip.commands.calibrate import calibrate
+from medsiglip.commands.check import check
+from medsiglip.commands.classify import classify
+from medsiglip.commands.encoding import EncodeOptions, Resize
+from medsiglip.commands.gate import gate, gate_fit
+from medsiglip.commands.probe import probe
 from medsiglip.imaging import Notes, Volume
 
-if TYPE_CHECKING:
-    from medsiglip.encoder import MedSigLIP
-    from medsiglip.imaging.volumes.select import Selection
-
 app = new_app("MedSigLIP: medical pictures to zero-shot labels and embeddings. Not a medical device.")
+app.command()(spread_options(classify))
+app.command()(spread_options(calibrate))
+app.command()(spread_options(gate))
+app.command("gate-fit")(spread_options(gate_fit))
+app.command()(probe)
+app.command()(spread_options(check))
 Item = TypeVar("Item")
-Policy = Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")]
-Resize = Annotated[str, typer.Option(help="A resize policy instead of the model's own.")]
-Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
-
-
-@dataclass(frozen=True)
-class EncodeOptions:
-    """Which encoder embeds pictures, and how they are read."""
-
-    policy: Policy = "voi"
-    resize: Resize = ""
-    model: Model = "nano"
-    device: Device = "auto"
-    dtype: Dtype = "auto"
-    batch_size: Batch = 32
-    select: Select = None
-
-    @property
-    def selection(self) -> "Selection":
-        """Which volume of a file that holds several; series are not put together here.
-
-        Raises:
-            ValueError: no such key, or one of series.
-        """
-        from medsiglip.imaging.volumes.select import parse_selection
-
-        selection = parse_selection(self.select or [])
-        for key, value in selection:
-            if key not in ("time", "channel"):
-                raise ValueError(
-                    f"--select {key}={value}: every file is taken by itself here, and only time and channel choose "
-                    f"within one; name the files of {key} {value} alone"
-                )
-        return selection
-
-    def load(self) -> "MedSigLIP":
-        """The encoder.
-
-        Raises:
-            ValueError: there is no such policy or model.
-        """
-        from medsiglip.encoder import MedSigLIP
-        from medsiglip.imaging.dicom.policies import check_policy
-
-        check_policy(self.policy)
-        return MedSigLIP.from_pretrained(self.model, device=self.device, dtype=self.dtype, policy=self.resize or None)
-
-
-@app.command()
-@spread_options
-def classify(
-    files: Files,
-    labels: Annotated[list[str] | None, typer.Option(help="Labels, separated by semicolons or given again.")] = None,
-    task: Annotated[str, typer.Option(help="A named label set instead of --labels.")] = "",
-    independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
-    out: Annotated[Path | None, typer.Option(help="CSV file; stdout without it.")] = None,
-    *,
-    encoding: EncodeOptions,
-    quiet: Quiet = False,
-) -> None:
-    """Zero-shot labels for every frame: file,frame,label,probability,score,policy (score is the cosine)."""
-    from medsiglip.embed import readable_pictures
-    from medsiglip.zero_shot import ZeroShotClassifier
-
-    named = ";".join(labels or [])
-    if bool(named) == bool(task):
-        raise ValueError('give either --labels "a;b" or --task NAME')
-    if task and independent:
-        raise ValueError("--independent goes with --labels; a task says itself whether its labels exclude each other")
-    if not independent and named.strip(" ;") and ";" not in named.strip(" ;"):
-        raise ValueError(
-            f"--labels {named!r}: one label, so its probability is 1 whatever the picture shows; "
-            "separate labels by semicolons, or add --independent"
-        )
-    problems, notes, select = Problems(), Notes(), encoding.selection
-    paths = files_of(files, problems)
-    encoder = encoding.load()
-    if task:
-        classifier = ZeroShotClassifier.for_task(encoder, task)
-    else:
-        classifier = ZeroShotClassifier(encoder, named.split(";"), independent=independent)
-    with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
-        write = csv.writer(file, lineterminator="\n").writerow
-        write(["file", "frame", "label", "probability", "score", "policy"])
-        square, policy = encoder.preprocessing.square, encoding.policy
-        readable = readable_pictures(paths, problems.add, square=square, policy=policy, select=select)
-        for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
-            result = classifier.classify_vectors(vectors)
-            for i, picture in enumerate(pictures):
-                notes.add(picture.file, picture.findings)
-                used = f"{picture.policy}+{encoder.preprocessing.policy}"
-                for j, label in enumerate(result.labels):
-                    row = [f"{result.probabilities[i, j]:.6f}", f"{result.scores[i, j]:.6f}"]
-                    write([picture.file, str(picture.frame), label, *row, used])
-            advance(len(pictures))
-    say_notes(notes)
-    problems.exit()
 
 
 @app.command()
@@ -138,32 +43,46 @@ def classify(
 def embed(
     files: Files,
     out: Annotated[Path, typer.Option(help="Parquet file; an interrupted run goes on.")],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="A series or volume is one row: its slices' mean.")
+    ] = False,
+    slices: Annotated[bool, typer.Option("--slices", help="With --volumes: a row for each slice too.")] = False,
     *,
     encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
-    """One unit vector a frame: file, frame, sha256, embedding, model, policy, findings."""
-    from medsiglip.embed import embed_files
+    """One unit vector a frame, or with --volumes a series: file, frame, sha256, embedding, model, policy, findings.
 
-    problems, notes, select = Problems(), Notes(), encoding.selection
+    --model may be any picture encoder of transformers.
+    """
+    from medsiglip.embed import embed_files
+    from medsiglip.pooling import embed_volumes
+
+    if slices and not volumes:
+        raise ValueError("--slices goes with --volumes; without it every slice is a row already")
+    problems, notes = Problems(), Notes()
+    select = encoding.any_selection if volumes else encoding.selection
     paths = files_of(files, problems)
-    encoder = encoding.load()
-    with progress(None, "pictures", quiet) as advance:
-        embed_files(
-            encoder,
-            paths,
-            out,
-            on_problem=problems.add,
-            batch_size=encoding.batch_size,
-            policy=encoding.policy,
-            select=select,
-            on_progress=advance,
-            notes=notes,
-            on_stale=lambda aside: say(
-                "note: the model's pixels or other files have changed since it embedded what was there; all files are "
-                f"embedded anew, and the old rows are in {aside.name}"
-            ),
+    encoder = encoding.load_any()
+    policy = encoding.policy_of(encoder)
+
+    def note_stale(aside: Path) -> None:
+        say(
+            "note: the model's pixels or other files have changed since it embedded what was there; all files are "
+            f"embedded anew, and the old rows are in {aside.name}"
         )
+
+    with progress(None, "pictures", quiet) as advance:
+        if volumes:
+            embed_volumes(
+                encoder, paths, out, on_problem=problems.add, slices=slices, policy=policy,
+                batch_size=encoding.batch_size, select=select, on_progress=advance, notes=notes,
+            )  # fmt: skip
+        else:
+            embed_files(
+                encoder, paths, out, on_problem=problems.add, batch_size=encoding.batch_size, policy=policy,
+                select=select, on_progress=advance, notes=notes, on_stale=note_stale,
+            )  # fmt: skip
     say_notes(notes)
     problems.exit()
 
@@ -172,7 +91,7 @@ def embed(
 def look(
     files: Files,
     out: Annotated[Path, typer.Option(help="PNG file.")],
-    policy: Policy = "voi",
+    policy: Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")] = "voi",
     resize: Resize = "",
     size_px: Annotated[
         int | None, typer.Option(min=1, max=2048, help="Side of the square instead of the model's own.")
@@ -217,60 +136,12 @@ def look(
 
 
 @app.command()
-@spread_options
-def check(
-    *,
-    table: TableOptions,
-    near_duplicates: Annotated[
-        bool, typer.Option(help="Also compare the pictures with each other; the time grows with their number squared.")
-    ] = True,
-    quiet: Quiet = False,
-) -> None:
-    """Look a table of yours over by decoding its pictures: unreadable ones, and those that are there twice.
-
-    A picture of equal bytes, or a near-duplicate (turned, mirrored, resized, re-encoded), on two sides spoils a figure.
-    """
-    from data_cards.table.check import check_table
-    from medsiglip.table_check import METHOD, decode_pictures, near_duplicates_of
-
-    read = table.read(labelled=False)
-    for line in read.described():
-        typer.echo(line)
-    with progress(sum(len(row.files) for row in read.rows), "pictures", quiet) as advance:
-        decoded = decode_pictures(read, advance)
-    faults = [*check_table(read), *decoded.faults]
-    notes = list(read.findings)
-    if near_duplicates:
-        from medsiglip.imaging.near_duplicates import find_near_duplicates
-
-        group_of = {file: row.group for row in read.rows for file in row.files}
-        with progress(len(decoded.files), "pictures compared", quiet) as advance:
-            pairs = find_near_duplicates(decoded.maps, [group_of[file] for file in decoded.files], advance)
-        twice = near_duplicates_of(read, decoded.files, pairs)
-        faults += twice.faults
-        notes.append(
-            f"near-duplicates ({METHOD}): {len(twice.across_sides)} pairs on two sides, {len(twice.across_groups)} in "
-            f"two groups, {twice.within_groups} within a group"
-        )
-    for line in notes:
-        typer.echo(f"note: {line}")
-    for line in faults:
-        typer.echo(f"fault: {line}")
-    say_notes(decoded.notes)
-    typer.echo(f"{len(decoded.files)} pictures decoded ({decoded.num_frames} frames), {len(faults)} faults")
-    if faults:
-        raise typer.Exit(1)
-
-
-@app.command()
 def tasks() -> None:
     """The names that `classify --task` knows, with their labels."""
-    from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+    from medsiglip.prompts import label_set, task_names
 
-    names = {name: list(labels) for name, labels in TASKS.items()}
-    names |= {name: list(findings) for name, findings in PRESENT_ABSENT_TASKS.items()}
-    for name, labels in names.items():
-        typer.echo(f"{name}: {'; '.join(labels)}")
+    for name in task_names():
+        typer.echo(f"{name} ({label_set(name).convention}): {'; '.join(label_set(name).labels)}")
 
 
 def counted(items: Iterable[Item], advance: Callable[[int], object]) -> Iterator[Item]:

@@ -47,7 +47,7 @@ def run(app: typer.Typer) -> None:
     warnings.showwarning = _say_remark
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         say(f"error: {one_line(error)}")
         sys.exit(1)
     except (ImportError, RuntimeError) as error:
@@ -154,6 +154,10 @@ class Advance:
     def __call__(self, count: int) -> None:
         """So many more are done."""
         self._bar.update(count)
+
+    def show(self, text: str) -> None:
+        """Beside the bar, such as the loss."""
+        self._bar.set_postfix_str(text, refresh=False)
 
     def expect(self, total: int) -> None:
         """So many there will be in all."""

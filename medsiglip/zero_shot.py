@@ -6,11 +6,13 @@ Source: MedGemma technical report (arXiv:2507.05201) §6; SigLIP (arXiv:2303.153
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 
-from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+from medsiglip.class_vectors import kept_prompt_vectors, mean_prompt_vectors
+from medsiglip.prompts import Convention, LabelSet, Prompts, label_set
 
 
 class Embedder(Protocol):
@@ -23,6 +25,10 @@ class Embedder(Protocol):
     @property
     def identity(self) -> str:
         """What embeddings depend on."""
+
+    @property
+    def dtype_name(self) -> str:
+        """Of the weights as they are computed with, such as "float32"."""
 
     @property
     def logit_scale(self) -> float:
@@ -45,9 +51,13 @@ class ZeroShotResult:
 
     labels: tuple[str, ...]
     probabilities: np.ndarray
-    """(N, C) float32 in 0..1: softmax over exclusive labels, sigmoid or present-against-absent otherwise."""
+    """(N, C) float32 in 0..1, by the convention."""
     scores: np.ndarray
     """(N, C) float32 in -1..1: the cosine."""
+    convention: Convention
+    """What the probabilities are: "softmax", "sigmoid" or "present against absent"."""
+    logits: np.ndarray
+    """(N, C) float32: softmax over them, or sigmoid of each, are the probabilities."""
 
 
 class ZeroShotClassifier:
@@ -56,89 +66,108 @@ class ZeroShotClassifier:
     def __init__(
         self,
         encoder: Embedder,
-        labels: Sequence[str] | Mapping[str, Sequence[str]],
+        labels: LabelSet | Sequence[str] | Mapping[str, Sequence[str]],
         *,
         independent: bool = False,
         absent: Mapping[str, Sequence[str]] | None = None,
+        cache: Path | None = None,
     ) -> None:
         """Encode the classes.
 
         Args:
             encoder: the encoder whose space is used.
-            labels: label names, used as their own prompt, or a mapping of label to its prompts.
+            labels: label names, used as their own prompt; a mapping of label to its prompts; or a `LabelSet`, which
+                says itself how its labels go together.
             independent: labels do not exclude each other: sigmoid(scale · cosine + bias) for each.
             absent: for each label, prompts saying that it is absent; its probability is then a softmax over the two.
+            cache: folder in which class vectors are kept, by encoder and prompts; without it they are made anew.
 
         Raises:
             ValueError: no labels, a repeated label, a label without prompts, or without absent prompts.
         """
-        prompts = dict(labels) if isinstance(labels, Mapping) else _own_prompts(labels)
-        if not prompts or not all(prompts.values()):
-            raise ValueError("no labels given, or a label has no prompt; give at least one non-empty label")
-        if absent is not None and set(absent) != set(prompts):
-            raise ValueError(f"absent prompts are for {sorted(absent)}, labels {sorted(prompts)}; give one for each")
         self.encoder = encoder
-        self.labels = tuple(prompts)
-        self.independent = independent
-        self.class_vectors = mean_prompt_vectors(encoder, prompts)
+        self.label_set = labels if isinstance(labels, LabelSet) else _label_set_of(labels, independent, absent)
+        self.labels = self.label_set.labels
+        self._cache = cache
+        self.class_vectors = self._vectors_of(self.label_set.prompts)
         self.absent_vectors = (
-            None if absent is None else mean_prompt_vectors(encoder, {label: absent[label] for label in prompts})
+            self._vectors_of({label: self.label_set.absent[label] for label in self.labels})
+            if self.label_set.absent
+            else None
         )
 
     @classmethod
-    def for_task(cls, encoder: Embedder, task: str) -> "ZeroShotClassifier":
-        """A classifier for a named task of `medsiglip.prompts`.
+    def for_task(cls, encoder: Embedder, task: str, *, cache: Path | None = None) -> "ZeroShotClassifier":
+        """A classifier for a named task: a label set that ships, see `medsiglip.prompts`.
 
         Raises:
             ValueError: the task is unknown; the known ones are listed.
         """
-        if task in TASKS:
-            return cls(encoder, TASKS[task])
-        if task in PRESENT_ABSENT_TASKS:
-            pairs = PRESENT_ABSENT_TASKS[task]
-            present = {label: pair.present for label, pair in pairs.items()}
-            return cls(encoder, present, absent={label: pair.absent for label, pair in pairs.items()})
-        raise ValueError(f"task {task!r} is unknown; choose one of {', '.join([*TASKS, *PRESENT_ABSENT_TASKS])}")
+        return cls(encoder, label_set(task), cache=cache)
 
     def classify(self, images: Any) -> ZeroShotResult:
         """Classify pictures (anything `MedSigLIP.encode_images` takes)."""
         return self.classify_vectors(self.encoder.encode_images(images))
 
     def classify_vectors(self, image_vectors: np.ndarray) -> ZeroShotResult:
-        """Classify embeddings (N, D) float32, L2-normalised."""
+        """Classify embeddings (N, D) float32, L2-normalised.
+
+        Raises:
+            ValueError: they are of another width, or hold NaN.
+        """
+        _refuse_other_vectors(image_vectors, self.class_vectors.shape[1])
         scores = image_vectors @ self.class_vectors.T
         logits = self.encoder.logit_scale * scores
         if self.absent_vectors is not None:
-            absent_logits = self.encoder.logit_scale * (image_vectors @ self.absent_vectors.T)
-            probabilities = _sigmoid(logits - absent_logits)
-        elif self.independent:
-            probabilities = _sigmoid(logits + self.encoder.logit_bias)
-        else:
-            probabilities = _softmax(logits)
-        return ZeroShotResult(self.labels, probabilities.astype(np.float32), scores.astype(np.float32))
+            logits = logits - self.encoder.logit_scale * (image_vectors @ self.absent_vectors.T)
+        elif self.label_set.convention == "sigmoid":
+            logits = logits + self.encoder.logit_bias
+        probabilities = softmax(logits) if self.label_set.exclusive else sigmoid(logits)
+        return ZeroShotResult(
+            self.labels,
+            probabilities.astype(np.float32),
+            scores.astype(np.float32),
+            self.label_set.convention,
+            logits.astype(np.float32),
+        )
+
+    def _vectors_of(self, prompts: Prompts) -> np.ndarray:
+        if self._cache is None:
+            return mean_prompt_vectors(self.encoder.encode_texts, prompts)
+        made_by = f"{self.encoder.identity} {self.encoder.dtype_name}"
+        return kept_prompt_vectors(self.encoder.encode_texts, prompts, made_by, self._cache)
 
 
-def mean_prompt_vectors(encoder: Embedder, prompts: Mapping[str, Sequence[str]]) -> np.ndarray:
-    """(C, D) float32: mean of each label's normalised prompt vectors, normalised again."""
-    prompts = {label: [group] if isinstance(group, str) else group for label, group in prompts.items()}
-    texts = [text for group in prompts.values() for text in group]
-    vectors = encoder.encode_texts(texts)
-    owners = np.repeat(np.arange(len(prompts)), [len(group) for group in prompts.values()])
-    means = np.stack([vectors[owners == index].mean(axis=0) for index in range(len(prompts))])
-    return np.asarray(means / np.linalg.norm(means, axis=1, keepdims=True), dtype=np.float32)
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """Over the last axis."""
+    shifted = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=-1, keepdims=True))
 
 
-def _own_prompts(labels: Sequence[str]) -> dict[str, list[str]]:
-    names = [label.strip() for label in ([labels] if isinstance(labels, str) else labels) if label.strip()]
-    if len(set(names)) < len(names):
-        raise ValueError(f"a label is given twice in {names}; give each label once")
-    return {name: [name] for name in names}
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True))
-
-
-def _sigmoid(logits: np.ndarray) -> np.ndarray:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """Of each element; logits beyond ±80 are cut there."""
     return np.asarray(1 / (1 + np.exp(-np.clip(logits, -80, 80))))
+
+
+def _label_set_of(
+    labels: Sequence[str] | Mapping[str, Sequence[str]],
+    independent: bool,
+    absent: Mapping[str, Sequence[str]] | None,
+) -> LabelSet:
+    if not isinstance(labels, Mapping):
+        return LabelSet.of_labels(labels, independent=independent)
+    if absent is None:
+        return LabelSet("", "sigmoid" if independent else "softmax", _as_texts(labels))
+    return LabelSet("", "present against absent", _as_texts(labels), _as_texts(absent))
+
+
+def _as_texts(prompts: Mapping[str, Sequence[str]]) -> dict[str, tuple[str, ...]]:
+    return {label: (group,) if isinstance(group, str) else tuple(group) for label, group in prompts.items()}
+
+
+def _refuse_other_vectors(vectors: np.ndarray, width: int) -> None:
+    if vectors.ndim != 2 or vectors.shape[1] != width:
+        raise ValueError(f"got vectors of shape {vectors.shape}, expected (N, {width}); embed with the same encoder")
+    if not np.isfinite(vectors).all():
+        rows = np.flatnonzero(~np.isfinite(vectors).all(axis=1))
+        raise ValueError(f"vector {rows[0]} of {len(vectors)} holds NaN or infinity; embed its picture again")

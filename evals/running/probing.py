@@ -32,6 +32,11 @@ class RememberedPictures:
         return self._encoder.identity
 
     @property
+    def dtype_name(self) -> str:
+        """See `Embedder`."""
+        return self._encoder.dtype_name
+
+    @property
     def logit_scale(self) -> float:
         """See `Embedder`."""
         return self._encoder.logit_scale

@@ -24,9 +24,9 @@ from evals.tasks.task import ItemOptions, Task
 from evals.tasks.zero_shot import grade_label
 from medsiglip.metrics.bootstrap import ratio
 from medsiglip.metrics.ranking import auroc_of_weights
-from medsiglip.prompts import PRESENT_ABSENT_TASKS
+from medsiglip.prompts import label_set
 
-FINDINGS = PRESENT_ABSENT_TASKS["chest-xray-findings"]
+FINDINGS = label_set("chest-xray-findings")
 
 CLASSES = ("absent", "present")
 
@@ -70,11 +70,12 @@ class FindingSet:
     sides: tuple[str, ...]
     films: Callable[[Path, str], Sequence[LabelledPicture]]
     findings: Mapping[str, tuple[str, ...]]
+    version: int = 1
 
 
 def captions(finding: str) -> dict[str, tuple[str, ...]]:
     """Return the captions of a finding's absence and presence."""
-    return {"absent": FINDINGS[finding].absent, "present": FINDINGS[finding].present}
+    return {"absent": FINDINGS.absent[finding], "present": FINDINGS.prompts[finding]}
 
 
 def items(films: FindingSet, data_dir: str | Path, options: ItemOptions) -> list[Item]:
@@ -159,6 +160,7 @@ SETS: dict[str, FindingSet] = {
         ("test", "valid", "train"),
         _chexpert,
         CHEXPERT_FINDINGS,
+        version=2,
     ),
     "zero-shot-mimic-cxr-findings": FindingSet(
         "mimic-cxr-jpg",
@@ -166,6 +168,7 @@ SETS: dict[str, FindingSet] = {
         ("test", "validate", "train"),
         _mimic,
         CHEXPERT_FINDINGS,
+        version=2,
     ),
     "zero-shot-kit-cxr-findings": FindingSet(
         "cxr-nih14",
@@ -193,6 +196,7 @@ def _row(name: str, films: FindingSet) -> Task:
         breakdown="label_set",
         label_sets={finding: captions(finding) for finding in films.findings},
         subgroups=("sex", "age_band", "view"),
+        version=films.version,
     )
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medgemma.commands.gate import GateOptions
 from medgemma.commands.options import (
     AsJson,
     DrawOptions,
@@ -63,6 +64,7 @@ def ask(
     count_tokens: Annotated[
         bool, typer.Option("--count-tokens", help="Only say what each prompt costs; loads no weights.")
     ] = False,
+    gating: GateOptions,
     loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
@@ -80,6 +82,7 @@ def ask(
     about: Iterable[Study] = [Study((), [])]
     if files:
         about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
+        about = gating.keep(about, problems)
     if count_tokens:
         counted = AnswerOptions(sampling, think, system=system, pan_and_scan=crop)
         _count(_prompts(loading.model), about, question, counted, problems, as_json, out)

@@ -93,6 +93,8 @@ class Labelled:
     task: str
     labels: tuple[str, ...]
     probabilities: tuple[float, ...]
+    calibration: str
+    """What they were calibrated by; empty: as the encoder gives them."""
 
 
 @dataclass(frozen=True)
@@ -200,13 +202,20 @@ def _show(
 
 
 def _labelled(siglip: "MedSigLIP", picture: Picture, tasks: Sequence[str]) -> tuple[Labelled, ...]:
+    from medsiglip.calibration.shipped import shipped_calibration
     from medsiglip.zero_shot import ZeroShotClassifier
 
-    vectors = siglip.encode_images([picture])
-    results = [(task, ZeroShotClassifier.for_task(siglip, task).classify_vectors(vectors)) for task in tasks]
-    return tuple(
-        Labelled(task, result.labels, tuple(float(p) for p in result.probabilities[0])) for task, result in results
-    )
+    vectors, labelled = siglip.encode_images([picture]), []
+    for task in tasks:
+        classifier = ZeroShotClassifier.for_task(siglip, task)
+        result = classifier.classify_vectors(vectors)
+        calibrated = shipped_calibration(
+            siglip.folder, classifier, f"{siglip.pixel_policy}+{siglip.preprocessing.policy}"
+        )
+        (probabilities,) = calibrated.probabilities(result) if calibrated else result.probabilities
+        named = f"{calibrated.map.method}, {calibrated.site}" if calibrated else ""
+        labelled.append(Labelled(task, result.labels, tuple(map(float, probabilities)), named))
+    return tuple(labelled)
 
 
 def _write(

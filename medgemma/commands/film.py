@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medgemma.commands.gate import GateOptions
 from medgemma.commands.options import (
     AsJson,
     LoadOptions,
@@ -46,6 +47,7 @@ def report(
     thinking: ThinkingOptions,
     policy: Policy = "voi",
     volumes: VolumeOptions,
+    gating: GateOptions,
     loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
@@ -54,7 +56,11 @@ def report(
     from medgemma.prompts.film_prompts import findings_question
 
     options = AnswerOptions(thinking=thinking.chosen(), view=volumes.view())
-    [study] = _studies([file], policy, options, quiet)
+    problems = Problems()
+    kept = list(gating.keep(_studies([file], policy, options, quiet), problems))
+    if not kept:
+        problems.exit()
+    [study] = kept
     gemma = loading.load()
     note_unless_measured(gemma, "reports")
     _ask_one(gemma, study, findings_question(indication), max_new_tokens, options, as_json, out)

@@ -1,6 +1,8 @@
 """A tiny random MedSigLIP-shaped checkpoint, written once by plain transformers, and a few pictures."""
 
+import logging
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -86,3 +88,23 @@ def edited(tiny_folder, tmp_path):
         return folder
 
     return make
+
+
+@pytest.fixture
+def medsiglip(monkeypatch, capsys, tiny_folder):
+    """Runs a command in this process: (exit status, stdout, lines of stderr)."""
+    from medsiglip.cli import main
+
+    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
+    def run(*words, model=tiny_folder):
+        options = ["--model", str(model), "--device", "cpu", "--quiet"] if model else []
+        monkeypatch.setattr(sys, "argv", ["medsiglip", *map(str, words), *options])
+        with pytest.raises(SystemExit) as exited:
+            main()
+        captured = capsys.readouterr()
+        return exited.value.code or 0, captured.out, captured.err.splitlines()
+
+    yield run
+    logging.captureWarnings(False)

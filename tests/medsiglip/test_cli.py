@@ -1,8 +1,9 @@
 import csv
 import io
-import logging
+import json
 import math
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,31 +15,13 @@ import pydicom.data
 import pytest
 from PIL import Image
 
-from medsiglip import MedSigLIP
-from medsiglip.cli import app, main
+from medsiglip import MedSigLIP, ZeroShotClassifier
+from medsiglip.cli import app
 from medsiglip.imaging import read_pictures
-from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
+from medsiglip.prompts import task_names
 from tests.medsiglip.imaging.made_series import ct_file
 
 COMMANDS = [command.name or command.callback.__name__ for command in app.registered_commands]
-
-
-@pytest.fixture
-def medsiglip(monkeypatch, capsys, tiny_folder):
-    """Runs a command in this process: (exit status, stdout, lines of stderr)."""
-    monkeypatch.setenv("TRANSFORMERS_VERBOSITY", "error")
-    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-
-    def run(*words, model=tiny_folder):
-        options = ["--model", str(model), "--device", "cpu", "--quiet"] if model else []
-        monkeypatch.setattr(sys, "argv", ["medsiglip", *map(str, words), *options])
-        with pytest.raises(SystemExit) as exited:
-            main()
-        captured = capsys.readouterr()
-        return exited.value.code or 0, captured.out, captured.err.splitlines()
-
-    yield run
-    logging.captureWarnings(False)
 
 
 def run_in_a_process(repository, *words):
@@ -77,7 +60,7 @@ def rows_of(text):
 def test_classify_writes_its_columns_to_stdout(medsiglip, films, encoder, arrays):
     status, out, err = medsiglip("classify", *films, "--labels", "nodule; mild edema ;fracture")
     assert (status, err) == (0, [])
-    assert out.splitlines()[0] == "file,frame,label,probability,score,policy"
+    assert out.splitlines()[0] == "file,frame,label,probability,score,policy,convention,calibration,decision,gate"
     assert {row["policy"] for row in rows_of(out)} == {"stored+huggingface"}
     rows = rows_of(out)
     assert [row["label"] for row in rows[:3]] == ["nodule", "mild edema", "fracture"]
@@ -115,6 +98,55 @@ def test_classify_batch_size_changes_nothing(medsiglip, films):
     for a, b in zip(rows_of(one), rows_of(all_at_once), strict=True):
         assert (a["file"], a["label"]) == (b["file"], b["label"])
         assert float(a["probability"]) == pytest.approx(float(b["probability"]), abs=3e-6)
+
+
+def test_classify_as_json_has_an_object_a_frame(medsiglip, films):
+    words = ("classify", *films[:2], "--labels", "nodule;fracture", "--independent")
+    objects = [json.loads(line) for line in medsiglip(*words, "--json")[1].splitlines()]
+    rows = rows_of(medsiglip(*words)[1])
+    assert [found["convention"] for found in objects] == ["sigmoid"] * 2
+    assert [found["file"] for found in objects] == [str(film) for film in films[:2]]
+    listed = [label for found in objects for label in found["labels"]]
+    assert [(row["label"], float(row["probability"])) for row in rows] == [
+        (label["label"], label["probability"]) for label in listed
+    ]
+
+
+OWN_PROMPTS = """
+convention: present against absent
+labels:
+  edema: {present: [mild edema, edema in the lung], absent: no effusion}
+"""
+
+
+def test_classify_by_a_prompt_file_of_ones_own(medsiglip, films, tmp_path, encoder, arrays):
+    own = tmp_path / "own.yaml"
+    own.write_text(OWN_PROMPTS)
+    status, out, err = medsiglip("classify", *films, "--prompts", own)
+    assert (status, err) == (0, [])
+    present, absent = {"edema": ["mild edema", "edema in the lung"]}, {"edema": ["no effusion"]}
+    expected = ZeroShotClassifier(encoder, present, absent=absent).classify(arrays).probabilities[:, 0]
+    assert [row["convention"] for row in rows_of(out)] == ["present against absent"] * len(films)
+    assert [float(row["probability"]) for row in rows_of(out)] == pytest.approx(expected.tolist(), abs=2e-6)
+
+
+def test_own_prompts_replace_those_of_a_task_and_unknown_labels_are_refused(medsiglip, films, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text(OWN_PROMPTS)
+    words = ("classify", films[0], "--task", "chest-xray-findings")
+    plain, mine = (rows_of(medsiglip(*words, *more)[1]) for more in ([], ["--prompts", own]))
+    moved = [a["label"] for a, b in zip(plain, mine, strict=True) if a["probability"] != b["probability"]]
+    assert moved == ["edema"] and len(mine) == 13
+    own.write_text(OWN_PROMPTS.replace("edema:", "oedema:"))
+    status, out, err = medsiglip(*words, "--prompts", own)
+    assert (status, out) == (1, "")
+    assert err[0].startswith("error: own: 'oedema' is no label of chest-xray-findings; use atelectasis; cardiomegaly; ")
+
+
+def test_a_text_too_long_is_named(medsiglip, films):
+    status, out, err = medsiglip("classify", films[0], "--labels", "nodule;" + "effusion " * 80)
+    assert (status, out) == (1, "")
+    assert re.match(r"error: text 2 of 2 \('effusion .*\.\.\.'\) is \d+ tokens long, and the encoder reads 64", err[0])
 
 
 # embed
@@ -248,13 +280,14 @@ def test_one_label_may_be_asked_for_alone(medsiglip, films):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ([], 'give either --labels "a;b" or --task NAME'),
-        (["--labels", "a;b", "--task", "modality"], 'give either --labels "a;b" or --task NAME'),
+        ([], 'give either --labels "a;b", or --task NAME, or --prompts FILE'),
+        (["--labels", "a;b", "--task", "modality"], 'give either --labels "a;b", or --task NAME, or --prompts FILE'),
+        (["--prompts", "no.yaml"], "no.yaml: cannot be read (No such file or directory); give a YAML file of prompts"),
         (["--task", "modality", "--independent"], "--independent goes with --labels"),
         (["--labels", " ; "], "no labels given, or a label has no prompt; give at least one non-empty label"),
         (["--labels", "a;b;a"], "a label is given twice"),
         (["--labels", "CT,X-ray;"], "--labels 'CT,X-ray;': one label, so its probability is 1"),
-        (["--task", "chest"], "task 'chest' is unknown; choose one of modality, "),
+        (["--task", "chest"], "task 'chest' is unknown; choose one of body-part, "),
         (["--labels", "a;b", "--dtype", "float16"], "dtype 'float16': choose float32 or bfloat16"),
         (["--labels", "a;b", "--out", "."], ".: a folder; give the name of a file to write"),
     ],
@@ -277,8 +310,8 @@ def test_an_out_that_cannot_be_written_is_one_line(medsiglip, films):
 def test_tasks_lists_every_task_with_its_labels(medsiglip):
     status, out, err = medsiglip("tasks", model=None)
     assert (status, err) == (0, [])
-    assert [line.split(":")[0] for line in out.splitlines()] == [*TASKS, *PRESENT_ABSENT_TASKS]
-    assert "modality: X-ray; CT; MRI; histology" in out
+    assert [line.split(" (")[0] for line in out.splitlines()] == task_names()
+    assert "modality (softmax): X-ray; CT; MRI; histology" in out
 
 
 @pytest.mark.parametrize("command", COMMANDS)

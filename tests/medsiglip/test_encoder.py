@@ -123,9 +123,9 @@ def test_texts_are_padded_to_64_and_longer_ones_refused(encoder):
     assert ids.shape == (2, 64) and ids[0, -1] == encoder.tokenizer.eos_token_id
     assert (ids[1, 10:] == encoder.tokenizer.pad_token_id).all()
     too_long = texts[65]
-    with pytest.raises(ValueError, match="text 2 of 3 is 65 tokens long, and the encoder reads 64; shorten it"):
+    with pytest.raises(ValueError, match=r"text 2 of 3 \(.*\) is 65 tokens long, and the encoder reads 64; shorten it"):
         encoder.encode_texts(["ct", too_long, "ct"])
-    with pytest.raises(ValueError, match="text 2 of 2 is 65 tokens long"):
+    with pytest.raises(ValueError, match=r"text 2 of 2 \(.*\) is 65 tokens long"):
         ZeroShotClassifier(encoder, ["ct", too_long])
     with pytest.raises(ValueError, match="the text is 65 tokens long"):
         encoder.encode_texts(too_long)

@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
 
-from medsiglip.prompts import PRESENT_ABSENT_TASKS, TASKS
-from medsiglip.zero_shot import ZeroShotClassifier, mean_prompt_vectors
+from medsiglip.class_vectors import kept_prompt_vectors, mean_prompt_vectors
+from medsiglip.prompts import label_set
+from medsiglip.zero_shot import ZeroShotClassifier
 
 
 class PlaneEncoder:
@@ -50,7 +51,7 @@ def test_absent_prompts_go_to_their_label_in_any_order():
 
 
 def test_prompts_are_averaged_as_unit_vectors_and_normalised_again():
-    vectors = mean_prompt_vectors(PlaneEncoder(), {"a": ["east", "north"], "b": ["north-east"]})
+    vectors = mean_prompt_vectors(PlaneEncoder().encode_texts, {"a": ["east", "north"], "b": ["north-east"]})
     np.testing.assert_allclose(vectors, [[0.5**0.5, 0.5**0.5], [0.6, 0.8]], atol=1e-6)
 
 
@@ -62,7 +63,7 @@ def test_mean_prompt_vectors_of_the_encoder(encoder):
     texts = {text: encoder.encode_texts([text])[0] for group in prompts.values() for text in group}
     mean = sum(texts[text] for text in prompts["edema"]) / 3
     assert np.linalg.norm(mean) < 0.999  # so that normalising again matters
-    vectors = mean_prompt_vectors(encoder, prompts)
+    vectors = mean_prompt_vectors(encoder.encode_texts, prompts)
     np.testing.assert_allclose(vectors[0], mean / np.linalg.norm(mean), atol=1e-6)
     np.testing.assert_allclose(vectors[1], texts["ct slice"], atol=1e-6)
 
@@ -104,19 +105,88 @@ def test_extreme_logits_stay_finite():
 # Tasks
 
 
-@pytest.mark.parametrize("task", [*TASKS, *PRESENT_ABSENT_TASKS])
-def test_every_task_classifies(encoder, arrays, task):
+@pytest.mark.parametrize("task", ["modality", "diabetic-retinopathy", "chest-xray-findings"])
+def test_a_task_classifies_by_its_convention(encoder, arrays, task):
     result = ZeroShotClassifier.for_task(encoder, task).classify(arrays[:2])
-    assert list(result.labels) == list(TASKS.get(task) or PRESENT_ABSENT_TASKS[task])
-    assert ((result.probabilities >= 0) & (result.probabilities <= 1)).all()
-    if task in TASKS:
-        np.testing.assert_allclose(result.probabilities.sum(axis=1), 1, atol=1e-6)
+    assert result.labels == label_set(task).labels and result.convention == label_set(task).convention
+    total = result.probabilities.sum(axis=1)
+    assert np.allclose(total, 1, atol=1e-6) == (result.convention == "softmax")
 
 
-def test_the_report_has_13_findings_and_no_finding_is_ruled_out_by_its_own_prompt():
-    findings = PRESENT_ABSENT_TASKS["chest-xray-findings"]
-    assert len(findings) == 13
-    assert not [name for name, pair in findings.items() if set(pair.present) & set(pair.absent)]
+def test_the_result_names_its_convention():
+    of = [
+        ZeroShotClassifier(PlaneEncoder(), ["east", "north"]),
+        ZeroShotClassifier(PlaneEncoder(), ["east", "north"], independent=True),
+        ZeroShotClassifier(PlaneEncoder(), {"a": ["east"]}, absent={"a": ["north"]}),
+    ]
+    named = [classifier.classify_vectors(IMAGE).convention for classifier in of]
+    assert named == ["softmax", "sigmoid", "present against absent"]
+
+
+# Class vectors on disk
+
+
+def counting(encode_texts, calls):
+    def encode(texts):
+        calls.append(list(texts))
+        return encode_texts(texts)
+
+    return encode
+
+
+PROMPTS = {"a": ("east", "north"), "b": ("west",)}
+
+
+def test_kept_class_vectors_are_the_fresh_ones_and_are_made_once(tmp_path):
+    fresh, calls = mean_prompt_vectors(PlaneEncoder().encode_texts, PROMPTS), []
+    encode = counting(PlaneEncoder().encode_texts, calls)
+    for _ in range(2):
+        kept = kept_prompt_vectors(encode, PROMPTS, "model float32", tmp_path / "new")
+        np.testing.assert_array_equal(kept, fresh)
+    assert calls == [["east", "north", "west"]]
+    assert [path.suffix for path in (tmp_path / "new").iterdir()] == [".safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("prompts", "made_by"),
+    [
+        (PROMPTS, "another model float32"),
+        (PROMPTS, "model bfloat16"),
+        ({"a": ("east",), "b": ("north", "west")}, "model float32"),  # the same texts, grouped otherwise
+        ({"b": ("west",), "a": ("east", "north")}, "model float32"),
+    ],
+)
+def test_other_encoders_and_other_prompts_are_never_served_what_is_kept(tmp_path, prompts, made_by):
+    kept_prompt_vectors(PlaneEncoder().encode_texts, PROMPTS, "model float32", tmp_path)
+    calls = []
+    vectors = kept_prompt_vectors(counting(PlaneEncoder().encode_texts, calls), prompts, made_by, tmp_path)
+    assert len(calls) == 1
+    np.testing.assert_array_equal(vectors, mean_prompt_vectors(PlaneEncoder().encode_texts, prompts))
+
+
+@pytest.mark.parametrize("damage", [b"", b"no safetensors", None])
+def test_a_damaged_file_of_the_cache_is_made_anew(tmp_path, damage):
+    from safetensors.numpy import save
+
+    fresh = kept_prompt_vectors(PlaneEncoder().encode_texts, PROMPTS, "m", tmp_path)
+    (path,) = tmp_path.iterdir()
+    path.write_bytes(save({"vectors": np.full((2, 2), np.nan, np.float32)}) if damage is None else damage)
+    again = kept_prompt_vectors(PlaneEncoder().encode_texts, PROMPTS, "m", tmp_path)
+    np.testing.assert_array_equal(again, fresh)
+
+
+def test_a_cache_that_cannot_be_written_costs_nothing_but_time(tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    vectors = kept_prompt_vectors(PlaneEncoder().encode_texts, PROMPTS, "m", tmp_path / "file")
+    assert vectors.shape == (2, 2)
+
+
+def test_a_classifier_with_a_cache_says_the_same(encoder, arrays, tmp_path):
+    plain = ZeroShotClassifier.for_task(encoder, "chest-xray-findings").classify(arrays[:3])
+    for _ in range(2):
+        kept = ZeroShotClassifier.for_task(encoder, "chest-xray-findings", cache=tmp_path).classify(arrays[:3])
+        np.testing.assert_array_equal(kept.probabilities, plain.probabilities)
+    assert len(list(tmp_path.iterdir())) == 2  # present and absent
 
 
 # Refusals
@@ -139,10 +209,22 @@ def test_absent_prompts_for_other_labels_are_refused():
 
 
 def test_an_unknown_task_lists_the_known_ones():
-    with pytest.raises(ValueError, match="'chest' is unknown; choose one of .*modality.*chest-xray-findings"):
+    with pytest.raises(ValueError, match="'chest' is unknown; choose one of .*chest-xray-findings.*modality"):
         ZeroShotClassifier.for_task(PlaneEncoder(), "chest")
 
 
 def test_one_string_is_one_label_or_one_prompt_not_its_characters():
     assert ZeroShotClassifier(PlaneEncoder(), "east").labels == ("east",)
-    np.testing.assert_array_equal(mean_prompt_vectors(PlaneEncoder(), {"a": "north"}), [[0, 1]])
+    np.testing.assert_array_equal(mean_prompt_vectors(PlaneEncoder().encode_texts, {"a": "north"}), [[0, 1]])
+
+
+@pytest.mark.parametrize(
+    ("vectors", "message"),
+    [
+        (np.zeros((2, 3), np.float32), r"shape \(2, 3\), expected \(N, 2\); embed with the same encoder"),
+        (np.array([[1, 0], [np.nan, 0]], np.float32), "vector 1 of 2 holds NaN or infinity; embed its picture again"),
+    ],
+)
+def test_other_vectors_and_nan_are_refused(vectors, message):
+    with pytest.raises(ValueError, match=message):
+        ZeroShotClassifier(PlaneEncoder(), ["east", "north"]).classify_vectors(vectors)

@@ -10,7 +10,7 @@ import pytest
 from medgemma.commands.demo import NOTICE, PICTURES, QUESTIONS, TELLING, figures_of, run_demo, telling
 from medgemma.nano import NANO_FOLDER as DECODER_FOLDER
 from medsiglip.nano import NANO_FOLDER as ENCODER_FOLDER
-from medsiglip.prompts import TASKS
+from medsiglip.prompts import label_set
 from tests.nano import needs_nano
 
 
@@ -41,8 +41,18 @@ def test_results_hold_answers_probabilities_and_the_cards_figures(out: Path) -> 
     for demo, picture in zip(PICTURES, results["pictures"], strict=True):
         assert len(picture["answers"]) == sum(len(QUESTIONS[task]) for task in demo.asked)
         for labelled in picture["zero_shot"]:
-            assert labelled["labels"] == list(TASKS[labelled["task"]])
+            assert labelled["labels"] == list(label_set(labelled["task"]).labels)
             assert sum(labelled["probabilities"]) == pytest.approx(1, abs=1e-4)
+
+
+@needs_nano
+def test_nano_is_not_sure_of_a_picture_from_elsewhere(out: Path) -> None:
+    """It takes an MR cut-out for a CT; before calibration with a probability of 1.00."""
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    (cut_out,) = (picture for picture in results["pictures"] if picture["title"] == "MR_small.dcm")
+    (labelled,) = cut_out["zero_shot"]
+    assert labelled["calibration"] == "temperature, the kit's held-out side"
+    assert dict(zip(labelled["labels"], labelled["probabilities"], strict=True))["CT"] < 0.9
 
 
 @needs_nano

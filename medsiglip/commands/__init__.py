@@ -1,0 +1,1 @@
+"""The commands of `medsiglip`, a file each where a command is more than a few lines."""

@@ -1,0 +1,1 @@
+"""A table of a user's, looked over by decoding its pictures."""
