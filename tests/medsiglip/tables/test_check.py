@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import PIL.Image
 import pytest
-from tests.medsiglip.tables.test_near_duplicates import changed, texture
 
 from medsiglip.cli import main
 from tests.data_cards.table.made import table_file
