@@ -9,6 +9,7 @@ RLDS := .venv-rlds
 TENSORFLOW := .venv-tensorflow
 MINARI := .venv-minari
 LEROBOT := .venv-lerobot
+RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 TRL := .venv-trl
@@ -16,7 +17,7 @@ PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-trl clean
 
 install: $(STAMP)
 
@@ -64,9 +65,20 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
+# Zero-shot labels and probes of every labelled picture set of the kit, raw pixels beside them, written to docs/kit-labels.md.
+kit-labels: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/medgemma-eval labels --data $(KIT) --dtype float32 --device cpu --out docs/kit-labels.md
+
+# Recorders, replays and training runs killed at random points and at every write, disks that are full, files that are cut;
+# replays with many threads, limiters against the rule. CI runs it so; `make test-faults LONG=1` is the long form: 1,000 kills
+# each, a column of 4 GiB (10 GiB of memory), 1,000 threads for 30 s, 100,000 sequences.
+LONG ?=
+KILLS ?= $(if $(LONG),1000,300)
 test-faults: $(STAMP)
-	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+	EPISODE_KILLS=$(KILLS) TRAINING_KILLS=$(KILLS) EPISODE_LARGE=$(if $(LONG),1,0) $(PYTEST) \
+	  tests/experience/test_kills.py tests/experience/storage tests/finetune/training/test_state.py
+	REPLAY_KILLS=$(KILLS) REPLAY_THREADS=$(if $(LONG),1000,200) REPLAY_SECONDS=$(if $(LONG),30,10) \
+	  REPLAY_SEQUENCES=$(if $(LONG),100000,20000) REPLAY_SEEDS=$(if $(LONG),20,5) $(BIN)/pytest tests/experience/replay
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
 # TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
@@ -84,7 +96,7 @@ test-interop: $(STAMP)
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
 	test -e $(TENSORFLOW)/.installed || { $(PYTHON) -m venv $(TENSORFLOW) && \
-	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 && \
+	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 array_record pillow && \
 	  touch $(TENSORFLOW)/.installed; }
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
@@ -99,6 +111,13 @@ test-interop: $(STAMP)
 	  EPISODES_TENSORFLOW_PYTHON=$(TENSORFLOW)/bin/python EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
 	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
+
+# The calls of a replay with its tables in a Ray actor; Ray needs nothing of the rest of the package.
+test-ray:
+	test -e $(RAY)/.installed || { $(PYTHON) -m venv $(RAY) && \
+	  $(RAY)/bin/pip install --quiet --disable-pip-version-check ray==2.60.0 numpy pyarrow pytest pydantic pyyaml typer && \
+	  touch $(RAY)/.installed; }
+	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest tests/experience/replay/test_calls.py tests/ray
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
 test-timm: $(STAMP)
@@ -133,4 +152,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info

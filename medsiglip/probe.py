@@ -98,25 +98,37 @@ def logistic_regression(strength: float) -> Any:
     return LogisticRegression(C=strength, solver="newton-cg", tol=1e-8, max_iter=1000)
 
 
-def _best_strength(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> float:
-    """The strength with the least log loss over all held-out predictions; of equal ones the strongest regularisation.
+def grouped_folds(labels: np.ndarray, groups: np.ndarray, seed: int) -> Any:
+    """At most five stratified folds that divide no group.
 
-    The loss is of all folds together, for a fold may hold out no member of a rare class; no more folds than the
-    rarest class has groups, so that every class can be held out and still be learned from.
+    No more than the rarest class has groups, so that every class can be held out and still be learned from.
+
+    Raises:
+        ValueError: a class lies in one group only.
     """
-    from sklearn.metrics import log_loss
-    from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
+    from sklearn.model_selection import StratifiedGroupKFold
 
     num_groups = {name: len(set(groups[labels == name].tolist())) for name in sorted(set(labels.tolist()))}
     rarest = min(num_groups, key=lambda name: num_groups[name])
     if num_groups[rarest] < 2:
         raise ValueError(f"class {rarest!r} lies in one group only; a probe needs two groups of each, or leave it out")
-    folds = StratifiedGroupKFold(min(5, num_groups[rarest]), shuffle=True, random_state=seed)
+    return StratifiedGroupKFold(min(5, num_groups[rarest]), shuffle=True, random_state=seed)
+
+
+def _best_strength(vectors: np.ndarray, labels: np.ndarray, groups: np.ndarray, seed: int) -> float:
+    """The strength with the least log loss over all held-out predictions; of equal ones the strongest regularisation.
+
+    The loss is of all folds together, for a fold may hold out no member of a rare class.
+    """
+    from sklearn.metrics import log_loss
+    from sklearn.model_selection import cross_val_predict
+
+    folds, names = grouped_folds(labels, groups, seed), sorted(set(labels.tolist()))
 
     def loss(strength: float) -> float:
         held_out = cross_val_predict(
             logistic_regression(strength), vectors, labels, groups=groups, cv=folds, method="predict_proba"
         )
-        return float(log_loss(labels, held_out, labels=list(num_groups)))
+        return float(log_loss(labels, held_out, labels=names))
 
     return min(STRENGTHS, key=loss)

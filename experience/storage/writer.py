@@ -110,7 +110,7 @@ class EpisodeWriter:
         with self._lock:
             self._unsynced += 1
             sync = sync or bool(self._sync_every and self._unsynced >= self._sync_every)
-            self._journal.append(events, sync=sync)
+            self._journal.write(events, sync=sync)
             if sync:
                 self._unsynced = 0
 

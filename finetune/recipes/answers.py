@@ -22,6 +22,7 @@ from finetune.adapters import Adapted, AdapterSection, adapt, save_adapter, trai
 from finetune.collate import Example, fitting
 from finetune.configuration import Section, keep_config
 from finetune.forward import checkpoint_activations
+from finetune.live import live
 from finetune.packing import Layout
 from finetune.supervised import tune_decoder
 from finetune.tables.examples import SeenPictures, examples_of, read_study, table_items, usable, with_shuffled_answers
@@ -206,9 +207,7 @@ def _evaluation(
     generation = RunOptions().generation(task)
 
     def metric(step: int) -> float:
-        gemma.model.eval()
-        gemma.engine.weights_changed()
-        outputs = {output.item_id: output for output in answer_on_engine(items, gemma, generation)}
+        outputs = {output.item_id: output for output in answer_on_engine(items, live(gemma), generation)}
         graded = [task.grade(item, outputs[item.item_id])[task.main_metric] for item in items]
         return sum(graded) / len(graded)
 

@@ -1,4 +1,4 @@
-"""`medsiglip classify`: zero-shot labels for every frame, as CSV or JSON lines."""
+"""`medsiglip classify`: labels for every frame, zero-shot or by a probe, as CSV or JSON lines."""
 
 import csv
 import json
@@ -33,6 +33,7 @@ def classify(
     task: Task = "",
     prompts: PromptFile = None,
     independent: Annotated[bool, typer.Option("--independent", help="Labels do not exclude each other.")] = False,
+    probe: Annotated[Path | None, typer.Option(help="Folder that medsiglip probe wrote, instead of labels.")] = None,
     calibration: Annotated[
         str, typer.Option(help="What medsiglip calibrate wrote; auto: what ships with the model; none: nothing.")
     ] = "auto",
@@ -47,39 +48,47 @@ def classify(
     encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
-    """Zero-shot labels for every frame: file,frame,label,probability,score,... (score is the cosine)."""
+    """Labels for every frame: file,frame,label,probability,score,... (score is the cosine; of a probe the logit)."""
     from medsiglip.class_vectors import default_folder
     from medsiglip.embed import readable_pictures
     from medsiglip.gate.files import gate_for
     from medsiglip.gate.gate import check_level
+    from medsiglip.probing.head import read_head
     from medsiglip.zero_shot import ZeroShotClassifier
 
-    asked = asked_labels(labels, task, prompts, independent)
+    head = read_head(probe) if probe else None
+    if head and (labels or task or prompts or independent or calibration != "auto"):
+        raise ValueError("--probe has its own labels and probabilities; give it without labels, prompts or calibration")
+    asked = None if head else asked_labels(labels, task, prompts, independent)
     problems, notes, select = Problems(), Notes(), encoding.selection
     paths = files_of(files, problems)
     encoder = encoding.load()
-    classifier = ZeroShotClassifier(encoder, asked, cache=default_folder())
-    calibrated = find_calibration(calibration, encoder.folder, classifier, encoding.pixels(encoder), site)
+    calibrated, made_for = None, asked.made_for if asked else ()
+    if head:
+        head.check(encoder.identity, encoding.pixels(encoder))
+    if asked:
+        classifier = ZeroShotClassifier(encoder, asked, cache=default_folder())
+        calibrated = find_calibration(calibration, encoder.folder, classifier, encoding.pixels(encoder), site)
     known = gate_for(gate, encoder.folder, encoder.identity, encoding.pixels(encoder)) if gate else None
     if known:
-        known.named(asked.made_for)
+        known.named(made_for)
         check_level(gate_level)
     with whole_file(out) as file, progress(None, "pictures", quiet) as advance:
         write = _json_writer(file) if as_json else _csv_writer(file)
         square, policy = encoder.preprocessing.square, encoding.policy_of(encoder)
         readable = readable_pictures(paths, problems.add, square=square, policy=policy, select=select)
         for pictures, vectors in encoder.stream_images(readable, encoding.batch_size):
-            result = classifier.classify_vectors(vectors)
+            result = (head or classifier).classify_vectors(vectors)
             probabilities = calibrated.probabilities(result) if calibrated else result.probabilities
             decisions = calibrated.decisions(result) if calibrated else None
-            verdicts = known.judge(vectors, gate_level, asked.made_for) if known else None
+            verdicts = known.judge(vectors, gate_level, made_for) if known else None
             for i, picture in enumerate(pictures):
                 notes.add(picture.file, picture.findings)
                 said = {
                     "file": picture.file,
                     "frame": picture.frame,
                     "policy": f"{picture.policy}+{encoder.preprocessing.policy}",
-                    "convention": result.convention,
+                    "convention": f"{result.convention} of a probe" if head else result.convention,
                     "calibration": name_of(calibrated),
                     "gate": verdicts[i].decision if verdicts else "",
                 }

@@ -62,6 +62,6 @@ def kill_and_recover(folder: Path, kills: int, seed: int) -> int:
 
 
 def test_kills_at_random_points(tmp_path: Path) -> None:
-    """A hundred; `make test-faults` sets EPISODE_KILLS=1000."""
+    """A hundred; `make test-faults` sets EPISODE_KILLS."""
     seeds = range(int(os.environ.get("EPISODE_KILLS", "100")) // 50)
     assert sum(kill_and_recover(tmp_path / str(seed), 50, seed) for seed in seeds) > 0, "no kill cut an episode"

@@ -11,7 +11,8 @@ import pytest
 from experience import EpisodeDataset, EpisodeWriter, Step
 from experience.alignment import First, Transition
 from experience.storage.commit import commit, recover
-from experience.storage.journal import HEAD, Journal, cut_bytes, episodes_of, events_of, read_events
+from experience.storage.frames import HEAD, cut_bytes
+from experience.storage.journal import Journal, episodes_of, events_of, read_events
 from experience.storage.shards import write_shard
 from experience.storage.values import sha256_of
 from tests.experience.storage.test_dataset import content, control

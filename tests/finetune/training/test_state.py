@@ -5,6 +5,7 @@ import os
 import random
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import nn
+from tqdm import tqdm
 
 from finetune.training import Loop, Part, Schedule, Turn, state, train
 from medsiglip.checkpoints import safetensors_files
@@ -72,9 +74,10 @@ def assert_same_run(folder: Path, whole: Path) -> None:
 
 
 def child(work: Callable[[], object]) -> int:
-    """A process that does some work."""
+    """A process that does some work; tqdm's lock is shared over forks, and one that dies with it would keep it."""
     pid = os.fork()
     if not pid:
+        tqdm.set_lock(threading.RLock())
         try:
             work()
         finally:
