@@ -10,6 +10,7 @@ import pytest
 
 from medsiglip.cli import main
 from tests.data_cards.table.made import table_file
+from tests.medsiglip.tables.test_near_duplicates import changed, texture
 
 
 class Said(NamedTuple):
