@@ -101,7 +101,9 @@ class Gate:
         if settings.token is not None and scope["path"] not in OPEN_PATHS and scope["method"] != "OPTIONS":
             given = headers.get("authorization", "")
             kind, _, token = given.partition(" ")
-            if kind.lower() != "bearer" or not hmac.compare_digest(token.strip().encode("latin-1"), settings.token.encode()):
+            if kind.lower() != "bearer" or not hmac.compare_digest(
+                token.strip().encode("latin-1"), settings.token.encode()
+            ):
                 raise Refusal(401, "the bearer token is missing or wrong", code="invalid_api_key")
 
     def _refuse_size(self, num_bytes: int) -> None:

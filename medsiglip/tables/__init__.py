@@ -1,1 +1,1 @@
-"""A table of a user's, looked over by decoding its pictures."""
+"""A user's table, its pictures decoded: what cannot be read, and what is there under two names."""
