@@ -21,8 +21,9 @@ from medsiglip.command import (
     spread_options,
 )
 from medsiglip.commands.calibrate import calibrate
+from medsiglip.commands.check import check
 from medsiglip.commands.classify import classify
-from medsiglip.commands.encoding import EncodeOptions, Policy, Resize
+from medsiglip.commands.encoding import EncodeOptions, Resize
 from medsiglip.commands.gate import gate, gate_fit
 from medsiglip.commands.probe import probe
 from medsiglip.imaging import Notes, Volume
@@ -33,6 +34,7 @@ app.command()(spread_options(calibrate))
 app.command()(spread_options(gate))
 app.command("gate-fit")(spread_options(gate_fit))
 app.command()(probe)
+app.command()(spread_options(check))
 Item = TypeVar("Item")
 
 
@@ -41,32 +43,46 @@ Item = TypeVar("Item")
 def embed(
     files: Files,
     out: Annotated[Path, typer.Option(help="Parquet file; an interrupted run goes on.")],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="A series or volume is one row: its slices' mean.")
+    ] = False,
+    slices: Annotated[bool, typer.Option("--slices", help="With --volumes: a row for each slice too.")] = False,
     *,
     encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
-    """One unit vector a frame: file, frame, sha256, embedding, model, policy, findings."""
-    from medsiglip.embed import embed_files
+    """One unit vector a frame, or with --volumes a series: file, frame, sha256, embedding, model, policy, findings.
 
-    problems, notes, select = Problems(), Notes(), encoding.selection
+    --model may be any picture encoder of transformers.
+    """
+    from medsiglip.embed import embed_files
+    from medsiglip.pooling import embed_volumes
+
+    if slices and not volumes:
+        raise ValueError("--slices goes with --volumes; without it every slice is a row already")
+    problems, notes = Problems(), Notes()
+    select = encoding.any_selection if volumes else encoding.selection
     paths = files_of(files, problems)
-    encoder = encoding.load()
-    with progress(None, "pictures", quiet) as advance:
-        embed_files(
-            encoder,
-            paths,
-            out,
-            on_problem=problems.add,
-            batch_size=encoding.batch_size,
-            policy=encoding.policy,
-            select=select,
-            on_progress=advance,
-            notes=notes,
-            on_stale=lambda aside: say(
-                "note: the model's pixels or other files have changed since it embedded what was there; all files are "
-                f"embedded anew, and the old rows are in {aside.name}"
-            ),
+    encoder = encoding.load_any()
+    policy = encoding.policy_of(encoder)
+
+    def note_stale(aside: Path) -> None:
+        say(
+            "note: the model's pixels or other files have changed since it embedded what was there; all files are "
+            f"embedded anew, and the old rows are in {aside.name}"
         )
+
+    with progress(None, "pictures", quiet) as advance:
+        if volumes:
+            embed_volumes(
+                encoder, paths, out, on_problem=problems.add, slices=slices, policy=policy,
+                batch_size=encoding.batch_size, select=select, on_progress=advance, notes=notes,
+            )  # fmt: skip
+        else:
+            embed_files(
+                encoder, paths, out, on_problem=problems.add, batch_size=encoding.batch_size, policy=policy,
+                select=select, on_progress=advance, notes=notes, on_stale=note_stale,
+            )  # fmt: skip
     say_notes(notes)
     problems.exit()
 
@@ -75,7 +91,7 @@ def embed(
 def look(
     files: Files,
     out: Annotated[Path, typer.Option(help="PNG file.")],
-    policy: Policy = "voi",
+    policy: Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")] = "voi",
     resize: Resize = "",
     size_px: Annotated[
         int | None, typer.Option(min=1, max=2048, help="Side of the square instead of the model's own.")

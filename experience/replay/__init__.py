@@ -3,6 +3,7 @@
 from experience.replay.batch import Batch, Sample
 from experience.replay.data.errors import Broken, Expired, RateLimited, SignatureMismatch
 from experience.replay.replay import Replay
+from experience.replay.structured import Pattern, td_error
 from experience.replay.tables import rate_limiters, selectors
 from experience.replay.tables.live import TableInfo
 from experience.replay.tables.table import Extension, SampleInfo, Table
@@ -12,6 +13,7 @@ __all__ = [
     "Broken",
     "Expired",
     "Extension",
+    "Pattern",
     "RateLimited",
     "Replay",
     "Sample",
@@ -21,4 +23,5 @@ __all__ = [
     "TableInfo",
     "rate_limiters",
     "selectors",
+    "td_error",
 ]

@@ -58,7 +58,11 @@ class Batch(Sequence[Sample]):
             return [self[one] for one in range(*place.indices(len(self)))]
         place = range(len(self))[place]
         info = SampleInfo(*(column[place].item() for column in self.info))
+        return Sample(info, unflatten(*self.flat(place)))
+
+    def flat(self, place: int) -> Flat:
+        """Return the data of an item taken apart."""
         if self._stacked is None:
-            return Sample(info, unflatten(*self._single[place]))
+            return self._single[place]
         structure, leaves = self._stacked
-        return Sample(info, unflatten(structure, [leaf[place] for leaf in leaves]))
+        return Flat(structure, [leaf[place] for leaf in leaves])

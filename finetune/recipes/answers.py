@@ -42,6 +42,8 @@ from medgemma import MedGemma
 from medgemma.checkpoints.convert import copy_companions, whole_folder
 from medgemma.checkpoints.layouts import save_in_hub_layout
 from medgemma.checkpoints.merge import merge
+from medgemma.nano import NANO_FOLDER
+from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.command import progress, say
 
 QUICK_STEPS, QUICK_ROWS = 150, 200
@@ -144,16 +146,18 @@ def tune(
 def finish(config: Config, table: Table, train: Sequence[Item], out: Path, device: str, quiet: bool) -> None:
     """Merge what was written, and score it beside its base and the commonest answer."""
     adapter = out / "adapter" if config.adapter.method != "full" else None
-    base = MedGemma.from_pretrained(config.model, device=device)
     if adapter and config.merge:
-        merge(base.folder, adapter, out / "model", overwrite=True)
+        merge(resolve_model(config.model, NANO_FOLDER), adapter, out / "model", overwrite=True)
+
+    def base() -> MedGemma:
+        return MedGemma.from_pretrained(config.model, device=device)
 
     def tuned() -> MedGemma:
         return MedGemma.from_pretrained(config.model if adapter else out / "model", device=device, adapter=adapter)
 
     score_models(
         table,
-        {"commonest answer": lambda: CommonestAnswer.of(train), "base": lambda: base, "tuned": tuned},
+        {"commonest answer": lambda: CommonestAnswer.of(train), "base": base, "tuned": tuned},
         out / "scores",
         limit=QUICK_ROWS if config.quick else None,
         command="medgemma-finetune run answers",

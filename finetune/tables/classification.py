@@ -7,7 +7,7 @@ Letters: N rows, P pictures, C classes or findings, D width, S side in pixels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -16,7 +16,18 @@ import torch.nn.functional as F
 from torch import nn
 
 from finetune.tables.examples import SeenPictures
-from finetune.training import Evaluation, Loop, Part, Precision, Schedule, Turn, autocast, rows_of_step, train
+from finetune.training import (
+    Evaluation,
+    Loop,
+    Part,
+    Precision,
+    Schedule,
+    Turn,
+    autocast,
+    load_best,
+    rows_of_step,
+    train,
+)
 from medgemma.checkpoints.convert import copy_companions, whole_folder
 from medsiglip.encoder import MedSigLIP
 
@@ -76,7 +87,7 @@ def features_of(network: Any, pixel_values: torch.Tensor, owners: torch.Tensor, 
     return found
 
 
-@torch.inference_mode()
+@torch.no_grad()
 def all_features(
     network: Any, rows: LabelledRows, pictures: SeenPictures, advance: Callable[[int], object], batch_rows: int = 16
 ) -> torch.Tensor:
@@ -90,7 +101,7 @@ def all_features(
             features_of(network, drawn.pixel_values.to(device), drawn.owners.to(device), len(drawn.values)).cpu()
         )
         advance(len(drawn.values))
-    return torch.cat(found).clone() if found else torch.zeros(0, network.classifier.in_features)
+    return torch.cat(found) if found else torch.zeros(0, network.classifier.in_features)
 
 
 def drawn_rows(rows: LabelledRows, numbers: Sequence[int], pictures: SeenPictures) -> DrawnRows:
@@ -163,13 +174,9 @@ def train_head(
         return of
 
     if evaluation:
-        evaluation = Evaluation(
-            folded(evaluation.metric), evaluation.name, evaluation.every_steps, evaluation.larger_is_better
-        )
+        evaluation = replace(evaluation, metric=folded(evaluation.metric))
     train(scaled, draw, loss_of, schedule, folder, loop, settings={"answer": answer}, evaluation=evaluation)
     if evaluation:
-        from finetune.training import load_best
-
         load_best(folder, scaled)
     scaled.fold()
 

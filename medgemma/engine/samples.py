@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from medgemma.engine.cache import KeyValueCache
-from medgemma.engine.prefill import Place
+from medgemma.engine.prefill import Passes, Place
 from medgemma.engine.request import Completion, ConstraintState, FinishReason, Request, TopLogprobs
 from medgemma.engine.sampling import Chosen, choose
 
@@ -103,6 +103,32 @@ class Batch:
         """Let samples go; the last ones take their rows."""
         if rows:
             self.samples = [self.samples[old] for old in self.cache.remove(rows)]
+
+
+@dataclass(eq=False)
+class Starting:
+    """Requests of one adapter whose prompts are being computed, pass by pass."""
+
+    requests: dict[int, Request]
+    """By ticket."""
+    passes: Passes
+    cancelled: set[int] = field(default_factory=set)
+    """Tickets whose answers nobody waits for any more."""
+
+    @property
+    def adapter(self) -> str | None:
+        """Of all of them."""
+        return next(iter(self.requests.values())).adapter
+
+    @property
+    def open_requests(self) -> dict[int, Request]:
+        """Those that are waited for."""
+        return {ticket: request for ticket, request in self.requests.items() if ticket not in self.cancelled}
+
+    @property
+    def num_samples(self) -> int:
+        """Rows that they will take."""
+        return sum(request.sampling.num_samples for request in self.open_requests.values())
 
 
 class Taken(NamedTuple):
