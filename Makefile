@@ -77,8 +77,8 @@ KILLS ?= $(if $(LONG),1000,300)
 test-faults: $(STAMP)
 	EPISODE_KILLS=$(KILLS) TRAINING_KILLS=$(KILLS) EPISODE_LARGE=$(if $(LONG),1,0) $(PYTEST) \
 	  tests/experience/test_kills.py tests/experience/storage tests/finetune/training/test_state.py
-	REPLAY_KILLS=$(KILLS) REPLAY_THREADS=$(if $(LONG),1000,200) REPLAY_SECONDS=$(if $(LONG),30,10) \
-	  REPLAY_SEQUENCES=$(if $(LONG),100000,20000) REPLAY_SEEDS=$(if $(LONG),20,5) $(BIN)/pytest tests/experience/replay
+	REPLAY_KILLS=$(if $(LONG),1000,100) REPLAY_THREADS=$(if $(LONG),1000,100) REPLAY_SECONDS=$(if $(LONG),30,5) \
+	  REPLAY_SEQUENCES=$(if $(LONG),100000,3000) REPLAY_SEEDS=$(if $(LONG),20,4) $(PYTEST) tests/experience/replay
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
 # TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write

@@ -6,10 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import pytest
 import typer
 from typer.testing import CliRunner
 
-from medsiglip.command import blames_torchvision, new_app, spread_options
+from medsiglip.command import blames_torchvision, new_app, run, spread_options
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,23 @@ def test_other_failures_are_not_blamed_on_it() -> None:
     error = ModuleNotFoundError("Could not import module 'SiglipModel'")
     error.__cause__ = RuntimeError("operator torchvision::nms does not exist")
     assert blames_torchvision(error)
+
+
+@pytest.mark.parametrize("kind", [ValueError, OSError, FloatingPointError])
+def test_what_a_user_can_mend_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], kind: type[Exception]
+) -> None:
+    app = new_app("A.")
+
+    @app.command()
+    def fail() -> None:
+        raise kind("the loss is nan at step 3,\nin the batch of T.csv row 9")
+
+    monkeypatch.setattr(sys, "argv", ["a"])
+    with pytest.raises(SystemExit) as done:
+        run(app)
+    assert done.value.code == 1
+    assert capsys.readouterr().err == "error: the loss is nan at step 3, in the batch of T.csv row 9\n"
 
 
 def test_options_of_a_dataclass_are_options_of_the_command() -> None:

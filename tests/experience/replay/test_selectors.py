@@ -44,7 +44,7 @@ def churned(selector: Selector, count: int, seed: int) -> tuple[Any, dict[int, f
 @pytest.mark.parametrize(("selector", "exponent"), [(Uniform(), 0.0), (Prioritized(0.6), 0.6), (Prioritized(1.0), 1.0)])
 @pytest.mark.parametrize("count", [3, 10, 300])
 def test_frequencies_after_churn(selector: Selector, exponent: float, count: int) -> None:
-    """Chi-square of 50,000 draws in each of 2 seeds (`make test-faults`: 20); p above 0.001 / seeds in each."""
+    """Chi-square of 50,000 draws in each of 2 seeds (`make test-faults LONG=1`: 20); p above 0.001 / seeds in each."""
     for seed in range(SEEDS):
         state, held = churned(selector, count, seed)
         weights = {
