@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from tests.nano import needs_nano
 
@@ -61,7 +63,7 @@ def run_page(repository: Path, page: str, folder: Path) -> str:
     return done.stdout
 
 
-PAGES_RUN = ("asking", "labels", "zero-shot", "pixels", "evaluations", "episodes")
+PAGES_RUN = ("asking", "labels", "zero-shot", "pixels", "evaluations", "episodes", "tables")
 """Pages of docs/ whose commands have a test here."""
 
 
@@ -76,9 +78,11 @@ def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> Non
         for block in blocks(repository, "bash", f"docs/{page}.md")
         for words in commands(block)
     ]
-    assert len(jobs) >= 19
+    assert len(jobs) >= 21
     for words in jobs:
         if words in run_elsewhere or words[0] == "medgemma-finetune":  # minutes; tests/finetune runs it on a miniature
+            continue
+        if words[:2] == ["medgemma", "serve"]:  # does not end; tests/medgemma/server/test_process.py runs it
             continue
         done = run(words, study_folder)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
@@ -133,6 +137,21 @@ def test_the_page_on_zero_shot_runs(repository: Path, study_folder: Path) -> Non
     run_page(repository, "docs/zero-shot.md", study_folder)
     said = (study_folder / "own.csv").read_text().splitlines()
     assert len(said) == 14 and all(line.split(",")[6] == "present against absent" for line in said[1:])
+
+
+@needs_nano
+@pytest.mark.slow
+def test_the_page_on_tables_runs(repository: Path, tmp_path: Path) -> None:
+    rows = ["file,label,patient_id"]
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+        rows.append(f"{number}.png,{'xy'[number % 2]},p{number}")
+    (tmp_path / "T.csv").write_text("\n".join(rows) + "\n")
+    said = run_page(repository, "docs/tables.md", tmp_path)
+    assert "label is one of the classes: x 6, y 6" in said
+    scores = json.loads((tmp_path / "runs" / "T" / "scores.json").read_text())
+    assert scores["table-classes"]["accuracy"]["n"] == 12
 
 
 @needs_nano

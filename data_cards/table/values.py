@@ -4,6 +4,7 @@ import json
 import math
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 from data_cards.table.rows import Box
@@ -21,9 +22,16 @@ UNCERTAIN = "uncertain"
 
 def is_missing(cell: Any) -> bool:
     """Whether a cell says nothing: None, NaN, an empty text or list, "NA", "null"."""
+    if isinstance(cell, str):
+        return _is_missing_text(cell)
     if isinstance(cell, float):
         return math.isnan(cell)
-    return cell is None or (isinstance(cell, str) and cell.strip().lower() in _MISSING) or cell in ([], {})
+    return cell is None or cell in ([], {})
+
+
+@lru_cache(4096)  # the cells of a large table are few values over and over
+def _is_missing_text(text: str) -> bool:
+    return text.strip().lower() in _MISSING
 
 
 def text_of(cell: Any) -> str:
@@ -39,7 +47,12 @@ def text_of(cell: Any) -> str:
 
 def class_of(cell: Any) -> str:
     """A cell as the name of a class; "1.0", as a spreadsheet writes a 1 beside an empty cell, is "1"."""
-    text = text_of(cell)
+    return _class_of_text(cell) if isinstance(cell, str) else _class_of_text(text_of(cell))
+
+
+@lru_cache(4096)
+def _class_of_text(text: str) -> str:
+    text = text_of(text)
     return text[:-2] if re.fullmatch(r"[+-]?\d+\.0", text) else text
 
 
@@ -59,9 +72,12 @@ def number_of(cell: Any) -> float | None:
 
 def presence_of(cell: Any) -> bool | str | None:
     """Whether a finding is present: True, False, UNCERTAIN, or None if the cell says none of them (missing too)."""
-    if isinstance(cell, bool):
-        return cell
-    text = class_of(cell).lower()
+    return cell if isinstance(cell, bool) else _presence_in(class_of(cell))
+
+
+@lru_cache(4096)
+def _presence_in(text: str) -> bool | str | None:
+    text = text.lower()
     if text in _UNCERTAIN:
         return UNCERTAIN
     return True if text in _PRESENT else False if text in _ABSENT else None

@@ -26,7 +26,7 @@ from medsiglip.zero_shot import ZeroShotClassifier
 if TYPE_CHECKING:
     from medsiglip.encoder import MedSigLIP
 
-LEAST_GROUPS = 4
+LEAST_GROUPS = 2
 """Groups with and without a finding, on either side, that it takes to be scored."""
 COVID = {
     "COVID-19": ("a chest X-ray of COVID-19",),

@@ -92,7 +92,7 @@ def load_state(folder: Path, training: Training, settings: Mapping[str, Any]) ->
                 }
         if training.kept is not None:
             names = [key.removeprefix("kept.") for key in sorted(stored) if key.startswith("kept.")]
-            training.kept.restore({name: file.get_tensor(f"kept.{name}") for name in names})
+            training.kept.restore({name: file.get_tensor(f"kept.{name}").clone() for name in names})
     return Resumed(int(facts["next_step"]), float(facts["best"]) if "best" in facts else None)
 
 
@@ -143,10 +143,10 @@ def _whole(tensor: torch.Tensor) -> Callable[[], torch.Tensor]:
 
 
 def _like(parameter: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-    """A value where a parameter is, and divided as it is."""
+    """A copy of a value (the file's own is mapped into memory) where a parameter is, and divided as it is."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
-    value = value.to(parameter.device)
+    value = value.to(parameter.device, copy=True)
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
         return distribute_tensor(value, parameter.device_mesh, parameter.placements, src_data_rank=None)
     return value

@@ -1,9 +1,11 @@
 """OpenAI's chat completions and plain completions."""
 
+from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter, Request
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from medgemma.openai_chat import ChatBody, read_body
@@ -16,11 +18,22 @@ from medgemma.server.state import json_of, server_of
 router = APIRouter()
 
 
-def schema(kind: Any) -> dict[str, Any]:
+def schema(kind: type[BaseModel]) -> dict[str, Any]:
     """How OpenAPI describes a body that is read by hand, for errors of our own wording."""
-    described = kind.model_json_schema(ref_template=f"#/components/schemas/{kind.__name__}-{{model}}")
-    described.pop("$defs", None)
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": {"type": "object"}}}}}
+    described = kind.model_json_schema()
+    content = {"application/json": {"schema": _inlined(described, described.get("$defs", {}))}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+def _inlined(part: Any, named: Mapping[str, Any]) -> Any:
+    """A schema with what it refers to in its place: OpenAPI keeps names elsewhere than pydantic."""
+    if isinstance(part, list):
+        return [_inlined(one, named) for one in part]
+    if not isinstance(part, dict):
+        return part
+    if "$ref" in part:
+        return _inlined(named[part["$ref"].rpartition("/")[2]], named)
+    return {key: _inlined(value, named) for key, value in part.items() if key not in ("$defs", "discriminator")}
 
 
 @router.post("/v1/chat/completions", openapi_extra=schema(ChatBody))

@@ -225,7 +225,7 @@ def work(folder: Path, said: int) -> None:
 
 
 def test_kills_at_random_points(tmp_path: Path) -> None:
-    """Thirty; `make test-faults` sets REPLAY_KILLS=1000."""
+    """Thirty; `make test-faults` sets REPLAY_KILLS."""
     chosen = random.Random(0)
     inserted, sampled = 0, 0
     for _ in range(int(os.environ.get("REPLAY_KILLS", "30"))):

@@ -234,6 +234,15 @@ def test_a_stopped_run_that_drew_from_global_generators_goes_on_exactly(whole: P
     assert any(not torch.equal(left[name], right[name]) for name in left)
 
 
+def test_drawing_in_processes_of_their_own_changes_nothing(
+    whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As beside a GPU: neither data nor dropout know who drew what before."""
+    monkeypatch.setattr("finetune.training.loop._Stage._processes", lambda stage: 2)
+    run(tmp_path / "stage")
+    assert_same_run(tmp_path / "stage", whole)
+
+
 @pytest.mark.parametrize(
     ("loop", "schedule", "settings", "said"),
     [

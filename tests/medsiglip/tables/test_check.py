@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 import PIL.Image
 import pytest
-from tests.medsiglip.imaging.test_near_duplicates import changed, texture
 
 from medsiglip.cli import main
 from tests.data_cards.table.made import table_file
+from tests.medsiglip.tables.test_near_duplicates import changed, texture
 
 
 class Said(NamedTuple):
