@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,16 @@ class Core:
         if table not in self.tables:
             raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
         return self.tables[table]
+
+    def lives(self, priorities: Iterable[str]) -> list[LiveTable]:
+        """Return the tables of an insert.
+
+        Raises:
+            ValueError: There is none, or one of them is not there.
+        """
+        if not (found := [self.live(name) for name in priorities]):
+            raise ValueError("got no table to insert into; expected priorities={TABLE: PRIORITY}")
+        return found
 
     def acknowledge(self) -> None:
         """End a call: what it changed is as safe as was asked for. Not under the lock."""

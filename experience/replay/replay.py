@@ -97,7 +97,7 @@ class Replay:
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
         core = self.core
-        lives = [core.live(name) for name in priorities]
+        lives = core.lives(priorities)
         for live, priority in zip(lives, priorities.values(), strict=True):
             if not 0 <= priority < math.inf:
                 name = live.state.table.name
@@ -137,7 +137,7 @@ class Replay:
                 "got data without one common first axis; expected arrays, each with an axis over the steps"
             )
         (count,) = lengths
-        lives = [self.core.live(name) for name in priorities]
+        lives = self.core.lives(priorities)
         weights = {name: np.asarray(given, np.float64) for name, given in priorities.items()}
         for name, given in weights.items():
             if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():

@@ -1,7 +1,7 @@
 """Collected only where `make test-interop` has built the environments.
 
-INTEROP_PYTHON names a Python with transformers 4.57, EPISODES_RLDS_PYTHON, EPISODES_TFDS_PYTHON and
-EPISODES_MINARI_PYTHON ones with rlds, with tensorflow-datasets alone and with Minari.
+INTEROP_PYTHON names a Python with transformers 4.57; EPISODES_..._PYTHON ones with rlds, with tensorflow-datasets alone
+(TFDS) and beside a current TensorFlow, with Minari and with LeRobot.
 """
 
 import os

@@ -64,6 +64,8 @@ class Arena:
         row = self._free.pop()
         for column, leaf in zip(self.columns, leaves, strict=True):
             column[row] = leaf
+        for number in self.ragged:
+            self.columns[number][row] = _own(leaves[number])
         self.references[row] = references
         self.num_bytes += self.row_bytes
         if self.ragged:
@@ -110,12 +112,13 @@ class Arena:
             self._clear()
 
     def take(self, leaf: int, rows: Any) -> Any:
-        """Return a copy of rows of a column, of the shape of `rows` and that of the leaf; of a ragged one objects."""
-        return self.columns[leaf].take(rows, axis=0)
+        """Return a copy of rows of a column, of the shape of `rows` and that of the leaf; of a ragged one a list."""
+        taken = self.columns[leaf].take(rows, axis=0)
+        return _own_all(taken.tolist()) if self.leaves[leaf] is None else taken
 
     def values(self, row: int) -> list[Any]:
         """Return copies of the leaves of a row."""
-        return [column[row].copy() if isinstance(column[row], np.ndarray) else column[row] for column in self.columns]
+        return [_own(column[row]) for column in self.columns]
 
     def _forget(self, rows: Sequence[int]) -> None:
         for row in rows:
@@ -253,6 +256,14 @@ def _spec_of(leaf: Any) -> LeafSpec | None:
     if isinstance(leaf, np.ndarray) and not leaf.dtype.hasobject:
         return LeafSpec(leaf.dtype, leaf.shape)
     return None
+
+
+def _own_all(values: list[Any]) -> list[Any]:
+    return [_own_all(one) if isinstance(one, list) else _own(one) for one in values]
+
+
+def _own(value: Any) -> Any:
+    return value.copy() if isinstance(value, np.ndarray) else value
 
 
 def _objects(leaf: Any) -> Any:

@@ -159,7 +159,7 @@ def _alike(items: Sequence[Any]) -> list[Any] | None:
 
 def _column(arena: Arena, leaf: int, rows: Any) -> Any:
     values = arena.take(leaf, rows)
-    return _together(values.tolist()) if arena.leaves[leaf] is None else values
+    return _together(values) if isinstance(values, list) else values
 
 
 def _together(values: list[Any]) -> Any:

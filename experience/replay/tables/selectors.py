@@ -57,6 +57,10 @@ class MaxHeap:
 Selector = Uniform | Prioritized | Fifo | Lifo | MinHeap | MaxHeap
 
 
+LARGEST_WEIGHT = 1e290
+"""Of an item: sums stay finite."""
+
+
 class Drawn(NamedTuple):
     """What was selected, (n,) each."""
 
@@ -289,10 +293,15 @@ class _Prioritized:
         self._sums.set_many(np.arange(self._dense.count), state["weights"])
 
     def _weight(self, priority: float) -> float:
-        return float(priority**self._exponent) if priority else 0.0
+        try:
+            return min(float(priority**self._exponent), LARGEST_WEIGHT) if priority else 0.0
+        except OverflowError:
+            return LARGEST_WEIGHT
 
     def _weights(self, priorities: Any) -> Any:
-        return np.where(priorities == 0, 0.0, priorities**self._exponent)
+        with np.errstate(over="ignore"):
+            weights = np.minimum(priorities**self._exponent, LARGEST_WEIGHT)
+        return np.where(priorities == 0, 0.0, weights)
 
 
 class _Heap:

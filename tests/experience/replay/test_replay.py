@@ -71,6 +71,30 @@ def test_a_batch_is_the_caller_s_own() -> None:
     assert replay.sample("t").data.tolist() == [[0, 0, 0]]
 
 
+def test_data_that_differs_in_shape_is_the_caller_s_own_too() -> None:
+    replay = Replay([table(sampler=selectors.Fifo())])
+    given = [np.zeros(2), np.zeros(3)]
+    replay.insert(given[1], {"t": 1})
+    replay.reset("t")
+    for one in given:
+        replay.insert(one, {"t": 1})
+        one[:] = 9
+    for _ in range(2):
+        batch = replay.sample("t", 3)
+        assert batch.data.tolist() == [[0, 0]] * 3
+        batch.data[:] = 7
+    with replay.trajectory_writer(2) as writer:
+        for one in (np.zeros(2), np.zeros(4)):
+            writer.append({"x": one})
+        writer.create_item("t", 1, writer.history["x"][:])
+    replay.delete("t", replay.sample("t").info.key)
+    replay.delete("t", replay.sample("t").info.key)
+    for _ in range(2):
+        (found,) = replay.sample("t").data
+        assert [one.tolist() for one in found] == [[0, 0], [0, 0, 0, 0]]
+        found[0][:] = found[1][:] = 7
+
+
 def test_times_sampled_counts_within_a_batch() -> None:
     replay = Replay([table()])
     replay.insert_many(np.arange(3), {"t": np.ones(3)})
@@ -237,6 +261,8 @@ def test_what_is_no_table_is_refused() -> None:
     replay = Replay([table("a"), table("b")])
     with pytest.raises(ValueError, match="got the table 'c'; expected one of a, b"):
         replay.insert(0, {"a": 1, "c": 1})
+    with pytest.raises(ValueError, match="got no table to insert into"):
+        replay.insert(0, {})
     assert replay.info()["a"].size == 0 and replay.num_bytes == 0
 
 

@@ -73,6 +73,14 @@ def test_without_any_weight_all_are_alike() -> None:
     assert state.draw(np.random.default_rng(0)) == (7, 1.0)
 
 
+def test_the_largest_priorities_stay_finite() -> None:
+    state = made(Prioritized(2.0))
+    state.insert(0, 1e300)
+    state.insert_many([1, 2], np.array([1e300, 0.0]))
+    drawn = state.draw_many(100, np.random.default_rng(0))
+    assert set(drawn.rows.tolist()) == {0, 1} and set(drawn.probabilities) == {0.5}
+
+
 def test_a_zero_to_the_zeroth_is_zero() -> None:
     state = made(Prioritized(0.0))
     state.insert_many([0, 1, 2], np.array([0.0, 1.0, 2.0]))
