@@ -41,8 +41,8 @@ HEAD = (
     "# Every labelled picture set of the kit",
     "",
     "`medgemma-eval labels` writes this table. A probe and raw pixels (24×24 in a logistic regression) learn from the",
-    "training side; what is scored neither saw. Zero-shot uses captions that no recipe trains on. nano was trained on none",
-    "of the skin, fundus and COVID-19 pictures.",
+    "training side; what is scored neither saw. Zero-shot uses captions that no recipe trains on. nano was trained on",
+    "none of the skin, fundus and COVID-19 pictures.",
     "",
 )
 """The head of the page."""
