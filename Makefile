@@ -6,14 +6,18 @@ STAMP := $(VENV)/.installed
 INTEROP := .venv-transformers-4.57
 TFDS := .venv-tfds
 RLDS := .venv-rlds
+TENSORFLOW := .venv-tensorflow
 MINARI := .venv-minari
+LEROBOT := .venv-lerobot
+RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
+TRL := .venv-trl
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-timm test-lm-eval clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-trl clean
 
 install: $(STAMP)
 
@@ -65,12 +69,20 @@ kit-table: $(STAMP)
 kit-labels: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/medgemma-eval labels --data $(KIT) --dtype float32 --device cpu --out docs/kit-labels.md
 
-# Recorders killed at 1,000 random points, disks that are full, files that are cut, a column of 4 GiB (10 GiB of memory).
+# Recorders, replays and training runs killed at random points and at every write, disks that are full, files that are cut;
+# replays with many threads, limiters against the rule. CI runs it so; `make test-faults LONG=1` is the long form: 1,000 kills
+# each, a column of 4 GiB (10 GiB of memory), 1,000 threads for 30 s, 100,000 sequences.
+LONG ?=
+KILLS ?= $(if $(LONG),1000,300)
 test-faults: $(STAMP)
-	EPISODE_KILLS=1000 EPISODE_LARGE=1 $(BIN)/pytest tests/experience/test_kills.py tests/experience/storage
+	EPISODE_KILLS=$(KILLS) TRAINING_KILLS=$(KILLS) EPISODE_LARGE=$(if $(LONG),1,0) $(PYTEST) \
+	  tests/experience/test_kills.py tests/experience/storage tests/finetune/training/test_state.py
+	REPLAY_KILLS=$(KILLS) REPLAY_THREADS=$(if $(LONG),1000,200) REPLAY_SECONDS=$(if $(LONG),30,10) \
+	  REPLAY_SEQUENCES=$(if $(LONG),100000,20000) REPLAY_SEEDS=$(if $(LONG),20,5) $(BIN)/pytest tests/experience/replay
 
 # Our folders in the oldest transformers that Hub users of Gemma 3 run; our episodes in tensorflow-datasets without
-# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; Minari's own files.
+# TensorFlow, and with it beside rlds, whose pins are the only ones that import together; what Minari and LeRobot write
+# (LeRobot without the torchvision that it asks for).
 test-interop: $(STAMP)
 	test -e $(INTEROP)/.installed || { $(PYTHON) -m venv $(INTEROP) && \
 	  $(INTEROP)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
@@ -83,12 +95,29 @@ test-interop: $(STAMP)
 	  $(RLDS)/bin/pip install --quiet --disable-pip-version-check "dm-reverb[tensorflow]==0.14.0" rlds==0.1.8 \
 	    tensorflow-datasets==4.9.6 importlib_resources tensorflow-metadata==1.15.0 "pyarrow<19" && \
 	  touch $(RLDS)/.installed; }
+	test -e $(TENSORFLOW)/.installed || { $(PYTHON) -m venv $(TENSORFLOW) && \
+	  $(TENSORFLOW)/bin/pip install --quiet --disable-pip-version-check tensorflow-datasets==4.9.10 tensorflow==2.21.0 array_record pillow && \
+	  touch $(TENSORFLOW)/.installed; }
 	test -e $(MINARI)/.installed || { $(PYTHON) -m venv $(MINARI) && \
 	  $(MINARI)/bin/pip install --quiet --disable-pip-version-check "minari[hdf5,arrow]==0.5.4" pillow && \
 	  touch $(MINARI)/.installed; }
+	test -e $(LEROBOT)/.installed || { $(PYTHON) -m venv $(LEROBOT) && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check --no-deps lerobot==0.4.4 && \
+	  $(LEROBOT)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 "numpy<2.3" "datasets<5" \
+	    "huggingface-hub<0.36" "av<16" jsonlines "packaging<26" pillow draccus==0.10.0 einops deepdiff termcolor accelerate && \
+	  touch $(LEROBOT)/.installed; }
 	INTEROP_PYTHON=$(INTEROP)/bin/python EPISODES_TFDS_PYTHON=$(TFDS)/bin/python EPISODES_RLDS_PYTHON=$(RLDS)/bin/python \
-	  EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
+	  EPISODES_TENSORFLOW_PYTHON=$(TENSORFLOW)/bin/python EPISODES_MINARI_PYTHON=$(MINARI)/bin/python \
+	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
+
+# The calls of a replay with its tables in a Ray actor; Ray needs nothing of the rest of the package.
+test-ray:
+	test -e $(RAY)/.installed || { $(PYTHON) -m venv $(RAY) && \
+	  $(RAY)/bin/pip install --quiet --disable-pip-version-check ray==2.60.0 numpy pyarrow pytest pydantic pyyaml typer && \
+	  touch $(RAY)/.installed; }
+	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest tests/experience/replay/test_calls.py tests/ray
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
 test-timm: $(STAMP)
@@ -106,10 +135,21 @@ test-lm-eval: $(STAMP)
 	  touch $(LM_EVAL)/.installed; }
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
 
+# TRL's trainer, whose pins are its own, as the peer of the loss (benchmarks/losses.py) and as the host of our collator.
+$(TRL)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[train]" \
+	  trl==1.16.0 pytest
+	touch $@
+
+test-trl: $(TRL)/.installed
+	$(TRL)/bin/pytest tests/trl
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(MINARI) $(TIMM) $(LM_EVAL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info

@@ -3,12 +3,13 @@
     python -m benchmarks.episodes --episodes 1000 --tfds PYTHON --minari PYTHON --lerobot PYTHON
 
 Each peer runs in an environment of its own (PYTHON; one that is not named is `not measured`) on the same episodes:
-20 steps of 17 float64 observations and 6 float32 actions. `--scale N` measures ours alone on N episodes: p99 of a
-random episode, and the memory of a stream.
+20 steps of 17 float64 observations and 6 float32 actions. `--scale N` writes N episodes with ours, and measures in a
+process of its own what opening the data set, random episodes and a stream take in time and memory.
 """
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -34,12 +35,7 @@ def values(number: int) -> tuple[Any, Any, Any]:
 
 def ours(folder: Path, count: int) -> dict[str, float]:
     """EpisodeWriter (journal, synced at every episode's end, and compaction) and EpisodeDataset."""
-    from experience import Episode, EpisodeDataset, EpisodeWriter, Step
-
-    def episode(number: int) -> Episode:
-        seen, done, rewards = values(number)
-        steps = [Step(seen[i], done[i], rewards[i], 1.0, i == 0) for i in range(NUM_STEPS)]
-        return Episode((*steps, Step(seen[NUM_STEPS], is_last=True, is_terminal=True)), f"e{number}")
+    from experience import EpisodeDataset, EpisodeWriter
 
     def write() -> None:
         with EpisodeWriter(folder) as writer:
@@ -47,6 +43,40 @@ def ours(folder: Path, count: int) -> dict[str, float]:
                 writer.write(episode(number))
 
     return measured(folder, count, write, lambda: EpisodeDataset(folder), lambda data, i: data[f"e{i}"], iter)
+
+
+def episode(number: int) -> Any:
+    """An episode of ours."""
+    from experience import Episode, Step
+
+    seen, done, rewards = values(number)
+    steps = [Step(seen[i], done[i], rewards[i], 1.0, i == 0) for i in range(NUM_STEPS)]
+    return Episode((*steps, Step(seen[NUM_STEPS], is_last=True, is_terminal=True)), f"e{number}")
+
+
+def written(folder: Path, count: int) -> dict[str, float]:
+    """Many episodes at once, without a journal."""
+    from experience import write_episodes
+
+    write_episodes(folder, map(episode, range(count)))
+    return {"memory_mb": peak_mb()}
+
+
+def opened(folder: Path, count: int) -> dict[str, float]:
+    """A data set that is there."""
+    from experience import EpisodeDataset
+
+    before = peak_mb()
+    begin = time.perf_counter()
+    EpisodeDataset(folder)["e0"]
+    first = {"before_mb": before, "open_s": time.perf_counter() - begin}
+    found = measured(folder, count, lambda: None, lambda: EpisodeDataset(folder), lambda data, i: data[f"e{i}"], iter)
+    return first | {name: found[name] for name in ("random_ms", "random_p99_ms", "stream_episodes_s", "memory_mb")}
+
+
+def peak_mb() -> float:
+    """The most memory that this process has had."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
 def measured(
@@ -77,11 +107,10 @@ def measured(
     seen = sum(1 for _ in stream(data))
     assert seen == count, (seen, count)
     found |= {"stream_episodes_s": count / (time.perf_counter() - begin), "bytes_step": size / count / (NUM_STEPS + 1)}
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return found | {
         "random_ms": times[len(times) // 2],
         "random_p99_ms": times[-len(times) // 100],
-        "memory_mb": memory,
+        "memory_mb": peak_mb(),
     }
 
 
@@ -179,6 +208,9 @@ def minari(folder: Path, count: int) -> dict[str, float]:
 
 def lerobot(folder: Path, count: int) -> dict[str, float]:
     """LeRobotDataset v3: add_frame and save_episode; its own items, frame by frame."""
+    from tests.interop.episodes.dump import without_torchvision
+
+    without_torchvision()
     import numpy as np
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -225,27 +257,30 @@ def main() -> None:
     parser.add_argument("--scale", type=int, default=0)
     for peer in ("tfds", "minari", "lerobot"):
         parser.add_argument(f"--{peer}", default="")
-    parser.add_argument("--run", default="", help="Internal: measure this one here.")
+    parser.add_argument("--run", nargs=2, metavar=("WHAT", "FOLDER"), help="Internal: measure this one here.")
     asked = parser.parse_args()
     if asked.run:
-        with tempfile.TemporaryDirectory() as folder:
-            print(json.dumps(globals()[asked.run](Path(folder) / "data", asked.episodes)))
+        print(json.dumps(globals()[asked.run[0]](Path(asked.run[1]), asked.episodes)))
         return
     pythons = {"ours": sys.executable, "tfds": asked.tfds, "minari": asked.minari, "lerobot": asked.lerobot}
     if asked.scale:
-        print(f"ours, {asked.scale} episodes: {run(sys.executable, 'ours', asked.scale)}")
+        with tempfile.TemporaryDirectory() as folder:
+            for what in ("written", "opened"):
+                print(f"{asked.scale} {what}: {run(sys.executable, what, asked.scale, Path(folder) / 'data')}")
         return
     print(f"{'':10}" + "".join(f"{name:>20}" for name in WHAT))
     for name, python in pythons.items():
-        found = run(python, name, asked.episodes) if python else {}
+        with tempfile.TemporaryDirectory() as folder:
+            found = run(python, name, asked.episodes, Path(folder) / "data") if python else {}
         row = "".join(f"{found[what]:>20.4g}" for what in WHAT) if found else f"{'not measured':>20}"
         print(f"{name:10}{row}")
 
 
-def run(python: str, name: str, count: int) -> dict[str, float]:
+def run(python: str, name: str, count: int, folder: Path) -> dict[str, float]:
     """Measure one library in its environment."""
-    command = [python, str(Path(__file__)), "--run", name, "--episodes", str(count)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    command = [python, str(Path(__file__)), "--run", name, str(folder), "--episodes", str(count)]
+    root = {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | root)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

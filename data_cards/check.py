@@ -2,7 +2,7 @@
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -104,7 +104,7 @@ def _repeated_items(card: DataCard, tables: Sequence[_Table]) -> list[str]:
             if column in row:
                 places[column, cell_text(row[column])].append(f"{table.split.file} record {number}")
     repeated = {key: found for key, found in places.items() if len(found) > 1}
-    return _at_most(f"the item {key!r} ({column}) is there {len(found)} times: {', '.join(found[:4])}"
+    return at_most(f"the item {key!r} ({column}) is there {len(found)} times: {', '.join(found[:4])}"
                     for (column, key), found in repeated.items())  # fmt: skip
 
 
@@ -121,7 +121,7 @@ def _shared_groups(card: DataCard, tables: Sequence[_Table]) -> list[str]:
     if len(shared) == card.shared_groups:
         return []
     head = f"{len(shared)} groups ({card.group_is}) lie on more than one side, the card {card.shared_groups}"
-    return [head, *_at_most(f"the group {group!r} lies in {' and '.join(sorted(found))}"
+    return [head, *at_most(f"the group {group!r} lies in {' and '.join(sorted(found))}"
                             for group, found in shared.items())]  # fmt: skip
 
 
@@ -147,7 +147,7 @@ def _compare_files(card: DataCard, folder: Path, tables: Sequence[_Table]) -> li
     if card.pictures and len(files) != card.pictures:
         differences.append(f"{folder}: names {len(files)} pictures, the card {card.pictures}")
     missing = (file for file in files if not (folder / file).is_file())
-    return differences + _at_most(f"{folder / file}: named in the table, but there is no such file" for file in missing)
+    return differences + at_most(f"{folder / file}: named in the table, but there is no such file" for file in missing)
 
 
 def _pictures(card: DataCard, table: _Table) -> Iterator[str]:
@@ -158,7 +158,8 @@ def _pictures(card: DataCard, table: _Table) -> Iterator[str]:
             yield str(row["file"])
 
 
-def _at_most(lines: Iterator[str]) -> list[str]:
+def at_most(lines: Iterable[str]) -> list[str]:
+    """Return the first MOST_LINES lines, and how many more there are."""
     every = list(lines)
     if len(every) <= MOST_LINES:
         return every

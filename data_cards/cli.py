@@ -6,6 +6,9 @@ from typing import Annotated
 
 import typer
 
+from data_cards.options import spread_options
+from data_cards.table.options import TableOptions
+
 app = typer.Typer(
     help="Data sets: what they are, their licences, how to get them, and whether a copy is the card's.",
     no_args_is_help=True,
@@ -56,11 +59,43 @@ def show(name: Name) -> None:
 
 
 @app.command()
+@spread_options
 def check(
-    name: Name,
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The set's folder, or the folder it lies in.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A card's name; see `medgemma-data list`.")] = "",
+    path: Annotated[
+        Path | None, typer.Argument(metavar="PATH", help="The set's folder, or the folder it lies in.")
+    ] = None,
+    *,
+    options: TableOptions,
 ) -> None:
-    """Compare a copy with its card; one line for each difference, and exit status 1 if there is any."""
+    """Compare a copy with its card (NAME PATH), or look your own table over (--table); exit status 1 for any fault."""
+    if options.table:
+        if name:
+            raise ValueError(f"got {name!r} and --table; give a card's name and its folder, or --table")
+        _check_table(options)
+    elif name and path:
+        _check_copy(name, path)
+    else:
+        raise ValueError("give a card's name and the folder of the set, or --table T for a table of yours")
+
+
+def _check_table(options: TableOptions) -> None:
+    from data_cards.table.check import check_table
+
+    table = options.read()
+    for line in table.described():
+        typer.echo(line)
+    for line in table.findings:
+        typer.echo(f"note: {line}")
+    faults = check_table(table)
+    for line in faults:
+        typer.echo(f"fault: {line}")
+    if faults:
+        raise typer.Exit(1)
+    typer.echo("no faults; pictures were not decoded: `medsiglip check --table` does that")
+
+
+def _check_copy(name: str, path: Path) -> None:
     from data_cards.check import check_copy
     from data_cards.readers.tables import find_set
     from data_cards.schema import load_card

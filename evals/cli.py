@@ -9,8 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import typer
 
+from data_cards.table.options import TableOptions
 from medgemma.commands.options import Adapter, Quantize
-from medsiglip.command import Device, Dtype, Model, Quiet, new_app, one_line, progress, run, say, whole_file
+from medsiglip.command import (
+    Device,
+    Dtype,
+    Model,
+    Quiet,
+    new_app,
+    one_line,
+    progress,
+    run,
+    say,
+    spread_options,
+    whole_file,
+)
 
 if TYPE_CHECKING:
     from evals.running.options import RunOptions
@@ -47,11 +60,15 @@ def show(name: Annotated[str, typer.Argument(metavar="TASK", help="A name from `
 
 
 @app.command("run")
+@spread_options
 def run_command(
     tasks: Annotated[
-        list[str], typer.Argument(metavar="TASK...", help=f"Names, see `list`; {ALL_KIT}: all whose data is there.")
-    ],
-    data: Annotated[Path, typer.Option(help="Holds one folder a card name, or is that folder.")],
+        list[str] | None,
+        typer.Argument(metavar="TASK...", help=f"Names, see `list`; {ALL_KIT}: all whose data is there."),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="Holds one folder a card name, or is that folder.")] = None,
+    *,
+    table: TableOptions,
     out: Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")],
     model: Model = "nano",
     endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server that answers instead.")] = "",
@@ -85,6 +102,8 @@ def run_command(
 ) -> None:
     """Run tasks and score them; items already answered in --out are not asked again.
 
+    The data are sets with a card (TASK and --data), or a table of yours (--table), asked by what its rows hold.
+
     The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
     """
     from evals.clinic.casting import roles_of
@@ -107,7 +126,13 @@ def run_command(
     if endpoint and (adapter or quantize):
         raise ValueError("--adapter and --quantize are for weights here; start the server with them")
     decoder = {"adapter": adapter, "quantize": quantize or None}
-    chosen = _chosen(tasks, data, _what_cannot_answer(bool(endpoint), decoder))
+    cannot = _what_cannot_answer(bool(endpoint), decoder)
+    if table.table is not None:
+        data, chosen, options = table.table, *_of_table(table, tasks or [], data, options)
+    elif tasks and data is not None:
+        chosen = _chosen(tasks, data, cannot)
+    else:
+        raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
         answering = _Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
         if endpoint:
@@ -263,6 +288,28 @@ def _what_cannot_answer(is_server: bool, decoder: Mapping[str, Any]) -> _CannotA
     return _CannotAnswer((), "")
 
 
+def _of_table(
+    asked: TableOptions, names: Sequence[str], data: Path | None, options: "RunOptions"
+) -> tuple[list["Task"], "RunOptions"]:
+    """Return the tasks of a table, and the options with its side; say what was understood before anything runs."""
+    from dataclasses import replace
+
+    from evals.tasks.tables import default_side, table_kinds, task_name, task_of
+
+    if data is not None:
+        raise ValueError(f"got --data {data} and --table {asked.table}; give one of them")
+    table = asked.read()
+    for line in (*table.described(), *table.findings):
+        say(line)
+    kinds = {task_name(kind): kind for kind in table_kinds(table)}
+    unknown = [name for name in names if name not in kinds]
+    if unknown:
+        raise ValueError(f"{table.source}: got task {unknown[0]!r}; its rows are asked by {', '.join(kinds)}")
+    side = options.side or default_side(table)
+    say(f"asked: {', '.join(names or kinds)}; rows: {side}" + ("" if options.side else " (--side names another)"))
+    return [task_of(table, kinds[name]) for name in dict.fromkeys(names or kinds)], replace(options, side=side)
+
+
 def _chosen(names: Sequence[str], data: Path, cannot: _CannotAnswer) -> list["Task"]:
     """Return the tasks of the names, each once; say which ones `all-kit` leaves out."""
     from evals.tasks.catalogue import TASKS, task_named
@@ -273,13 +320,14 @@ def _chosen(names: Sequence[str], data: Path, cannot: _CannotAnswer) -> list["Ta
             if task.answers in cannot.kinds:
                 raise ValueError(f"task {task.name}: {cannot.reason}; run it without")
         return chosen
-    fitting = [task for task in TASKS.values() if task.answers not in cannot.kinds]
+    tasks = [task for task in TASKS.values() if task.cards]
+    fitting = [task for task in tasks if task.answers not in cannot.kinds]
     absent = {task.name: [card for card in task.cards if not _is_there(card, data)] for task in fitting}
     missing = ", ".join(f"{name} ({', '.join(cards)})" for name, cards in absent.items() if cards)
     if missing:
         say(f"not run, their data is not in {data}: {missing}")
-    if len(fitting) < len(TASKS):
-        say(f"not run, {len(TASKS) - len(fitting)} tasks; each {cannot.reason}")
+    if len(fitting) < len(tasks):
+        say(f"not run, {len(tasks) - len(fitting)} tasks; each {cannot.reason}")
     return [task for task in fitting if not absent[task.name]]
 
 

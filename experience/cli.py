@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 app = typer.Typer(
-    help="Episodes in the RLDS form: import, export, show, stats, check, annotate, migrate, recover.",
+    help="Episodes in the RLDS form: import, export, show, stats, check, annotate, migrate, recover, replay-info.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -103,7 +103,7 @@ def check(folder: Folder) -> None:
         typer.echo(line)
     if wrong:
         raise typer.Exit(1)
-    invalid = sum(bool(entry.invalid) for entry in dataset.entries)
+    invalid = sum(map(bool, dataset.entries.values("invalid")))
     typer.echo(f"{folder}: {len(dataset)} episodes are what was written ({invalid} of them invalid)")
 
 
@@ -152,6 +152,25 @@ def recover(folder: Folder) -> None:
     for path in journals(folder):
         typer.echo(f"note: {path}: its recorder is still at work", err=True)
     typer.echo(f"{folder}: {count} episodes taken in")
+
+
+@app.command("replay-info")
+def replay_info(
+    url: Annotated[str, typer.Argument(metavar="URL", help="Where a replay serves: WatchServer(replay.info).url")],
+    every: Annotated[float, typer.Option(help="Print again after so many seconds, until Ctrl-C; 0: once.")] = 0.0,
+) -> None:
+    """Print what the tables of a running replay are at, and why calls wait."""
+    import time
+
+    from experience.replay.watch import lines_of
+
+    while True:
+        for line in lines_of(url):
+            typer.echo(line)
+        if not every:
+            return
+        time.sleep(every)
+        typer.echo()
 
 
 def main() -> None:

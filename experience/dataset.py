@@ -11,9 +11,10 @@ import pyarrow as pa
 from data_cards.split import Side, side
 from experience.episode import Episode
 from experience.storage.commit import commit, journals
-from experience.storage.layout import INDEX, Entry, entries_in, episodes_in, steps_specs_of
+from experience.storage.index import open_index
+from experience.storage.layout import INDEX, Entry, episodes_in
 from experience.storage.schema import Spec
-from experience.storage.shards import open_parquet, open_shard, read_rows
+from experience.storage.shards import open_shard, read_rows
 from experience.storage.values import sha256_of
 
 OPEN_SHARDS = 8
@@ -36,17 +37,15 @@ class EpisodeDataset:
             left = len(journals(folder))
             do = f"run `medgemma-episodes recover {folder}` for its {left} journals" if left else "record or import one"
             raise ValueError(f"{folder}: no {INDEX} there; expected a data set of episodes; {do}")
-        index = open_parquet(folder / INDEX).read()
-        self.entries = entries_in(index)
-        self._specs = steps_specs_of(index.schema)
-        self._places = {entry.episode_id: place for place, entry in enumerate(self.entries)}
+        self.entries = open_index(folder / INDEX)
+        """What the index says of each episode."""
         self._shard = lru_cache(OPEN_SHARDS)(lambda name: open_shard(folder / "steps" / name))
 
     def __len__(self) -> int:
         return len(self.entries)
 
     def __contains__(self, episode_id: object) -> bool:
-        return episode_id in self._places
+        return isinstance(episode_id, str) and self.entries.place_of(episode_id) is not None
 
     def __getitem__(self, key: int | str) -> Episode:
         """Return an episode by number or id.
@@ -75,9 +74,9 @@ class EpisodeDataset:
         Raises:
             ValueError: There is no such episode.
         """
-        if isinstance(key, str) and key not in self._places:
-            raise ValueError(f"{self.folder}: holds no episode {key!r}; `medgemma-episodes stats` lists their ids")
-        place = self._places[key] if isinstance(key, str) else key
+        place = self.entries.place_of(key) if isinstance(key, str) else key
+        if place is None:
+            raise ValueError(f"{self.folder}: holds no episode {key!r}; `medgemma-episodes stats --ids` lists them")
         if not -len(self) <= place < len(self):
             raise ValueError(f"{self.folder}: got episode {key}; expected 0 to {len(self) - 1}")
         return self.entries[place]
@@ -97,15 +96,15 @@ class EpisodeDataset:
         Args:
             choose: Which ones, by what the index says: `lambda entry: not entry.invalid`, `on_side("train")`.
         """
-        return self._read([entry for entry in self.entries if choose(entry)])
+        return self._read(entry for entry in self.entries if choose(entry))
 
-    def _read(self, chosen: Sequence[Entry]) -> Iterator[Episode]:
+    def _read(self, chosen: Iterable[Entry]) -> Iterator[Episode]:
         for entries in self._batches(chosen):
             yield from episodes_in(self._rows(entries), self._shard(entries[0].shard).specs, entries)
 
     def specs(self) -> dict[str, Spec]:
         """Return the spec of every column of the steps, over all shards."""
-        return dict(self._specs)
+        return self.entries.steps_specs()
 
     def check(self) -> Iterator[str]:
         """Yield one line for each thing that is wrong: broken shards, changed episodes, journals left."""

@@ -13,9 +13,9 @@ from experience.storage.schema import arrow_type
 
 def stats_lines(dataset: EpisodeDataset) -> Iterator[str]:
     """Yield counts, lengths, splits, columns with their types, and the mean and deviation of the rewards."""
-    lengths = [entry.num_steps for entry in dataset.entries]
-    invalid = sum(bool(entry.invalid) for entry in dataset.entries)
-    splits = Counter(entry.split for entry in dataset.entries)
+    lengths = dataset.entries.values("num_steps")
+    invalid = sum(map(bool, dataset.entries.values("invalid")))
+    splits = Counter(dataset.entries.values("split"))
     yield f"episodes: {len(dataset)} ({invalid} invalid)"
     yield f"steps: {sum(lengths)} (an episode: {min(lengths, default=0)} to {max(lengths, default=0)})"
     yield "splits: " + ", ".join(f"{name} {count}" for name, count in splits.items())

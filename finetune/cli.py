@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from medsiglip.command import Quiet, new_app, run
+from data_cards.table.options import TableOptions
+from medsiglip.command import Quiet, new_app, run, say, spread_options
 
 app = new_app("Recipes that train or tune the encoder and the decoder. Not a medical device.")
 FOLDER = Path(__file__).parent / "recipes"
@@ -21,20 +22,33 @@ def list_recipes() -> None:
 
 
 @app.command("run")
+@spread_options
 def run_recipe(
     recipe: Annotated[str, typer.Argument(help="A name that `list` prints.")],
-    data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with one folder a data card; of a recipe for tables, one such folder.")
+    ] = None,
+    *,
+    table: TableOptions,
     out: Annotated[Path, typer.Option(help="Checkpoints, log and resolved configuration; an interrupted run goes on.")],
     config: Annotated[Path | None, typer.Option(help="YAML over the recipe's own.")] = None,
     override: Annotated[list[str] | None, typer.Option("--set", help="section.key=value, repeatable.")] = None,
     quiet: Quiet = False,
 ) -> None:
-    """Run a recipe, or go on with an interrupted run."""
+    """Run a recipe, or go on with an interrupted run.
+
+    The data are sets with a card (--data), or for `answers` and `classify` a table of yours (--table).
+    """
     from finetune.configuration import load_config
 
     module, defaults = _recipe(recipe)
-    files = [defaults, *([config] if config else [])]
-    module.run(load_config(module.Config, files, override or []), data, out, quiet)
+    resolved = load_config(module.Config, [defaults, *([config] if config else [])], override or [])
+    if hasattr(module, "run_table"):
+        module.run_table(resolved, _table(table, data), out, quiet)
+    elif data is None or table.table is not None:
+        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
+    else:
+        module.run(resolved, data, out, quiet)
 
 
 @app.command("measure")
@@ -80,6 +94,18 @@ def _recipe(name: str) -> tuple[Any, Path]:
     path = recipes()[name]
     dotted = ".".join(path.relative_to(FOLDER).with_suffix("").parts)
     return import_module(f"finetune.recipes.{dotted}"), path.with_suffix(".yaml")
+
+
+def _table(options: TableOptions, data: Path | None) -> Any:
+    """The user's table, or the set with a card in `data`; what was understood of it is said before anything runs."""
+    from data_cards.table import read_card
+
+    if (options.table is None) == (data is None):
+        raise ValueError("give a table of yours (--table T), or the folder of a set with a card (--data DIR)")
+    table = options.read() if data is None else read_card(data.name, data, options.columns)
+    for line in (*table.described(), *table.findings):
+        say(line)
+    return table
 
 
 def main() -> None:

@@ -1,14 +1,19 @@
-"""Conversations to training batches: prompt and image tokens masked, token_type_ids always there.
+"""Conversations to training batches: prompt and image tokens masked, token_type_ids always there, nothing ever cut.
 
-Letters: B conversations, T tokens of the longest, P pictures.
+Letters: B rows, T tokens of the longest, P pictures, K learned tokens.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
 from finetune.losses.completion import IGNORED
+from finetune.training import named_places
+from medgemma.engine.masks import Chunk
+from medgemma.prompts.chat import ImageTokens, Message, plain, refuse_control_tokens, render
+from medgemma.prompts.special_tokens import turn_tokens
 
 
 @dataclass(frozen=True)
@@ -19,11 +24,62 @@ class Example:
     completion_ids: tuple[int, ...]
     pictures: tuple[int, ...] = ()
     """Numbers of its pictures, in the order of their slots."""
+    place: str = ""
+    """Where its row stands, such as "films.csv:17": what reports and errors call it."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Of prompt and completion."""
+        return len(self.prompt_ids) + len(self.completion_ids)
+
+
+@dataclass(frozen=True)
+class Conversations:
+    """Messages and a reply to examples, in a checkpoint's own form."""
+
+    tokenizer: Any
+    image_tokens: ImageTokens
+    end_ids: tuple[int, ...]
+    """What a reply ends with: the end of a turn and what the chat template writes behind it, or the eos token."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, image_tokens: ImageTokens) -> "Conversations":
+        """Those of a checkpoint; without a chat template, in the plain form of pre-trained ones."""
+        end = turn_tokens(tokenizer).end
+        if end is None:
+            return cls(tokenizer, image_tokens, (tokenizer.eos_token_id,))
+        return cls(tokenizer, image_tokens, (end, *tokenizer("\n", add_special_tokens=False).input_ids))
+
+    def example(
+        self, messages: Sequence[Message], reply: str, pictures: Sequence[int] = (), place: str = ""
+    ) -> Example:
+        """The reply is learned with its end; all before it is given: system and user turns, pictures, earlier replies.
+
+        Prompt and reply are tokenised apart, as they are when the model answers.
+
+        Args:
+            messages: see `medgemma.prompts.chat.render`.
+            reply: what is to be said next.
+            pictures: their numbers, one an image slot.
+            place: where the row stands.
+
+        Raises:
+            ValueError: as `render`, the reply is empty or holds a control token, or the slots are more or fewer.
+        """
+        form = render if self.tokenizer.chat_template else plain
+        prompt = form(self.tokenizer, self.image_tokens, messages)
+        refuse_control_tokens(self.image_tokens, reply)
+        if not reply.strip():
+            raise ValueError("an empty reply teaches nothing; leave the row out")
+        if prompt.num_images != len(pictures):
+            raise ValueError(f"{len(pictures)} pictures for {prompt.num_images} image parts; give one a part")
+        ids = self.tokenizer(reply, add_special_tokens=False).input_ids
+        return Example(prompt.input_ids, (*ids, *self.end_ids), tuple(pictures), place)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A right-padded batch."""
+    """Right-padded rows: one conversation a row, or several (see `finetune.packing`)."""
 
     input_ids: torch.Tensor
     """(B, T) int64."""
@@ -33,46 +89,102 @@ class Batch:
     """(B, T) int64, 1 on image tokens."""
     labels: torch.Tensor
     """(B, T) int64, IGNORED on prompt, image and padding tokens."""
+    predictors: torch.Tensor
+    """(K,) int64: the token, counted over all rows, whose state predicts each learned token."""
+    targets: torch.Tensor
+    """(K,) int64, what is learned, conversation by conversation."""
     pictures: tuple[int, ...]
     """P picture numbers in the order of their slots."""
+    places: tuple[str, ...] = ()
+    """Where its conversations' rows stand."""
+    packing: Chunk | None = None
+    """Positions and branches where a row holds several conversations."""
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
-        return replace(
-            self,
-            input_ids=self.input_ids.to(device),
-            attention_mask=self.attention_mask.to(device),
-            token_type_ids=self.token_type_ids.to(device),
-            labels=self.labels.to(device),
-        )
+        return replace(_moved(self, device), packing=self.packing and _moved(self.packing, device))
 
 
-def collate(examples: Sequence[Example], *, pad_id: int, image_id: int, max_tokens: int) -> Batch:
-    """Pad examples to one length.
+Holder = TypeVar("Holder", Batch, Chunk)
+
+
+class Fitting(NamedTuple):
+    """Examples sorted by whether they fit."""
+
+    kept: list[Example]
+    too_long: list[Example]
+
+    def report(self, max_tokens: int) -> str:
+        """One line: how many were left out, the longest, and where the first ones stand; empty if all fit."""
+        if not self.too_long:
+            return ""
+        longest = max(example.num_tokens for example in self.too_long)
+        named = named_places([example.place for example in self.too_long])
+        total = len(self.kept) + len(self.too_long)
+        text = f"{len(self.too_long)} of {total} examples have more than {max_tokens} tokens (the longest {longest})"
+        return f"{text} and are left out{named and f': {named}'}; allow more tokens to keep them"
+
+
+def fitting(examples: Sequence[Example], max_tokens: int) -> Fitting:
+    """Tell the examples that have at most `max_tokens` from the others; nothing is cut."""
+    kept = [example for example in examples if example.num_tokens <= max_tokens]
+    return Fitting(kept, [example for example in examples if example.num_tokens > max_tokens])
+
+
+def collate(examples: Sequence[Example], *, pad_id: int, image_id: int | None, max_tokens: int) -> Batch:
+    """Pad examples to one length, one a row.
 
     Args:
         examples: B conversations.
         pad_id: the tokenizer's pad id.
-        image_id: the id of an image's soft tokens.
-        max_tokens: completions are cut here.
+        image_id: the id of an image's soft tokens; None for a model of text alone.
+        max_tokens: of a conversation.
 
     Raises:
-        ValueError: a prompt alone fills `max_tokens`: cutting it would cut image tokens or leave nothing to learn.
+        ValueError: an example is longer than that, or has nothing to learn.
     """
-    for example in examples:
-        if len(example.prompt_ids) >= max_tokens:
-            raise ValueError(f"a prompt of {len(example.prompt_ids)} tokens leaves no room in {max_tokens}; shorten it")
-    rows = [(*e.prompt_ids, *e.completion_ids)[:max_tokens] for e in examples]
+    demand_learnable(examples, max_tokens)
+    rows = [(*e.prompt_ids, *e.completion_ids) for e in examples]
     width = max(map(len, rows))
     input_ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     prompt_lengths = torch.tensor([len(e.prompt_ids) for e in examples])[:, None]
-    image = (input_ids == image_id) & (attention_mask == 1)
+    image = (input_ids == (-1 if image_id is None else image_id)) & (attention_mask == 1)
     given = (torch.arange(width)[None] < prompt_lengths) | image | (attention_mask == 0)
+    labels = input_ids.masked_fill(given, IGNORED)
+    labels[:, 0] = IGNORED  # nothing predicts a first token
+    learned = (labels != IGNORED).flatten().nonzero()[:, 0]
     return Batch(
         input_ids=input_ids,
         attention_mask=attention_mask,
         token_type_ids=image.long(),
-        labels=input_ids.masked_fill(given, IGNORED),
+        labels=labels,
+        predictors=learned - 1,
+        targets=labels.flatten()[learned],
         pictures=tuple(p for e in examples for p in e.pictures),
+        places=tuple(e.place for e in examples),
     )
+
+
+def demand_learnable(examples: Sequence[Example], max_tokens: int) -> None:
+    """Refuse examples that would have to be cut, or that teach nothing.
+
+    Raises:
+        ValueError: an example has more than `max_tokens` or no completion.
+    """
+    for number, example in enumerate(examples):
+        name = example.place or f"example {number}"
+        if example.num_tokens > max_tokens:
+            raise ValueError(
+                f"{name}: {example.num_tokens} tokens, more than {max_tokens}; nothing is cut: shorten it, allow more, "
+                "or leave it out with finetune.collate.fitting"
+            )
+        if not example.completion_ids:
+            raise ValueError(f"{name}: an empty completion teaches nothing; leave the row out")
+
+
+def _moved(holder: Holder, device: torch.device) -> Holder:
+    """A dataclass with its tensors on another device."""
+    values = ((field.name, getattr(holder, field.name)) for field in fields(holder))
+    moved: dict[str, Any] = {name: value.to(device) for name, value in values if isinstance(value, torch.Tensor)}
+    return replace(holder, **moved)

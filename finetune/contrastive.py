@@ -5,7 +5,7 @@ Letters: N pictures of a step, M captions of a step, P pictures in all.
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +15,7 @@ from torch import nn
 from evals.tasks.zero_shot import Caption
 from finetune.augment import Augmentation, augment
 from finetune.losses.contrastive import fact_relations, sigmoid_loss
-from finetune.training import Precision, Schedule, autocast, step_generator, train
+from finetune.training import Loop, Part, Precision, Schedule, Turn, autocast, step_generator, train
 from medsiglip.encoder import tokenize
 
 Facts = Mapping[str, str]
@@ -65,11 +65,10 @@ def train_contrastive(
     data: ContrastiveData,
     schedule: Schedule,
     folder: Path,
+    loop: Loop,
     *,
     augmentation: Augmentation,
     precision: Precision,
-    seed: int,
-    quiet: bool,
     patches: torch.Tensor | None = None,
 ) -> None:
     """Train a SiglipModel with the sigmoid loss, on the device where it is; resumes from `folder`.
@@ -80,18 +79,18 @@ def train_contrastive(
     With `patches` (P, V, N, width), the tower's output for V views of every picture, the vision tower stays as it is
     and only its pooling head and the text tower learn (locked-image tuning, arXiv:2111.07991).
     """
-    size_px, device = model.config.vision_config.image_size, model.device
+    size_px, device, seed = model.config.vision_config.image_size, model.device, loop.seed
     pixels = data.pixels.to(device)
     model.requires_grad_(True)
     if patches is not None:
         model.vision_model.requires_grad_(False)
         model.vision_model.head.requires_grad_(True)
 
-    def draw(step: int) -> Drawn:
+    def draw(step: int) -> list[Part[Drawn]]:
         numbers, free = _draw_pictures(data.sources, step_generator(seed, folder.name, step))
         captions = _draw_captions([data.facts[i] for i in numbers], data, random.Random(f"{seed}:{folder.name}:{step}"))
         relations = fact_relations([data.facts[i] for i in numbers], [c.facts for c in captions])
-        return Drawn(numbers, free, tokenize(tokenizer, [c.text for c in captions]), relations)
+        return [Part(Drawn(numbers, free, tokenize(tokenizer, [c.text for c in captions]), relations))]
 
     def seen(drawn: Drawn, rng: torch.Generator) -> torch.Tensor:
         if patches is None:
@@ -103,13 +102,13 @@ def train_contrastive(
             pooled = model.vision_model.head(patches[drawn.numbers, views].to(device).float())
         return pooled
 
-    def loss_of(step: int, drawn: Drawn) -> torch.Tensor:
+    def loss_of(drawn: Drawn, turn: Turn) -> torch.Tensor:
         with autocast(device.type, precision):
-            images = seen(drawn, step_generator(seed, f"{folder.name}:views", step))
+            images = seen(drawn, step_generator(seed, f"{folder.name}:views", turn.step))
             texts = model.get_text_features(input_ids=drawn.ids.to(device)).pooler_output
         return vector_loss(model, images, texts, drawn.relations.to(device))
 
-    train(model, draw, loss_of, schedule, folder, quiet=quiet)
+    train(model, draw, loss_of, schedule, folder, loop, settings={"precision": precision, **asdict(augmentation)})
 
 
 def vector_loss(model: Any, images: torch.Tensor, texts: torch.Tensor, relations: torch.Tensor) -> torch.Tensor:

@@ -78,7 +78,7 @@ def conversation(parts: Sequence[Part], text: str, options: AnswerOptions) -> tu
     turn = user_turn([*parts, text], options.pan_and_scan)
     messages = [{"role": "system", "content": options.system}] if options.system else []
     asked = [*messages, turn.message]
-    return _thinking_messages(asked) if is_on(options.thinking) else asked, turn.pictures
+    return thinking_messages(asked) if is_on(options.thinking) else asked, turn.pictures
 
 
 @dataclass(frozen=True)
@@ -169,7 +169,7 @@ class Asking:
         """
         if is_on(thinking):
             self._require_markers(thinking)
-            messages = _thinking_messages(messages)
+            messages = thinking_messages(messages)
         if not all(stops):
             raise ValueError("a stop text is empty")
         prompt = self.prompts.prompt(messages, sampling.max_new_tokens)
@@ -179,6 +179,20 @@ class Asking:
         constraint = self._constraint(form, thinking, tuple(stops))
         request = Request(prompt, tuple(pictures), sampling, constraint, adapter or self.adapter)
         return Asked(request, tuple(stops))
+
+    def continuation(
+        self, text: str, sampling: Sampling, *, stops: Sequence[str] = (), adapter: str | None = None
+    ) -> Asked:
+        """Make a request that continues a text as it is: no chat template, control tokens as they are written.
+
+        Raises:
+            ValueError: an empty stop text, an image's token in the text, or a text that does not fit.
+        """
+        if not all(stops):
+            raise ValueError("a stop text is empty")
+        prompt = self.prompts.raw(text, sampling.max_new_tokens)
+        constraint = self._constraint(None, None, tuple(stops))
+        return Asked(Request(prompt, (), sampling, constraint, adapter or self.adapter), tuple(stops))
 
     def reply(self, asked: Asked, completion: Completion) -> Reply:
         """What a completion says.
@@ -191,7 +205,7 @@ class Asking:
         spoken = speech_of(self.tokenizer, self.markers, completion.token_ids, self.silent).spoken(stripped=False)
         text = cut_at(spoken.text, asked.stops)
         return Reply(
-            text if _has_form(asked.request.constraint) else text.strip(),
+            text if has_form(asked.request.constraint) else text.strip(),
             spoken.thinking,
             completion.finish_reason,
             len(completion.token_ids),
@@ -212,14 +226,14 @@ class Asking:
         return StopAt(self.tokenizer, self.markers, stops, constraint, self.silent) if stops else constraint
 
 
-def _has_form(constraint: Constraint | None) -> bool:
+def has_form(constraint: Constraint | None) -> bool:
     """Whether there is a grammar inside limits and stops."""
     while isinstance(constraint, StopAt | ThinkingLimit):
         constraint = constraint.then
     return constraint is not None
 
 
-def _thinking_messages(messages: Sequence[Message]) -> list[Message]:
+def thinking_messages(messages: Sequence[Message]) -> list[Message]:
     """With the instruction to think at the front of the system turn."""
     first = messages[0] if messages else {"role": "", "content": ""}
     if first["role"] != "system":

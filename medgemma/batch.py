@@ -17,7 +17,9 @@ from typing import IO, Any, NamedTuple
 
 from medgemma.asking import Asked, Asking
 from medgemma.engine.request import Completion, Request
-from medgemma.openai_chat import ChatBody, asked_of, completion_body
+from medgemma.openai_chat import ChatBody, asked_of
+from medgemma.openai_content import Intake
+from medgemma.openai_reply import completion_body
 from medgemma.prompts.content import VolumeView, finding_lines
 from medsiglip.checkpoints.identity import free_name, is_mended
 
@@ -148,7 +150,7 @@ def _answered(
                 raise ValueError(f"model: {body.model!r} does not answer here; ask for {answerer.name!r}, or for none")
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
-                asked[line.number] = line, body, asked_of(body, answerer.asking, answerer.view)
+                asked[line.number] = line, body, asked_of(body, answerer.asking, Intake(answerer.view))
             warned = [" ".join(str(warning.message).split()) for warning in caught]
             for text in dict.fromkeys([*warned, *finding_lines(asked[line.number][2].request.pictures)]):
                 on_warning(BatchProblem(line.name, text))

@@ -6,6 +6,7 @@ from medgemma.commands.batch import batch
 from medgemma.commands.chat import chat
 from medgemma.commands.demo import demo
 from medgemma.commands.film import compare, locate, report
+from medgemma.commands.serve import serve
 from medgemma.commands.verify import verify
 from medsiglip.command import new_app, run
 
@@ -20,6 +21,7 @@ for command in (
     report,
     locate,
     compare,
+    serve,
     checkpoint.info,
     verify,
     checkpoint.convert,

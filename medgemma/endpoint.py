@@ -193,10 +193,10 @@ class Endpoint:
         if status in (401, 403):
             raise EndpointRefused(f"{self.url}: HTTP {status}; set {KEY_VARIABLE} to a key that the server takes")
         if status == 404:
-            raise EndpointRefused(f"{self.url}: HTTP 404: {_said(raw)}; correct --endpoint or --endpoint-model")
+            raise EndpointRefused(f"{self.url}: HTTP 404: {said(raw)}; correct --endpoint or --endpoint-model")
         if status != 200:
             retried = status in RETRIED_STATUS
-            return _Fault(f"HTTP {status}: {_said(raw)}", retried, _retry_after_s(sent.get("retry-after")))
+            return _Fault(f"HTTP {status}: {said(raw)}", retried, _retry_after_s(sent.get("retry-after")))
         return _reply(raw)
 
     def _send(self, method: str, path: str, **request: Any) -> tuple[int, httpx2.Headers, bytes]:
@@ -258,12 +258,13 @@ def shown(files: Sequence[str]) -> list[Mapping[str, Any]]:
     return [
         {"type": "text", "text": part}
         if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": _png_data_url(part)}}
+        else {"type": "image_url", "image_url": {"url": png_data_url(part)}}
         for part in study_parts(open_study(files))
     ]
 
 
-def _png_data_url(picture: "Picture") -> str:
+def png_data_url(picture: "Picture") -> str:
+    """A picture's pixels as decoded, at full size."""
     from PIL import Image
 
     from medsiglip.imaging.frame import is_grey_plane
@@ -281,7 +282,7 @@ def _reply(raw: bytes) -> Reply | _Fault:
         is_page = raw.lstrip()[:1] == b"<"
         return _Fault("got a web page (HTML) instead of JSON" if is_page else "got no JSON, or it is cut off")
     if isinstance(found, dict) and found.get("error"):
-        return _Fault(f"the server says: {_said(raw)}")
+        return _Fault(f"the server says: {said(raw)}")
     try:
         choice = found["choices"][0]
         message = choice["message"]
@@ -300,7 +301,7 @@ def _reply(raw: bytes) -> Reply | _Fault:
     return Reply(spoken.text, str(thoughts), tokens if isinstance(tokens, int) else 0, reason, attempts=1)
 
 
-def _said(raw: bytes) -> str:
+def said(raw: bytes) -> str:
     """Return the message of an error body, short, on one line."""
     try:
         error = json.loads(raw)

@@ -50,6 +50,8 @@ class MedGemma:
     """A LoRA adapter that answers wherever no other is named."""
     policy: str | None = None
     """The resize policy that was asked for instead of the checkpoint's own."""
+    weights: str | None = None
+    """Names the weights where they are no longer the folder's, as in training."""
 
     @classmethod
     def from_pretrained(
@@ -108,7 +110,9 @@ class MedGemma:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the weights, for results: those of the base, how they are held, the adapter's."""
+        """Of the weights, for results: those of the base, how they are held, the adapter's; or `weights`."""
+        if self.weights is not None:
+            return self.weights
         parts = [fingerprint(self.folder), self.quantize, self.adapter and fingerprint(self.adapter)]
         return "-".join(part for part in parts if part)
 
@@ -150,9 +154,11 @@ class MedGemma:
                 base has not, or its name is taken.
         """
         from medgemma.checkpoints.adapter_checks import refuse_added_tokens
+        from medgemma.checkpoints.trained_on import refuse_other_base
 
         name = name or _name_of(Path(folder))
         refuse_added_tokens(Path(folder), self.folder)
+        refuse_other_base(Path(folder), self.folder)
         self.engine.load_adapter(name, Path(folder))
         return name
 

@@ -21,6 +21,7 @@ from medsiglip.command import (
     spread_options,
 )
 from medsiglip.commands.calibrate import calibrate
+from medsiglip.commands.check import check
 from medsiglip.commands.classify import classify
 from medsiglip.commands.encoding import EncodeOptions, Resize
 from medsiglip.commands.gate import gate, gate_fit
@@ -33,6 +34,7 @@ app.command()(spread_options(calibrate))
 app.command()(spread_options(gate))
 app.command("gate-fit")(spread_options(gate_fit))
 app.command()(probe)
+app.command()(spread_options(check))
 Item = TypeVar("Item")
 
 

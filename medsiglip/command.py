@@ -1,18 +1,16 @@
 """What every command of the package shares: options, FILE arguments, progress, one-line errors, exit status."""
 
-import inspect
 import os
 import sys
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import MISSING, fields, is_dataclass
-from functools import wraps
 from pathlib import Path
-from typing import IO, Annotated, Any, get_type_hints
+from typing import IO, Annotated, Any
 
 import typer
 
+from data_cards.options import spread_options as spread_options  # part of what commands share
 from medsiglip.imaging import FileProblem, Notes, list_files
 from medsiglip.imaging.source import Source
 from medsiglip.remarks import Remark
@@ -41,43 +39,6 @@ def new_app(summary: str) -> typer.Typer:
     )
 
 
-def spread_options(command: Callable[..., None]) -> Callable[..., None]:
-    """A command as typer takes it, whose parameters that are dataclasses become one option a field.
-
-    So options that go together, such as those of loading a model, are written once for all commands.
-    """
-    hints = get_type_hints(command, include_extras=True)
-    groups = {name: hint for name, hint in hints.items() if is_dataclass(hint) and isinstance(hint, type)}
-
-    @wraps(command)
-    def run_command(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
-
-    parameters: list[inspect.Parameter] = []
-    for name, parameter in inspect.signature(command).parameters.items():
-        parameters += _parameters_of(groups[name]) if name in groups else [parameter.replace(annotation=hints[name])]
-    run_command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
-        [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in parameters]
-    )
-    run_command.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
-    return run_command
-
-
-def _parameters_of(group: type) -> list[inspect.Parameter]:
-    hints = get_type_hints(group, include_extras=True)
-    return [
-        inspect.Parameter(
-            field.name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=inspect.Parameter.empty if field.default is MISSING else field.default,
-            annotation=hints[field.name],
-        )
-        for field in fields(group)
-    ]
-
-
 def run(app: typer.Typer) -> None:
     """Run an app: a user's mistake becomes one line on stderr and exit status 1, without a traceback."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -86,7 +47,7 @@ def run(app: typer.Typer) -> None:
     warnings.showwarning = _say_remark
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         say(f"error: {one_line(error)}")
         sys.exit(1)
     except (ImportError, RuntimeError) as error:
@@ -193,6 +154,10 @@ class Advance:
     def __call__(self, count: int) -> None:
         """So many more are done."""
         self._bar.update(count)
+
+    def show(self, text: str) -> None:
+        """Beside the bar, such as the loss."""
+        self._bar.set_postfix_str(text, refresh=False)
 
     def expect(self, total: int) -> None:
         """So many there will be in all."""

@@ -36,7 +36,7 @@ class Pixels(Protocol):
 
 
 class PictureEncoder(Protocol):
-    """What embeds pictures: `MedSigLIP`, or another transformers encoder (`medsiglip.other_encoders`)."""
+    """What embeds pictures: `MedSigLIP`, or another transformers encoder (`medsiglip.commands.other_encoders`)."""
 
     name: str
 

@@ -48,7 +48,8 @@ def test_every_package_and_its_data_are_inside(wheel: Path, repository: Path) ->
         wanted = {
             path.relative_to(repository).as_posix()
             for path in (repository / package).rglob("*")
-            if path.suffix in {".py", ".yaml", ".html", ".md", ".typed", ".json", ".safetensors", ".model", ".jinja"}
+            if path.suffix
+            in {".py", ".yaml", ".html", ".md", ".typed", ".json", ".jsonl", ".safetensors", ".model", ".jinja"}
         }
         assert wanted <= names, sorted(wanted - names)[:5]
 

@@ -3,7 +3,7 @@
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from medgemma.answers import THINKING_BEGIN, THINKING_END
 from medgemma.endpoint import EndpointRefused
@@ -88,12 +88,16 @@ class Players:
 class Dialogue:
     """How the items of a task are played."""
 
+    environment: str
+    """Name of what is played, in the episodes."""
     hold: "Callable[[Item, Players], str]"
     """Play an item; the text of its output, JSON. Raises BackendFailed."""
     episode: "Callable[[Item, Output], Episode | None]"
     """The model's side of it; None if nothing was said."""
     roles: tuple[str, ...] = ()
     """The roles beside the model."""
+    tool_call: Callable[[str], Mapping[str, Any] | None] = lambda reply: None
+    """The call that a reply makes, where the model has tools."""
 
 
 class Said(NamedTuple):

@@ -60,25 +60,23 @@ def episode_of(
     last = len(replies) - 1
     steps = [
         Step(
-            observation=_observation(reply.told),
-            action={"text": reply.text, "thinking": reply.thinking, "tool_calls": _tool_calls(reply.tool_call)},
+            observation=observation_of(reply.told),
+            action=reply_of(reply.text, reply.thinking, reply.tool_call),
             reward=reward if number == last and not output.error else 0.0,
             discount=0.0 if number == last and terminal else 1.0,
             is_first=number == 0,
         )
         for number, reply in enumerate(replies)
     ]
-    steps.append(Step(observation=_observation(after), is_last=True, is_terminal=terminal))
-    metadata: Mapping[str, Any] = {
-        "agent_id": output.model,
-        "environment": environment,
-        "item_id": item.item_id,
-        "group": item.group,
-        "invalid": bool(output.error),
-        **further,
-    }
+    steps.append(Step(observation=observation_of(after), is_last=True, is_terminal=terminal))
+    metadata = {**metadata_of(item, output.model, environment), "invalid": bool(output.error), **further}
     said = sha256(json.dumps([reply.text for reply in replies]).encode()).hexdigest()[:16]
     return Episode(tuple(steps), f"{environment}/{item.item_id}/{output.item_sha256[:16]}/{said}", metadata)
+
+
+def metadata_of(item: Item, agent_id: str, environment: str) -> dict[str, Any]:
+    """Return what is known of an episode before it begins."""
+    return {"agent_id": agent_id, "environment": environment, "item_id": item.item_id, "group": item.group}
 
 
 def provenance(folder: Path) -> dict[str, Any]:
@@ -94,8 +92,14 @@ def provenance(folder: Path) -> dict[str, Any]:
     }
 
 
-def _observation(told: Sequence[Message]) -> dict[str, Any]:
+def observation_of(told: Sequence[Message]) -> dict[str, Any]:
+    """Return what the model sees."""
     return {"messages": [dict(message) for message in told]}
+
+
+def reply_of(text: str, thinking: str | None, tool_call: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Return what the model does."""
+    return {"text": text, "thinking": thinking, "tool_calls": _tool_calls(tool_call)}
 
 
 def _tool_calls(call: Mapping[str, Any] | None) -> list[dict[str, str]]:

@@ -160,6 +160,16 @@ def session_in(text: str) -> Session:
     return Session(**{**row, "exchanges": exchanges, "fetched": tuple(row["fetched"])})
 
 
+def call_in(reply: str) -> dict[str, Any] | None:
+    """Return the tool call that a reply makes, whatever was asked for; None if it makes none."""
+    for tool in ("manifest", "fetch"):
+        try:
+            return _tool_call(reply, tool)
+        except ToolError:
+            continue
+    return None
+
+
 def tool_call_in(exchange: Exchange) -> dict[str, Any] | None:
     """Return the tool call that a reply made; None if it made none."""
     if exchange.step not in ("manifest", "fetch"):

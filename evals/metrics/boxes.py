@@ -89,6 +89,20 @@ def mean_iou(predicted: Sequence[Box | None], reference: Sequence[Box]) -> MeanI
     return MeanIou(sum(overlaps) / len(overlaps), overlaps, sum(guess is None for guess in predicted))
 
 
+def matches(predicted: Sequence[Box], reference: Sequence[Box], iou_at: float) -> int:
+    """Return how many boxes can be paired, each once, so that every pair overlaps by `iou_at` (0 to 1) or more.
+
+    Source: the matching of detection F1; COCO's is greedy by confidence, of which text answers have none.
+    """
+    if not predicted or not reference:
+        return 0
+    from scipy.optimize import linear_sum_assignment
+
+    overlap = [[float(iou(guess, truth) >= iou_at) for truth in reference] for guess in predicted]
+    rows, columns = linear_sum_assignment(overlap, maximize=True)
+    return int(sum(overlap[row][column] for row, column in zip(rows, columns, strict=True)))
+
+
 def _area(box: Box) -> float:
     return (box.y1 - box.y0) * (box.x1 - box.x0)
 

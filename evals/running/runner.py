@@ -118,9 +118,8 @@ def run_task(
     folder = condition_folder(out_dir, task.name, options.condition)
     shown = _shown_as_examples(task, items, data_dir, options)
     record = replace(run_record(task, items, data_dir, options, model, model_name, command), shown_as_examples=shown)
-    ask = partial(
-        _outputs, task, model, options.generation(task), concurrency, partial(_train, task, data_dir, options)
-    )
+    train = partial(_train, task, data_dir, options)
+    ask = partial(_outputs, task, model, folder, options.generation(task), concurrency, train)
     check_items(items, asdict(record), folder)
     with OutputFile(folder / "outputs.jsonl") as file:
         aside = file.set_aside() if _is_stale(file, record) else None
@@ -215,6 +214,7 @@ def _train(task: Task, data_dir: str | Path, options: RunOptions) -> list[Item]:
 def _outputs(
     task: Task,
     model: Any,
+    folder: Path,
     generation: Generation,
     concurrency: int,
     train: Callable[[], list[Item]],
@@ -223,7 +223,7 @@ def _outputs(
     if not items:
         return ()
     if task.dialogue:
-        return play_items(items, task.dialogue, model, concurrency)
+        return play_items(items, task.dialogue, model, folder, concurrency)
     if task.trained_on:
         return probe_items(train(), items, RememberedPictures(model))
     if task.answers == "choices":

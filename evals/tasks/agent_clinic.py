@@ -246,6 +246,6 @@ ROWS = (
         main_metric="diagnosis_match_norm",
         breakdown="part",
         max_new_tokens=128,
-        dialogue=Dialogue(hold, episode, ("patient", "measurement", "moderator")),
+        dialogue=Dialogue(NAME, hold, episode, ("patient", "measurement", "moderator")),
     ),
 )

@@ -13,6 +13,7 @@ from evals.tasks import (
     record_questions,
     report_generation,
     safety,
+    tables,
     visual_questions,
     vqa_rad,
     zero_shot,
@@ -37,6 +38,7 @@ _FAMILIES = (
     agent_clinic,
     ehr_tools,
     safety,
+    tables,
 )
 
 TASKS: dict[str, Task] = {task.name: task for family in _FAMILIES for task in family.ROWS}

@@ -20,7 +20,7 @@ from data_cards.readers.tables import find_set
 from data_cards.split import side as side_of
 from evals.clinic.dialogue import Dialogue, Players
 from evals.clinic.episodes import Reply, episode_of
-from evals.clinic.record_agent import Assignment, run_agent, session_in, text_of, tool_call_in
+from evals.clinic.record_agent import Assignment, call_in, run_agent, session_in, text_of, tool_call_in
 from evals.clinic.record_tools import Resource, local_search
 from evals.items import Item
 from evals.outputs import Output
@@ -220,6 +220,6 @@ ROWS = (
         main_metric="answer_correct",
         breakdown="category",
         max_new_tokens=256,
-        dialogue=Dialogue(hold, episode),
+        dialogue=Dialogue(NAME, hold, episode, tool_call=call_in),
     ),
 )

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from medgemma.answers import final_letter, final_part, final_yes_no, split_thinking
 
 _THINK_TAG = re.compile(r"<think>.*?(?:</think>|\Z)", re.DOTALL | re.IGNORECASE)
+_NUMBER = re.compile(r"(?<![\w.,])[+-]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\d,]*\d)")
 _MARKUP = re.compile(r"\*+|__+|\\(?:boxed|text)\b|[{}$]")
 
 
@@ -48,6 +49,16 @@ def parse_short(text: str) -> str:
     part = final_part(said)
     lines = [line.strip() for line in _MARKUP.sub("", said if part is None else part).splitlines() if line.strip()]
     return lines[0].strip("\"'` ").rstrip(".").strip() if lines else ""
+
+
+def parse_number(text: str) -> float | None:
+    """Return the one number of an answer ("about 12.5 mm", "1,200"), None if it has none or several."""
+    said = spoken(text)
+    for part in (parse_short(text), _last_line(said)):
+        numbers = {float(found.replace(",", "")) for found in _NUMBER.findall(part)}
+        if len(numbers) == 1:
+            return numbers.pop()
+    return None
 
 
 def _is_letter(option: str) -> bool:

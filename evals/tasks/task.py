@@ -86,6 +86,8 @@ class Task:
     """Of a dialogue task: how its items are played."""
     is_jsonl: bool = False
     """Its data is --data/CARD/SIDE.jsonl, in the format of jsonl.py."""
+    is_table: bool = False
+    """Its data is a user's own table, and what `items` takes is the path of that."""
     trained_on: str = ""
     """Of a label task: the side that a linear probe learns from; empty: labels are picked by caption."""
     system: str = ""

@@ -85,10 +85,10 @@ def card_of(folder: Path, name: str, licence: str, description: str) -> DataCard
 def _readme(folder: Path, card: DataCard) -> str:
     """The card; its first lines tell the Hub which files are which table, so that `datasets` loads either."""
     dataset = EpisodeDataset(folder)
-    splits = list(dict.fromkeys(entry.split for entry in dataset.entries))
+    splits = list(dict.fromkeys(dataset.entries.values("split")))
     files = "".join(f"  - split: {split}\n    path: steps/{split}-*.parquet\n" for split in splits)
-    invalid = sum(bool(entry.invalid) for entry in dataset.entries)
-    num_steps = sum(entry.num_steps for entry in dataset.entries)
+    invalid = sum(map(bool, dataset.entries.values("invalid")))
+    num_steps = sum(dataset.entries.values("num_steps"))
     columns = "".join(
         f"| {name} | {arrow_type(spec)} | {card.columns[name]} |\n" for name, spec in dataset.specs().items()
     )

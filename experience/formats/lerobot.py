@@ -3,7 +3,7 @@
 Every frame is a step with an observation and an action; the last frame's action is as LeRobot has it. Videos are not
 decoded: their frames are named by file and time.
 
-Source: lerobot, src/lerobot/datasets (codebase version v3.0).
+Source: lerobot 0.4.4, lerobot/datasets (codebase version v3.0).
 """
 
 import json
@@ -36,7 +36,7 @@ def read_lerobot(folder: Path) -> Source:
     if not str(info.get("codebase_version", "")).startswith("v3"):
         raise ValueError(
             f"{folder}: is of LeRobot's layout {info.get('codebase_version')}; expected v3; convert it with "
-            "lerobot.scripts.convert_dataset_v21_to_v30"
+            "lerobot.datasets.v30.convert_dataset_v21_to_v30"
         )
     notes: list[str] = []
     splits: dict[str, str] = {}

@@ -14,23 +14,22 @@ import pyarrow as pa
 
 from experience.episode import Episode
 from experience.storage.durable import lock, sync_folder
+from experience.storage.index import Index, grown, open_index
 from experience.storage.journal import SUFFIX, episodes_of, read_events
 from experience.storage.layout import (
     INDEX,
     Entry,
     Row,
-    entries_in,
     episodes_in,
     index_table,
     merged_specs,
     rows_of,
     settled_specs,
     spec_of_steps,
-    steps_specs_of,
     steps_table,
 )
 from experience.storage.schema import Spec
-from experience.storage.shards import Shard, open_parquet, open_shard, read_rows, write_shard
+from experience.storage.shards import Shard, open_shard, read_rows, write_shard
 from experience.storage.values import digest_of
 
 SHARD_BYTES = 16 << 20
@@ -65,24 +64,23 @@ def commit(folder: Path, episodes: Iterable[Episode], *, split: Split | None = N
     """
     (folder / "steps").mkdir(parents=True, exist_ok=True)
     with _folder_lock(folder):
-        index = open_parquet(folder / INDEX).read() if (folder / INDEX).exists() else None
-        old = entries_in(index) if index is not None else []
-        _remove_unnamed(folder, {entry.shard for entry in old})
-        kept = [] if replace else old
-        known = {entry.episode_id: entry.sha256 for entry in kept}
+        nothing = Index(index_table([], {}))
+        old = open_index(folder / INDEX) if (folder / INDEX).exists() else nothing
+        _remove_unnamed(folder, set(old.shards()))
+        kept = nothing if replace else old
+        known: dict[str, str] = {}
         fresh: list[Entry] = []
-        first = 1 + max((int(entry.shard[-13:-8]) for entry in old), default=-1)
-        for number, chunk in enumerate(_chunks(_unknown(episodes, known, folder)), start=first):
+        first = 1 + max((int(shard[-13:-8]) for shard in old.shards()), default=-1)
+        for number, chunk in enumerate(_chunks(_unknown(episodes, known, kept, folder)), start=first):
             for name in dict.fromkeys(_name(split, one.episode) for one in chunk):
                 group = [one for one in chunk if _name(split, one.episode) == name]
                 fresh += _write(folder, f"{name}-{number:05}.parquet", name, group, known)
-        before = steps_specs_of(index.schema) if index is not None and kept else {}
-        entries, specs = _alike(folder, kept, before, fresh)
-        write_shard(folder / (INDEX + ".partial"), [index_table(entries, specs)])
+        index = _alike(folder, kept, fresh)
+        write_shard(folder / (INDEX + ".partial"), [index])
         sync_folder(folder / "steps")
         (folder / (INDEX + ".partial")).replace(folder / INDEX)
         sync_folder(folder)
-        _remove_unnamed(folder, {entry.shard for entry in entries})
+        _remove_unnamed(folder, set(Index(index).shards()))
     return len(fresh)
 
 
@@ -119,13 +117,14 @@ def _remove_unnamed(folder: Path, named: set[str]) -> None:
             path.unlink()
 
 
-def _unknown(episodes: Iterable[Episode], known: dict[str, str], folder: Path) -> Iterator[_Sized]:
-    """Yield episodes that are not known yet, with their bytes, and know them."""
+def _unknown(episodes: Iterable[Episode], known: dict[str, str], kept: Index, folder: Path) -> Iterator[_Sized]:
+    """Yield episodes that are neither known nor kept yet, with their bytes, and know them."""
     for episode in episodes:
         digest, num_bytes = digest_of(episode)
-        if known.get(episode.episode_id, digest) != digest:
+        before = known.get(episode.episode_id) or kept.sha256_of(episode.episode_id)
+        if before and before != digest:
             raise ValueError(f"{folder}: got two different episodes {episode.episode_id!r}; give each its own id")
-        if episode.episode_id not in known:
+        if not before:
             known[episode.episode_id] = digest
             yield _Sized(episode, num_bytes)
 
@@ -181,32 +180,30 @@ def _tables(episodes: Iterable[_Sized], specs: Mapping[str, Spec]) -> Iterator[p
         yield steps_table(rows, specs)
 
 
-class _Alike(NamedTuple):
-    entries: list[Entry]
-    specs: dict[str, Spec]
-
-
-def _alike(folder: Path, kept: Sequence[Entry], before: Mapping[str, Spec], fresh: Sequence[Entry]) -> _Alike:
-    """Write again, under new names, the shards whose columns differ in type from what all together need.
+def _alike(folder: Path, kept: Index, fresh: Sequence[Entry]) -> pa.Table:
+    """Return the index of all, and write again, under new names, the shards whose columns differ in type from the rest.
 
     A shard that merely lacks columns stays: every reader fills them with nulls. Old shards are looked at only if a type
-    changes; `before` are the specs that they have together.
+    changes.
     """
     opened = {name: open_shard(folder / "steps" / name) for name in dict.fromkeys(entry.shard for entry in fresh)}
+    before = kept.steps_specs() if kept else {}
     specs = dict(before)
     for one in opened.values():
         specs = merged_specs(specs, one.specs)
     specs = settled_specs(specs)
     wanted = steps_table([], specs).schema
     if _differs(steps_table([], before).schema, wanted):
-        opened |= {name: open_shard(folder / "steps" / name) for name in dict.fromkeys(entry.shard for entry in kept)}
+        opened |= {name: open_shard(folder / "steps" / name) for name in kept.shards()}
+    differing = {name: one for name, one in opened.items() if _differs(one.file.schema_arrow, wanted)}
+    if not differing:
+        return grown(kept, fresh, specs) if kept else index_table(fresh, specs)
     entries = [*kept, *fresh]
     renamed = {}
-    for name, one in opened.items():
-        if _differs(one.file.schema_arrow, wanted):
-            renamed[name] = f"{name.removesuffix('.parquet')[:-6]}-{_next_number(folder):05}.parquet"
-            _rewrite(one, folder / "steps" / renamed[name], [e for e in entries if e.shard == name], specs)
-    return _Alike([entry._replace(shard=renamed.get(entry.shard, entry.shard)) for entry in entries], specs)
+    for name, one in differing.items():
+        renamed[name] = f"{name.removesuffix('.parquet')[:-6]}-{_next_number(folder):05}.parquet"
+        _rewrite(one, folder / "steps" / renamed[name], [e for e in entries if e.shard == name], specs)
+    return index_table([entry._replace(shard=renamed.get(entry.shard, entry.shard)) for entry in entries], specs)
 
 
 def _differs(schema: pa.Schema, wanted: pa.Schema) -> bool:

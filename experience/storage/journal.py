@@ -1,97 +1,51 @@
-"""The journal that a recorder writes: Arrow record batches, each behind its length and CRC-32.
+"""The journal that a recorder writes: frames, each an Arrow record batch of events."""
 
-What `append` wrote is with the operating system when it returns, and survives the death of the process; what was
-synced survives the loss of power. A frame that a crash cut, and whatever follows it, is not read.
-"""
-
-import os
-import struct
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import IO, Any, Literal, NamedTuple
-from zlib import crc32
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 
 from experience.alignment import First, Transition, sar_steps
 from experience.episode import Episode, Step, step_of
-from experience.storage.durable import lock, sync_folder
+from experience.storage.frames import FrameFile, frames
 from experience.storage.values import decode, encode
 
 SUFFIX = ".journal"
 SCHEMA = pa.schema(
     {"event": pa.string(), "episode_id": pa.string(), "value": pa.string(), "buffers": pa.list_(pa.large_binary())}
 )
-HEAD = struct.Struct("<QI")
-"""Length and CRC-32 of a frame."""
-
-EventName = Literal["begin", "step", "first", "transition", "end"]
+EventName = Literal["begin", "seen", "step", "first", "transition", "drop", "end"]
 
 
 class Event(NamedTuple):
     """Something that happened in an episode."""
 
     name: EventName
-    """begin, with the metadata; step; or first and transition, as an environment speaks; end, with more metadata."""
+    """begin, with the metadata; first and transition, as an environment speaks, or steps, before each perhaps what was
+    seen before the action; end, with more metadata, or drop: the episode is not to be kept."""
     episode_id: str
     value: Mapping[str, Any]
 
 
-class Journal:
+class Journal(FrameFile):
     """One journal being written, by one process; a second one is refused by a lock."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("ab", buffering=0)
-        if not lock(self._file):
-            raise ValueError(f"{path}: is being written by another process; give each recorder its own journal")
-        self.num_bytes = self._file.tell()
-        sync_folder(path.parent)
-
-    def append(self, events: Sequence[Event], *, sync: bool = False) -> None:
+    def write(self, events: Sequence[Event], *, sync: bool = False) -> None:
         """Write events, all or none.
 
         Raises:
             OSError: The disk is full or broken; what was written before is kept.
         """
-        payload = _batch(events).serialize()
-        frame = HEAD.pack(payload.size, crc32(payload)) + memoryview(payload)
-        try:
-            view = memoryview(frame)
-            while view:
-                view = view[self._file.write(view) :]
-            if sync:
-                os.fsync(self._file.fileno())
-        except OSError as fault:
-            self._file.truncate(self.num_bytes)
-            raise OSError(
-                fault.errno, f"{self.path}: cannot be written ({fault.strerror}); what was recorded until now is kept"
-            ) from fault
-        self.num_bytes += len(frame)
-
-    def close(self) -> None:
-        """Sync and let go of the lock."""
-        os.fsync(self._file.fileno())
-        self._file.close()
+        self.append([memoryview(_batch(events).serialize())], sync=sync)
 
 
 def read_events(path: Path) -> Iterator[Event]:
     """Yield the events of every whole frame."""
-    with path.open("rb") as file:
-        while payload := _frame(file):
-            for row in pa.ipc.read_record_batch(pa.py_buffer(payload), SCHEMA).to_pylist():
-                yield Event(row["event"], row["episode_id"], decode(row["value"], row["buffers"]))
-
-
-def cut_bytes(path: Path) -> int:
-    """Return how many bytes at the end belong to no whole frame."""
-    with path.open("rb") as file:
-        whole = 0
-        while _frame(file):
-            whole = file.tell()
-        return path.stat().st_size - whole
+    for payload in frames(path):
+        for row in pa.ipc.read_record_batch(pa.py_buffer(payload), SCHEMA).to_pylist():
+            yield Event(row["event"], row["episode_id"], decode(row["value"], row["buffers"]))
 
 
 def episodes_of(events: Iterable[Event]) -> Iterator[Episode]:
@@ -103,6 +57,8 @@ def episodes_of(events: Iterable[Event]) -> Iterator[Episode]:
         open_[event.episode_id].append(event)
         if event.name == "end":
             yield _episode(open_.pop(event.episode_id))
+        elif event.name == "drop":
+            del open_[event.episode_id]
     for left in open_.values():
         yield _episode(left)
 
@@ -125,17 +81,6 @@ def _batch(events: Sequence[Event]) -> pa.RecordBatch:
     return pa.RecordBatch.from_arrays(columns, schema=SCHEMA)
 
 
-def _frame(file: IO[bytes]) -> bytes:
-    """The next whole frame, or nothing."""
-    head = file.read(HEAD.size)
-    if len(head) < HEAD.size:
-        return b""
-    size, checksum = HEAD.unpack(head)
-    left = os.fstat(file.fileno()).st_size - file.tell()
-    payload = file.read(size) if size <= left else b""
-    return payload if payload and crc32(payload) == checksum else b""
-
-
 def _episode(events: Sequence[Event]) -> Episode:
     begin, *middle = events
     ended = bool(middle) and middle[-1].name == "end"
@@ -149,7 +94,8 @@ def _episode(events: Sequence[Event]) -> Episode:
 
 
 def _as_is(events: Sequence[Event]) -> Iterator[Step]:
-    return (step_of(event.value) for event in events)
+    last = len(events) - 1  # a step repeats what was seen before it; the last one may have come to no action
+    return (step_of(event.value) for place, event in enumerate(events) if event.name == "step" or place == last)
 
 
 def _shifted(events: Sequence[Event]) -> Iterator[Step]:

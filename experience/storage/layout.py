@@ -111,9 +111,17 @@ def metadata_specs(entries: Iterable[Entry]) -> dict[str, Spec]:
     return settled_specs(_specs(rows))
 
 
-def index_table(entries: Sequence[Entry], steps_specs: Mapping[str, Spec]) -> pa.Table:
-    """Return the index of a data set; it also says what the columns of the steps are, over all shards."""
-    specs = metadata_specs(entries)
+def index_table(
+    entries: Sequence[Entry], steps_specs: Mapping[str, Spec], specs: Mapping[str, Spec] | None = None
+) -> pa.Table:
+    """Return the index of a data set; it also says what the columns of the steps are, over all shards.
+
+    Args:
+        entries: Of the episodes.
+        steps_specs: Of the columns of the steps.
+        specs: Of the metadata; found from the entries if not given.
+    """
+    specs = metadata_specs(entries) if specs is None else specs
     place = {name: [getattr(entry, name) for entry in entries] for name in INDEX_PLACE}
     table = _table(INDEX_PLACE, place, specs, [entry.metadata for entry in entries])
     return table.replace_schema_metadata({**table.schema.metadata, STEPS_KEY: schema_metadata(steps_specs)})

@@ -2,7 +2,7 @@
 
 import os
 from bisect import bisect_right
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -55,8 +55,12 @@ def read_rows(shard: Shard, start: int, stop: int) -> pa.Table:
     return table.slice(start - shard.starts[first], stop - start)
 
 
-def open_parquet(path: Path) -> pq.ParquetFile:
+def open_parquet(path: Path, repeated: Sequence[str] = ()) -> pq.ParquetFile:
     """Open a Parquet file.
+
+    Args:
+        path: Of the file.
+        repeated: Columns of texts to be read as dictionaries.
 
     Raises:
         ValueError: It is missing, cut or broken.
@@ -64,7 +68,7 @@ def open_parquet(path: Path) -> pq.ParquetFile:
     if not path.is_file():
         raise ValueError(f"{path}: no such file; the data set lacks a part of itself; get it again")
     with named(path):
-        return pq.ParquetFile(path, memory_map=True)
+        return pq.ParquetFile(path, memory_map=True, read_dictionary=list(repeated))
 
 
 @contextmanager

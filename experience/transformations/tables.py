@@ -1,17 +1,18 @@
 """RLDS' transformations over tables of steps, vectorised by Arrow: the same meanings, whole columns at a time.
 
 A table is what `EpisodeDataset.tables` gives: whole episodes, a row a step, `episode_id` and the fields of RLDS. Every
-function looks at each episode by itself. What a function of `steps` does to each step, a table does with Arrow's or
-NumPy's own functions on a column (map_steps).
+function looks at each episode by itself. What makes values of a spec, and not steps of steps, has no version here: the
+spec of a data set is `EpisodeDataset.specs()`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from experience.transformations.patterns import Slice
 from experience.transformations.steps import AlignmentType, MeanAndStd
 
 
@@ -162,10 +163,40 @@ def final_step(table: pa.Table) -> pa.Table:
     return table.take(pa.array(bounds(table).stops - 1))
 
 
+def map_steps(table: pa.Table, transform_steps: Callable[[pa.Table], pa.Table]) -> pa.Table:
+    """Return what a function makes of all steps at once, each by itself: Arrow's or NumPy's functions on columns.
+
+    As every row says whose it is, `map_nested_steps` is this too.
+
+    Raises:
+        ValueError: It gave another number of steps.
+    """
+    made = transform_steps(table)
+    if len(made) != len(table):
+        raise ValueError(f"got {len(made)} steps of {len(table)}; expected one of each; see apply_nested_steps")
+    return made
+
+
 def apply_nested_steps(table: pa.Table, transform_steps: Callable[[pa.Table], pa.Table]) -> pa.Table:
     """Return what a function makes of the steps of each episode, one after another."""
     parts = [transform_steps(table.slice(a, b - a)) for a, b in zip(*bounds(table), strict=True)]
     return pa.concat_tables(parts, promote_options="default") if parts else transform_steps(table)
+
+
+def pattern_map(table: pa.Table, pattern: Mapping[str, Slice], condition: Any = None) -> pa.Table:
+    """Return what a pattern makes of steps: a row wherever the episode has history enough, in order.
+
+    Args:
+        table: Whole episodes.
+        pattern: Name to slice, as `patterns.Column` gives it; a squeezed slice is a value, any other a list.
+        condition: Flag a row; where the newest step has it the pattern is applied. A null is none.
+    """
+    history = max((-part.start for part in pattern.values()), default=1)
+    starts, stops = bounds(table)
+    rows = np.arange(len(table))
+    enough = rows - np.repeat(starts, stops - starts) + 1 >= history
+    newest = rows[enough if condition is None else enough & np.asarray(pc.fill_null(pa.array(condition), False))]
+    return pa.table({name: _cut(table, part, newest) for name, part in pattern.items()})
 
 
 def numbers_of(table: pa.Table, name: str) -> Any:
@@ -174,10 +205,7 @@ def numbers_of(table: pa.Table, name: str) -> Any:
     Raises:
         ValueError: It is no column of numbers, or its arrays differ in length.
     """
-    first, *inner = name.split(".")
-    column = table[first].combine_chunks()
-    for part in inner:
-        column = column.field(part)
+    column = _column(table, name.split("."))
     if not pa.types.is_large_list(column.type) and not pa.types.is_list(column.type):
         return column.cast(pa.float64()).to_numpy(zero_copy_only=False)
     lengths = pc.list_value_length(column)
@@ -188,6 +216,22 @@ def numbers_of(table: pa.Table, name: str) -> Any:
     there = column.is_valid().to_numpy(zero_copy_only=False)
     found[there] = column.flatten().cast(pa.float64()).to_numpy(zero_copy_only=False).reshape(there.sum(), *sizes)
     return found
+
+
+def _column(table: pa.Table, path: Sequence[str]) -> pa.Array:
+    """A column, or a field of one."""
+    column = table[path[0]].combine_chunks()
+    for part in path[1:]:
+        column = column.field(part)
+    return column
+
+
+def _cut(table: pa.Table, part: Slice, newest: Any) -> pa.Array:
+    places = np.arange(part.start + 1, 1 + (part.stop or 0), part.step)
+    taken = _column(table, part.path).take(pa.array((newest[:, None] + places).ravel()))
+    if part.squeeze:
+        return taken
+    return pa.LargeListArray.from_arrays(pa.array(np.arange(len(newest) + 1) * len(places)), taken)
 
 
 def _zero(kind: pa.DataType) -> Any:

@@ -21,6 +21,7 @@ from medgemma.checkpoints.convert import (
     whole_folder,
 )
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key, kind_of, matched_folder, write_config
+from medgemma.checkpoints.trained_on import refuse_other_base
 from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,
@@ -133,6 +134,7 @@ def merge(
     weights = matched_folder(base)
     parts = read_adapter(adapter, kind, weights)
     refuse_added_tokens(adapter, base)
+    refuse_other_base(adapter, base)
     head_apart = _changes_tied(parts, kind, weights)
     if head_apart:
         weights = _with_head(weights, kind)

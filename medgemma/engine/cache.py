@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-GROWTH_POSITIONS = 256
-"""Global layers grow by at least so many positions at a time: each growth copies what is held."""
+GROWTH_POSITIONS = 64
+"""A cache grows by so many positions or an eighth, whichever is more: each growth copies what is held."""
 
 
 class KeyValueCache:
@@ -54,7 +54,8 @@ class KeyValueCache:
         """Make room for so many rows of so many positions; what is held stays."""
         rows = max(rows, self.row_capacity)
         if length > self.length_capacity:
-            length = -(-length // GROWTH_POSITIONS) * GROWTH_POSITIONS
+            step = max(GROWTH_POSITIONS, self.length_capacity // 8)
+            length = max(-(-length // GROWTH_POSITIONS) * GROWTH_POSITIONS, self.length_capacity + step)
         length = max(length, self.length_capacity)
         if (rows, length) == (self.row_capacity, self.length_capacity):
             return

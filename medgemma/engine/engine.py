@@ -1,12 +1,13 @@
 """The engine: requests join a running batch, decode together, and leave it when they are done.
 
 One step decodes one token of every row. Before it, waiting requests are admitted while rows are free; those that
-begin alike are computed once (`medgemma.engine.prefill`). Each adapter has a batch of its own, for its weights differ.
-A request that fails (a constraint that raises, logits that are not finite) fails alone.
+begin alike are computed once (`medgemma.engine.prefill`). Long prompts are computed in pieces, a piece a step, so that
+answers that are being decoded go on; several such take turns. Each adapter has a batch of its own, for its weights
+differ. A request that fails (a constraint that raises, logits that are not finite) fails alone.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Generator, Hashable, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,12 +16,22 @@ from typing import Any
 import torch
 
 from medgemma.engine.choices import choice_scores, longest_choice
-from medgemma.engine.features import FeatureCache
+from medgemma.engine.features import PICTURES_A_PASS, FeatureCache
 from medgemma.engine.network import Network
-from medgemma.engine.prefill import Branches, Place, Prefilled, PrefixStore, Prepared, prefill
+from medgemma.engine.prefill import (
+    TOKENS_A_PASS,
+    Branches,
+    Passes,
+    Place,
+    Prefilled,
+    PrefixStore,
+    Prepared,
+    prefill,
+    prefill_passes,
+)
 from medgemma.engine.prefixes import symbols_of
 from medgemma.engine.request import ChoiceScore, Completion, Request, Sampling
-from medgemma.engine.samples import Batch, Event, Sample, take
+from medgemma.engine.samples import Batch, Event, Sample, Starting, take
 from medgemma.engine.sampling import generator_of
 from medgemma.prompts.chat import TokenCount
 from medsiglip.preprocess import Preprocessing
@@ -28,6 +39,8 @@ from medsiglip.preprocess import Preprocessing
 MAX_ROWS = 32
 MAX_WAITING = 1024
 PREFIX_BYTES = 256 * 2**20
+TOKENS_BESIDE_DECODING = 512
+"""Of prompts, computed between two steps of answers that are being decoded; all wait for them."""
 
 
 class EngineBusy(RuntimeError):
@@ -68,6 +81,7 @@ class Engine:
         self.max_tokens = int(self.network.config.max_position_embeddings)
         self._tickets = count()
         self._waiting: OrderedDict[int, Request] = OrderedDict()
+        self._starting: deque[Starting] = deque()
         self._batches: dict[str | None, Batch] = {}
         self._ended: deque[Event] = deque()
         self._inboxes: dict[int, deque[Event]] = {}
@@ -151,8 +165,8 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """Samples that are being decoded."""
-        return sum(len(batch.samples) for batch in self._batches.values())
+        """Samples that are being decoded, or whose prompts are being computed."""
+        return self._num_decoding + sum(group.num_samples for group in self._starting)
 
     def check(self, request: Request) -> None:
         """Refuse what can never be answered.
@@ -198,6 +212,12 @@ class Engine:
         if waiting is not None:
             for sample in range(waiting.sampling.num_samples):
                 self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
+        for group in [group for group in self._starting if ticket in group.open_requests]:
+            for sample in range(group.requests[ticket].sampling.num_samples):
+                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
+            group.cancelled.add(ticket)
+            if not group.open_requests:
+                self._starting.remove(group)
         for batch in self._batches.values():
             rows = [row for row, sample in enumerate(batch.samples) if sample.ticket == ticket]
             for row in rows:
@@ -257,6 +277,7 @@ class Engine:
         """
         running = len(self._batches[name].samples) if name in self._batches else 0
         asked = running + sum(request.adapter == name for request in self._waiting.values())
+        asked += sum(len(group.open_requests) for group in self._starting if group.adapter == name)
         if asked:
             raise RuntimeError(f"{asked} requests for adapter {name!r} are not done; let them end, or cancel them")
         self.adapters.unload(name)
@@ -285,14 +306,47 @@ class Engine:
         inbox.clear()
         return events
 
+    @property
+    def _num_decoding(self) -> int:
+        return sum(len(batch.samples) for batch in self._batches.values())
+
+    def _tokens_a_pass(self) -> int:
+        return TOKENS_BESIDE_DECODING if self._num_decoding else TOKENS_A_PASS
+
     def _admit(self) -> list[Event]:
+        """Let requests in, and compute of their prompts what one step has time for, in turns."""
+        while self._waiting and (tickets := self._next_group()):
+            self._begin({ticket: self._waiting.pop(ticket) for ticket in tickets})
         events: list[Event] = []
-        while self._waiting:
-            tickets = self._next_group()
-            if not tickets:
-                return events
-            events += self._start({ticket: self._waiting.pop(ticket) for ticket in tickets})
+        left = self._tokens_a_pass()
+        while self._starting and left > 0:
+            group = self._starting.popleft()
+            try:
+                with self.adapters.using(group.adapter):
+                    left -= next(group.passes)
+                self._starting.append(group)
+            except StopIteration as done:
+                events += self._join(group, done.value)
+            except Exception as error:  # one prompt that fails, for want of memory for example, takes no others along
+                events += self._retried(group, error)
         return events
+
+    def _begin(self, requests: dict[int, Request]) -> None:
+        self._starting.append(Starting(requests, self._passes(list(requests.values()))))
+
+    def _retried(self, group: Starting, error: Exception) -> list[Event]:
+        """Compute the prompts of a group that failed each by itself; one that is alone has failed."""
+        asked = group.open_requests
+        if len(asked) > 1:
+            for ticket, request in asked.items():
+                self._begin({ticket: request})
+            return []
+        failed = Completion((), (), "error", f"the prompt could not be computed: {error}")
+        return [
+            Event(ticket, number, None, failed)
+            for ticket, request in asked.items()
+            for number in range(request.sampling.num_samples)
+        ]
 
     def _next_group(self) -> list[int]:
         """The oldest requests of one adapter, as many as rows are free; the oldest of all is never passed over."""
@@ -307,23 +361,17 @@ class Engine:
                 tickets.append(ticket)
         return tickets
 
-    def _start(self, requests: dict[int, Request]) -> list[Event]:
-        """Prefill a group of one adapter, choose the first tokens, and let what goes on join the batch."""
-        adapter = next(iter(requests.values())).adapter
+    def _join(self, group: Starting, done: Prefilled) -> list[Event]:
+        """Choose the first tokens of prompts that are computed, and let what goes on join the batch."""
+        adapter = group.adapter
         batch = self._batches.setdefault(adapter, Batch(self.network.new_cache()))
-        try:
-            done = self._prefilled(list(requests.values()))
-        except Exception as error:  # one prompt that fails, for want of memory for example, must not take others along
-            if len(requests) > 1:
-                return [event for ticket in requests for event in self._start({ticket: requests[ticket]})]
-            ((ticket, request),) = requests.items()
-            failed = Completion((), (), "error", f"the prompt could not be computed: {error}")
-            return [Event(ticket, number, None, failed) for number in range(request.sampling.num_samples)]
         samples: list[Sample] = []
         places: list[Place] = []
         hidden: list[torch.Tensor] = []
         events: list[Event] = []
-        for index, (ticket, request) in enumerate(requests.items()):
+        for index, (ticket, request) in enumerate(group.requests.items()):
+            if ticket in group.cancelled:
+                continue
             for number in range(request.sampling.num_samples):
                 try:
                     state = request.constraint.start() if request.constraint is not None else None
@@ -342,15 +390,33 @@ class Engine:
             events += taken.events
         return events
 
-    def _prefilled(self, requests: Sequence[Request]) -> Prefilled:
+    def _passes(self, requests: Sequence[Request]) -> Passes:
+        """Pictures, then prompts, of requests of one adapter, which is active whenever this goes on."""
         adapter = requests[0].adapter
-        with self.adapters.using(adapter):
-            prepared = [self._prepare(request) for request in requests]
-            done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter)
+        prepared = []
+        for request in requests:
+            yield from self._encode(request)
+            prepared.append(self._prepare(request))
+        done = yield from prefill_passes(
+            self.network, prepared, self._tokens_a_pass, store=self.prefixes, adapter=adapter
+        )
         for request, prompt, place in zip(requests, prepared, done.places, strict=True):
             if request.continues:
                 self.prefixes.put(adapter, prompt.symbols, *place)
         return done
+
+    def _encode(self, request: Request) -> Generator[int, None, None]:
+        """Put the features of a request's pictures into the cache, a few at a time, as far as it holds them."""
+        if self.features is None:
+            return
+        sight, cost = self.adapters.sight(request.adapter), self.features.tokens_a_picture
+        missing = [picture for picture in request.pictures if not self.features.has(picture, sight)]
+        missing = missing[: self.features.capacity]
+        while missing:
+            count = max(1, min(PICTURES_A_PASS, self._tokens_a_pass() // cost))
+            self.features.of(missing[:count], sight)
+            missing = missing[count:]
+            yield count * cost
 
     def _prepare(self, request: Request) -> Prepared:
         features: list[torch.Tensor] = []

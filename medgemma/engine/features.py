@@ -39,6 +39,16 @@ class FeatureCache:
         """Forget everything."""
         self._features.clear()
 
+    @property
+    def tokens_a_picture(self) -> int:
+        """What one costs the tower."""
+        vision = self.model.config.vision_config
+        return int((vision.image_size // vision.patch_size) ** 2)
+
+    def has(self, picture: Picture, adapter: str | None) -> bool:
+        """Whether a picture's features are held."""
+        return self.key(picture, adapter) in self._features
+
     def of(self, pictures: Sequence[Picture], adapter: str | None) -> list[torch.Tensor]:
         """(I, H) of each picture; each distinct one goes through the tower once.
 

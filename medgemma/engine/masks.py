@@ -1,7 +1,9 @@
-"""Who may look at whom, said by positions.
+"""Who may look at whom, said by positions: in the engine's prefill, and in training.
 
 A token sees what came before it, and the tokens of its own picture in both directions; a local layer only what is
-less than a window behind. Composition as in transformers 5: window AND (causal OR same picture).
+less than a window behind. Composition as in transformers 5: window AND (causal OR same picture). Of the branches that
+share a row, a token sees its own and its trunk: so several continuations stand behind one prompt, and several
+conversations in one row.
 
 Letters: R rows, T queries (the chunk), K keys (past slots, then the chunk), W window.
 """
@@ -22,9 +24,11 @@ class Chunk:
     pictures: torch.Tensor
     """(R, T) int64: which picture of its row a token belongs to, -1 on text."""
     branches: torch.Tensor
-    """(R, T) int64: 0 on the trunk; tokens of branch b see the trunk and their own branch only."""
+    """(R, T) int64: tokens see their own branch and its trunk only."""
     counts: torch.Tensor
     """(R,) int64 tokens of each row; the rest is padding."""
+    trunks: torch.Tensor | None = None
+    """(R, T) int64: the trunk of a token's branch. None: branch 0, which the past belongs to, is the trunk of all."""
 
 
 def prefill_masks(step: PrefillStep, chunk: Chunk) -> dict[str, torch.Tensor]:
@@ -37,6 +41,16 @@ def prefill_masks(step: PrefillStep, chunk: Chunk) -> dict[str, torch.Tensor]:
     return {
         "full_attention": _mask(chunk, before, before < starts[:, None], None),
         "sliding_attention": _mask(chunk, ring, ring >= 0, window),
+    }
+
+
+def packed_masks(chunk: Chunk, window: int) -> dict[str, torch.Tensor]:
+    """Masks (R, 1, T, T) bool by layer type of rows without a past, True where a query may look."""
+    nothing = chunk.positions.new_zeros((len(chunk.positions), 0))
+    held = nothing.bool()
+    return {
+        "full_attention": _mask(chunk, nothing, held, None),
+        "sliding_attention": _mask(chunk, nothing, held, window),
     }
 
 
@@ -63,7 +77,8 @@ def _mask(chunk: Chunk, past: torch.Tensor, held: torch.Tensor, window: int | No
     key_branches = torch.cat([torch.zeros_like(past), chunk.branches], 1)[:, None]
     positions, pictures, branches = (x[:, :, None] for x in (chunk.positions, chunk.pictures, chunk.branches))
     mask = (key_positions <= positions) | ((key_pictures == pictures) & (pictures >= 0))
-    mask &= (key_branches == 0) | (key_branches == branches)
+    trunks = 0 if chunk.trunks is None else chunk.trunks[:, :, None]
+    mask &= (key_branches == trunks) | (key_branches == branches)
     if window is not None:
         mask &= positions - key_positions < window
     mask &= torch.cat([held, real], 1)[:, None]

@@ -4,7 +4,7 @@ Letters: R rows, T tokens of a chunk, I tokens of one picture, H decoder width, 
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import NamedTuple
@@ -21,6 +21,9 @@ Branches = tuple[tuple[int, ...], ...]
 """Continuations of one prompt that do not see each other, packed behind it in one pass."""
 TOKENS_A_PASS = 4096
 """Padding included, so that neither masks nor activations of a pass grow with the prompts."""
+
+Passes = Generator[int, None, "Prefilled"]
+"""Computes pass by pass, telling the tokens of each; returns what came of them."""
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,29 @@ def prefill(
         adapter: the active one: prefixes of another are not used.
         branches: of each prompt, continuations that are computed behind it but do not enter the cache; or nothing.
     """
-    return _Prefill(network, prompts, store, adapter, branches).run()
+    passes = prefill_passes(network, prompts, lambda: TOKENS_A_PASS, store=store, adapter=adapter, branches=branches)
+    while True:
+        try:
+            next(passes)
+        except StopIteration as done:
+            prefilled: Prefilled = done.value
+            return prefilled
+
+
+def prefill_passes(
+    network: Network,
+    prompts: Sequence[Prepared],
+    tokens_a_pass: Callable[[], int],
+    *,
+    store: PrefixStore | None = None,
+    adapter: str | None = None,
+    branches: Sequence[Branches] = (),
+) -> Passes:
+    """`prefill` with other work between the passes; `tokens_a_pass` is asked before each for its size.
+
+    Sizes are with padding; a picture is never cut.
+    """
+    return _Prefill(network, prompts, tokens_a_pass, store, adapter, branches).passes()
 
 
 class _Prefill:
@@ -116,10 +141,12 @@ class _Prefill:
         self,
         network: Network,
         prompts: Sequence[Prepared],
+        tokens_a_pass: Callable[[], int],
         store: PrefixStore | None,
         adapter: str | None,
         branches: Sequence[Branches],
     ) -> None:
+        self.tokens_a_pass = tokens_a_pass
         self.network, self.prompts, self.store, self.adapter = network, prompts, store, adapter
         self.branches = branches or [()] * len(prompts)
         self.pictures = [_pictures(p.prompt) for p in prompts]
@@ -127,17 +154,19 @@ class _Prefill:
         self.hidden: dict[int, torch.Tensor] = {}
         self.scored: dict[int, tuple[torch.Tensor, ...]] = {}
 
-    def run(self) -> Prefilled:
+    def passes(self) -> Passes:
         held = [self.store.longest(self.adapter, p.symbols) if self.store else (0, None) for p in self.prompts]
         roots = shared_stretches([p.symbols for p in self.prompts], [length for length, _ in held])
         level = [(root, held[root.prompts[0]][1]) for root in roots]
         while level:
             following: list[tuple[Stretch, Place | None]] = []
-            for batch in _batches([(stretch, self._length(stretch)) for stretch, _ in level]):
+            while level:
+                batch = _batch([self._length(stretch) for stretch, _ in level], self.tokens_a_pass())
                 stretches = [level[i][0] for i in batch]
                 cache = self._started([level[i][1] for i in batch], max(s.end for s in stretches))
-                self._run(cache, stretches)
+                yield from self._run(cache, stretches)
                 following += [(child, Place(cache, r)) for r, s in enumerate(stretches) for child in s.children]
+                level = [one for i, one in enumerate(level) if i not in set(batch)]
             level = following
         order = range(len(self.prompts))
         return Prefilled(
@@ -166,14 +195,21 @@ class _Prefill:
                 cache.append(place.cache, [place.row])
         return cache
 
-    def _run(self, cache: KeyValueCache, stretches: Sequence[Stretch]) -> None:
-        """Compute one batch of stretches; the cache's rows end where they end."""
-        *before, last = _pieces(stretches, [self.prompts[s.prompts[0]].prompt for s in stretches])
-        for pieces in before:
-            self._pass(cache, stretches, pieces, [()] * len(stretches))
-        hidden = self._pass(cache, stretches, last, [self._behind(stretch) for stretch in stretches])
-        for row, (stretch, (start, end)) in enumerate(zip(stretches, last, strict=True)):
+    def _run(self, cache: KeyValueCache, stretches: Sequence[Stretch]) -> Generator[int, None, None]:
+        """Compute one batch of stretches; the cache's rows end where they end. A single one may take several passes."""
+        starts = [stretch.start for stretch in stretches]
+        ends = [stretch.end for stretch in stretches]
+        if len(stretches) == 1:
+            prompt = self.prompts[stretches[0].prompts[0]].prompt
+            while (end := _end_of_pass(prompt, starts[0], ends[0], self.tokens_a_pass())) < ends[0]:
+                self._pass(cache, stretches, [(starts[0], end)], [()])
+                yield end - starts[0]
+                starts = [end]
+        pieces = list(zip(starts, ends, strict=True))
+        hidden = self._pass(cache, stretches, pieces, [self._behind(stretch) for stretch in stretches])
+        for row, (stretch, (start, end)) in enumerate(zip(stretches, pieces, strict=True)):
             self._keep(stretch, Place(cache, row), hidden[row, : end - start], hidden[row, end - start :])
+        yield hidden.shape[0] * hidden.shape[1]
 
     def _keep(self, stretch: Stretch, place: Place, hidden: torch.Tensor, behind: torch.Tensor) -> None:
         """Keep what one stretch gave: its row, (T, H) of its last piece, and of the branches packed behind it."""
@@ -226,28 +262,23 @@ def _pictures(prompt: Prompt) -> torch.Tensor:
     return torch.where(types == 1, begins.cumsum(0) - 1, -1)
 
 
-def _batches(stretches: Sequence[tuple[Stretch, int]]) -> list[list[int]]:
-    """Indices of stretches computed together: of like length, and not too many tokens."""
-    batches: list[list[int]] = []
-    for index in sorted(range(len(stretches)), key=lambda i: stretches[i][1]):  # ascending: the newest is the widest
-        if batches and (len(batches[-1]) + 1) * stretches[index][1] <= TOKENS_A_PASS:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
+def _batch(lengths: Sequence[int], most_tokens: int) -> list[int]:
+    """Indices of stretches to compute together: the shortest, of like length, and not too many tokens."""
+    order = sorted(range(len(lengths)), key=lambda i: lengths[i])  # ascending: the newest is the widest
+    count = 1
+    while count < len(order) and (count + 1) * lengths[order[count]] <= most_tokens:
+        count += 1
+    return order[:count]
 
 
-def _pieces(stretches: Sequence[Stretch], prompts: Sequence[Prompt]) -> list[list[tuple[int, int]]]:
-    """(start, end) of every row in every pass; a picture is never cut, for its tokens see each other."""
-    if max(s.end - s.start for s in stretches) <= TOKENS_A_PASS:
-        return [[(s.start, s.end) for s in stretches]]
-    (stretch,), (prompt,) = stretches, prompts  # so long a stretch is a batch of its own
-    passes, start = [], stretch.start
-    while start < stretch.end:
-        end = min(start + TOKENS_A_PASS, stretch.end)
-        while end < stretch.end and prompt.token_type_ids[end - 1] == prompt.token_type_ids[end] == 1:
-            end -= 1
-        assert end > start, "a picture is longer than a pass"
-        passes.append([(start, end)])
-        start = end
-    return passes
+def _end_of_pass(prompt: Prompt, start: int, end: int, most_tokens: int) -> int:
+    """Where a pass ends; a picture is never cut, for its tokens see each other, and one is computed at least."""
+    types = prompt.token_type_ids
+    place = min(start + most_tokens, end)
+    while start < place < end and types[place - 1] == types[place] == 1:
+        place -= 1
+    if place == start:
+        place = min(start + most_tokens, end)
+        while place < end and types[place - 1] == types[place] == 1:
+            place += 1
+    return place

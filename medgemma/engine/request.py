@@ -10,8 +10,11 @@ from medsiglip.imaging import Picture
 if TYPE_CHECKING:
     import torch
 
-FinishReason = Literal["stop", "length", "cancelled", "error"]
-"""A stop token or a finished constraint; the limit of tokens; the caller; see `Completion.error`."""
+FinishReason = Literal["stop", "length", "loop", "cancelled", "error"]
+"""A stop token or finished constraint; the limit of tokens; `Sampling.loop_guard`; the caller; `Completion.error`."""
+
+TopLogprobs = tuple[tuple[int, float], ...]
+"""The likeliest tokens of one place with their natural log-probabilities, the likeliest first."""
 
 
 @dataclass(frozen=True)
@@ -34,6 +37,23 @@ class Sampling:
     num_samples: int = 1
     stop_ids: frozenset[int] = frozenset()
     """Tokens that end an answer, besides the checkpoint's own."""
+    min_p: float = 0.0
+    """Of the sampled tokens, keep those at least this times as likely as the likeliest, in [0, 1]."""
+    repetition_penalty: float = 1.0
+    """Logits of tokens that prompt or answer hold are divided by it, negative ones multiplied; greedy ones too."""
+    frequency_penalty: float = 0.0
+    """Taken from a token's logit for each time the answer holds it."""
+    presence_penalty: float = 0.0
+    """Taken once from the logits of tokens that the answer holds."""
+    top_logprobs: int = 0
+    """How many of the likeliest tokens are told at each place."""
+    loop_guard: int | None = None
+    """An answer ends once it has said the same so many times in a row; None lets it."""
+
+    @property
+    def has_penalty(self) -> bool:
+        """Whether what was said changes what comes."""
+        return self.repetition_penalty != 1 or self.frequency_penalty != 0 or self.presence_penalty != 0
 
     def __post_init__(self) -> None:
         checks = {
@@ -42,6 +62,10 @@ class Sampling:
             "top_k": (self.top_k is None or self.top_k >= 1, "1 or more, or None"),
             "top_p": (0 < self.top_p <= 1, "in (0, 1]"),
             "num_samples": (self.num_samples >= 1, "1 or more"),
+            "min_p": (0 <= self.min_p <= 1, "in [0, 1]"),
+            "repetition_penalty": (self.repetition_penalty > 0, "above 0"),
+            "top_logprobs": (self.top_logprobs >= 0, "0 or more"),
+            "loop_guard": (self.loop_guard is None or self.loop_guard >= 2, "2 or more, or None"),
         }
         for name, (holds, expected) in checks.items():
             if not holds:
@@ -97,6 +121,8 @@ class Completion:
     finish_reason: FinishReason
     error: str | None = None
     """Why this request alone failed, with `finish_reason` "error"."""
+    top_logprobs: tuple[TopLogprobs, ...] = ()
+    """Of each token's place, as `logprobs`; empty unless `Sampling.top_logprobs` asks for them."""
 
 
 @dataclass(frozen=True)

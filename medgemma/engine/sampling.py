@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medgemma.engine.request import Sampling
+from medgemma.engine.request import Sampling, TopLogprobs
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,10 @@ class Chosen:
 
     token_ids: list[int]
     logprobs: list[float]
-    """Under the model at temperature 1, before top-k, top-p and constraints; NaN where the logits are not finite."""
+    """Under the model at temperature 1, before penalties, top-k, top-p and constraints; NaN where the logits are not
+    finite."""
+    top_logprobs: list[TopLogprobs]
+    """Likewise, as many as each row's sampling asks for."""
 
 
 def generator_of(sampling: Sampling, sample: int) -> torch.Generator:
@@ -32,6 +35,7 @@ def choose(
     samplings: Sequence[Sampling],
     generators: Sequence[torch.Generator],
     allowed: Sequence[torch.Tensor | None],
+    held: Sequence[tuple[Sequence[int], Sequence[int]]] | None = None,
 ) -> Chosen:
     """Choose the next token of every row.
 
@@ -40,39 +44,74 @@ def choose(
         samplings: of each row.
         generators: of each row; one number is drawn for each sampled token.
         allowed: (V,) bool of each row, None allows all.
+        held: the tokens of each row's prompt and of its answer so far, which penalties count; None without penalties.
     """
     logits = logits.float()
     limited = logits
+    if held is not None and any(sampling.has_penalty for sampling in samplings):
+        limited = _penalised(logits, samplings, held)
     if any(mask is not None for mask in allowed):
-        limited = logits.clone()
+        limited = limited.clone()
         for row, mask in enumerate(allowed):
             if mask is not None:
                 limited[row].masked_fill_(~mask.to(logits.device), -torch.inf)
     tokens = limited.argmax(-1)
-    for settings, rows in _sampled(samplings).items():
+    for (top_k, top_p, min_p), rows in _sampled(samplings).items():
         draws = torch.stack([torch.rand((), dtype=torch.float64, generator=generators[row]) for row in rows])
         temperatures = torch.tensor([samplings[row].temperature for row in rows])
         sampled = limited[rows]
         if sampled.device.type == "mps":  # it has no float64
             sampled = sampled.cpu()
         scaled = sampled / temperatures.to(sampled.device)[:, None]
-        tokens[rows] = _drawn(scaled, *settings, draws.to(sampled.device)).to(tokens.device)
+        tokens[rows] = _drawn(scaled, top_k, top_p, draws.to(sampled.device), min_p).to(tokens.device)
     # NaN in any logit makes the logarithm of the sum NaN, so that a row of bad weights is seen.
-    logprobs = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(-1)
-    return Chosen(tokens.tolist(), logprobs.tolist())
+    total = logits.logsumexp(-1)
+    logprobs = logits.gather(1, tokens[:, None])[:, 0] - total
+    return Chosen(tokens.tolist(), logprobs.tolist(), _likeliest(logits, total, samplings))
 
 
-def _sampled(samplings: Sequence[Sampling]) -> dict[tuple[int | None, float], list[int]]:
-    """Rows that are not greedy, by (top_k, top_p)."""
-    groups: dict[tuple[int | None, float], list[int]] = {}
+def _penalised(
+    logits: torch.Tensor, samplings: Sequence[Sampling], held: Sequence[tuple[Sequence[int], Sequence[int]]]
+) -> torch.Tensor:
+    """(R, V) logits after the penalties: repetition as in transformers, the other two as in OpenAI's reference."""
+    penalised = logits.clone()
+    for row, (sampling, (prompt, answer)) in enumerate(zip(samplings, held, strict=True)):
+        if not sampling.has_penalty:
+            continue
+        if sampling.repetition_penalty != 1:
+            ids = torch.tensor(sorted({*prompt, *answer}), device=logits.device)
+            kept = penalised[row, ids]
+            penalty = sampling.repetition_penalty
+            penalised[row, ids] = torch.where(kept < 0, kept * penalty, kept / penalty)
+        if answer:
+            times = torch.bincount(torch.tensor(list(answer)), minlength=logits.shape[1]).to(logits)
+            penalised[row] -= sampling.frequency_penalty * times + sampling.presence_penalty * (times > 0)
+    return penalised
+
+
+def _likeliest(logits: torch.Tensor, total: torch.Tensor, samplings: Sequence[Sampling]) -> list[TopLogprobs]:
+    """Each row's likeliest tokens, from (R, V) logits and (R,) logarithms of their sums."""
+    found: list[TopLogprobs] = [()] * len(samplings)
+    for row, sampling in enumerate(samplings):
+        if sampling.top_logprobs:
+            top = logits[row].topk(min(sampling.top_logprobs, logits.shape[1]))
+            found[row] = tuple(zip(top.indices.tolist(), (top.values - total[row]).tolist(), strict=True))
+    return found
+
+
+def _sampled(samplings: Sequence[Sampling]) -> dict[tuple[int | None, float, float], list[int]]:
+    """Rows that are not greedy, by (top_k, top_p, min_p)."""
+    groups: dict[tuple[int | None, float, float], list[int]] = {}
     for row, sampling in enumerate(samplings):
         if sampling.temperature > 0:
-            groups.setdefault((sampling.top_k, sampling.top_p), []).append(row)
+            groups.setdefault((sampling.top_k, sampling.top_p, sampling.min_p), []).append(row)
     return groups
 
 
-def _drawn(scaled: torch.Tensor, top_k: int | None, top_p: float, draws: torch.Tensor) -> torch.Tensor:
-    """(n,) tokens from (n, V) logits: top-k first, top-p over what it leaves, then the inverse of the distribution."""
+def _drawn(
+    scaled: torch.Tensor, top_k: int | None, top_p: float, draws: torch.Tensor, min_p: float = 0.0
+) -> torch.Tensor:
+    """(n,) tokens from (n, V) logits: top-k, top-p over what it leaves, min-p, the inverse of the distribution."""
     order = None
     if top_k is not None and top_k < scaled.shape[1]:
         scaled, order = scaled.topk(top_k, -1)
@@ -82,6 +121,9 @@ def _drawn(scaled: torch.Tensor, top_k: int | None, top_p: float, draws: torch.T
     cumulative = probabilities.cumsum(-1)
     if top_p < 1:  # a token stays when those before it have not reached top_p
         probabilities = probabilities.masked_fill(cumulative - probabilities >= top_p, 0)
+    if min_p > 0:
+        probabilities = probabilities.masked_fill(probabilities < min_p * probabilities.amax(-1, keepdim=True), 0)
+    if top_p < 1 or min_p > 0:
         cumulative = probabilities.cumsum(-1)
     picked = torch.searchsorted(cumulative, draws[:, None] * cumulative[:, -1:], right=True)
     picked = picked.clamp(max=cumulative.shape[1] - 1)

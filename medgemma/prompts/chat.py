@@ -230,6 +230,22 @@ class Prompts:
             raise ValueError(count.too_long(self.name))
         return prompt
 
+    def raw(self, text: str, max_new_tokens: int) -> Prompt:
+        """A text as it is, behind one bos.
+
+        Raises:
+            ValueError: it holds an image's tokens, or as `prompt`.
+        """
+        images = [t for t in (self.image_tokens.begin, self.image_tokens.soft, self.image_tokens.end) if t]
+        for token in images:
+            if token in text:
+                raise ValueError(f"the text holds the image token {token}; pictures go into chat messages")
+        prompt = tokenize(self.tokenizer, self.image_tokens, text)
+        count = self.count(prompt, max_new_tokens)
+        if not count.fits:
+            raise ValueError(count.too_long(self.name))
+        return prompt
+
     def count(self, prompt: Prompt, max_new_tokens: int) -> TokenCount:
         """What a prompt costs."""
         return TokenCount.of(prompt, max_new_tokens, self.max_tokens)

@@ -97,6 +97,14 @@ class Speech:
             return ""  # how it reads depends on the bytes still to come
         return self._flush()
 
+    def thought(self) -> str:
+        """The trace so far, as far as it is certain: a beginning of its heading is held back."""
+        if not self._thoughts:
+            return ""
+        *before, last = ["".join(pieces) for pieces in self._thoughts]
+        is_heading = self._is_thinking and "thought".startswith(last.strip())
+        return _trace([*before, "" if is_heading else last]) or ""
+
     def end(self) -> str:
         """What is left when no token comes any more."""
         return self._flush()

@@ -144,13 +144,18 @@ def write_tensors(folder: Path, planned: Sequence[PlannedTensor], max_shard_byte
     _take_the_place_of_old_weights(folder, names, shards)
 
 
-def write_file(path: Path, planned: Sequence[PlannedTensor]) -> None:
+def writing_order(planned: Sequence[PlannedTensor]) -> list[PlannedTensor]:
+    """The order in which `write_file` makes and writes tensors."""
+    return sorted(planned, key=lambda t: (-ITEM_BYTES.get(t.dtype, 1), t.name))
+
+
+def write_file(path: Path, planned: Sequence[PlannedTensor], metadata: Mapping[str, str] | None = None) -> None:
     """Write one safetensors file tensor by tensor, byte for byte what safetensors' own `save_file` writes.
 
     Source: https://github.com/huggingface/safetensors, "Format".
     """
-    ordered = sorted(planned, key=lambda t: (-ITEM_BYTES.get(t.dtype, 1), t.name))
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    ordered = writing_order(planned)
+    header: dict[str, Any] = {"__metadata__": {"format": "pt", **(metadata or {})}}
     end = 0
     for tensor in ordered:
         start, end = end, end + _num_bytes(tensor)

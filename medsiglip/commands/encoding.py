@@ -8,10 +8,10 @@ import typer
 from medsiglip.command import Device, Model, Select
 
 if TYPE_CHECKING:
+    from medsiglip.commands.other_encoders import OtherEncoder
     from medsiglip.encoder import MedSigLIP
     from medsiglip.imaging.volumes.select import Selection
     from medsiglip.network.text import TextNormaliser
-    from medsiglip.other_encoders import OtherEncoder
 
 Policy = Annotated[str, typer.Option(help="Pixels: auto, voi, voi:2, full-range, percentile, report, ct-report, ...")]
 Resize = Annotated[str, typer.Option(help="A resize policy instead of the model's own.")]
@@ -73,7 +73,7 @@ class EncodeOptions:
             ValueError: there is no such model, or an option that another encoder has not.
         """
         from medsiglip.checkpoints.folders import read_json, resolve_model
-        from medsiglip.other_encoders import load_encoder
+        from medsiglip.commands.other_encoders import load_encoder
 
         config = read_json(resolve_model(self.model) / "config.json")
         if str(config.get("model_type", "")).startswith("siglip"):

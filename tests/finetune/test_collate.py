@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from finetune.augment import Augmentation, plain
-from finetune.collate import Batch, Example, collate
+from finetune.collate import Batch, Example, collate, fitting
 from finetune.losses.completion import IGNORED, completion_loss
 from finetune.supervised import batch_loss
 from finetune.views import tower_views
@@ -59,23 +59,44 @@ def test_pictures_keep_the_order_of_their_slots() -> None:
     assert collated(two, WITH_PICTURE, TEXT, two).pictures == (9, 4, 17, 9, 4)
 
 
-def test_completions_are_cut_and_prompts_never() -> None:
-    batch = collated(WITH_PICTURE, max_tokens=8)
-    assert batch.input_ids.shape == (1, 8) and batch.labels[0, 7] == 41
-    for max_tokens in (7, 3):
-        with pytest.raises(ValueError, match=f"a prompt of 7 tokens leaves no room in {max_tokens}"):
-            collated(TEXT, WITH_PICTURE, max_tokens=max_tokens)
+def test_nothing_is_cut() -> None:
+    assert collated(WITH_PICTURE, max_tokens=10).input_ids.shape == (1, 10)
+    for max_tokens in (9, 8, 3):
+        with pytest.raises(ValueError, match=f"example 1: 10 tokens, more than {max_tokens}; nothing is cut"):
+            collated(Example((2,), (5,)), WITH_PICTURE, max_tokens=max_tokens)
+    named = Example((2,), (5,) * 9, place="films.csv:17")
+    with pytest.raises(ValueError, match="^films.csv:17: 10 tokens, more than 8"):
+        collated(named, max_tokens=8)
+    with pytest.raises(ValueError, match="example 0: an empty completion teaches nothing"):
+        collated(Example((2, 5), ()))
+
+
+def test_what_is_too_long_is_reported_with_counts() -> None:
+    rows = [Example((2,), (5,) * n, place=f"t.csv:{n}") for n in range(1, 13)]
+    kept, too_long = found = fitting(rows, 5)
+    assert [e.num_tokens for e in kept] == [2, 3, 4, 5] and [e.num_tokens for e in too_long] == list(range(6, 14))
+    assert found.report(5) == (
+        "8 of 12 examples have more than 5 tokens (the longest 13) and are left out: "
+        "t.csv:5, t.csv:6, t.csv:7, t.csv:8, t.csv:9 and 3 more; allow more tokens to keep them"
+    )
+    assert fitting(rows, 13).report(13) == ""
+
+
+def test_a_first_token_is_not_learned_for_nothing_predicts_it() -> None:
+    batch = collated(TEXT, Example((), (40, 41, 42)))
+    assert batch.labels[1].tolist() == [IGNORED, 41, 42, IGNORED, IGNORED, IGNORED]
+    assert batch.targets.tolist() == [51, 52, 53, 54, 1, 41, 42]
+    assert batch.predictors.tolist() == [0, 1, 2, 3, 4, 6, 7]
 
 
 def test_prompt_tokens_do_not_count() -> None:
     """Other prompts over the same hidden states: the same loss; another answer: another."""
     torch.manual_seed(0)
-    hidden, weight = torch.randn(1, 10, 8), torch.randn(64, 8)
+    hidden, weight = torch.randn(10, 8), torch.randn(64, 8)
     other_prompt = Example((2, 33, 34, 35, 36, 37, 38), WITH_PICTURE.completion_ids)
     other_answer = Example(WITH_PICTURE.prompt_ids, (41, 43, 6))
-    first, same, other = (
-        completion_loss(hidden, collated(e).labels, weight) for e in (WITH_PICTURE, other_prompt, other_answer)
-    )
+    batches = [collated(e) for e in (WITH_PICTURE, other_prompt, other_answer)]
+    first, same, other = (completion_loss(hidden[b.predictors], weight, b.targets, denominator=3) for b in batches)
     assert torch.equal(first, same)
     assert (first - other).abs() > 1e-3
 
@@ -117,9 +138,9 @@ def test_batch_loss_is_transformers_mean_over_completions(
             token_type_ids=batch.token_type_ids,
             labels=batch.labels,
         ).loss
-    ours = batch_loss(decoder, batch, views[list(batch.pictures), 0].float())
+    ours = batch_loss(decoder, batch, len(batch.targets), patches=views[list(batch.pictures), 0].float())
     assert ours.item() == pytest.approx(stock.item(), rel=1e-3)
-    swapped = batch_loss(decoder, batch, views[[1, 0], 0].float())
+    swapped = batch_loss(decoder, batch, len(batch.targets), patches=views[[1, 0], 0].float())
     assert abs(swapped.item() - stock.item()) > 5e-3 * stock.item()  # control: pictures in the wrong slots
 
 
@@ -134,8 +155,8 @@ def test_the_image_mask_reaches_the_model_in_training(
         return forward(**kwargs)
 
     monkeypatch.setattr(decoder.model, "forward", watched)
-    batch_loss(decoder, batch, views[:, 0].float())
-    batch_loss(decoder, collated(TEXT), views[:0, 0].float())
+    batch_loss(decoder, batch, 1, patches=views[:, 0].float())
+    batch_loss(decoder, collated(TEXT), 1)
     assert torch.equal(seen[0], batch.token_type_ids) and seen[0].sum() == 8
     assert seen[1].sum() == 0
 

@@ -102,10 +102,10 @@ def called(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
 
 def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     assert called(monkeypatch, "list") == 0
-    assert re.match(r"nano: .+\n", capsys.readouterr().out)
+    assert re.search(r"^nano: .+\n", capsys.readouterr().out, re.M)
     places = ("--data", str(tmp_path), "--out", str(tmp_path / "out"))
     assert called(monkeypatch, "run", "micro", *places) == 1
-    assert "recipe 'micro' is unknown; choose one of nano" in capsys.readouterr().err
+    assert "recipe 'micro' is unknown; choose one of answers, classify, nano" in capsys.readouterr().err
     assert called(monkeypatch, "run", "nano", *places, "--set", "encoder.widht=3") == 1
     assert "error: configuration encoder.widht: Extra inputs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

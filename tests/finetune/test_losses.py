@@ -1,14 +1,12 @@
 """Losses: transformers' and torch's own values and gradients, hand-made ones, what must not count."""
 
 import math
-from typing import Any
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from evals.tasks.zero_shot import Caption
-from finetune.losses.completion import IGNORED, completion_loss
 from finetune.losses.contrastive import fact_relations, sigmoid_loss
 from finetune.recipes.nano.models import new_encoder
 from tests import tiny
@@ -71,55 +69,3 @@ def test_fact_relations_are_what_captions_say() -> None:
     for i, picture in enumerate(pictures):
         for j, facts in enumerate(captions):
             assert relations[i, j] == said[Caption("", facts).is_true_of(picture)]
-
-
-def completion_case(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    torch.manual_seed(seed)
-    hidden, weight = torch.randn(3, 11, 8, requires_grad=True), torch.randn(40, 8, requires_grad=True)
-    labels = torch.randint(0, 40, (3, 11))
-    labels[0, :5], labels[1, :2], labels[1, 8:], labels[2, :10] = IGNORED, IGNORED, IGNORED, IGNORED
-    return hidden, labels, weight
-
-
-@pytest.mark.parametrize("chunk_tokens", [1, 4, 13, 2048])
-def test_completion_loss_is_full_cross_entropy(chunk_tokens: int) -> None:
-    hidden, labels, weight = completion_case()
-    ours = completion_loss(hidden, labels, weight, chunk_tokens)
-    logits = hidden @ weight.T
-    full = F.cross_entropy(logits[:, :-1].flatten(0, 1), labels[:, 1:].flatten(), ignore_index=IGNORED)
-    torch.testing.assert_close(ours, full)
-    for mine, theirs in zip(
-        torch.autograd.grad(ours, (hidden, weight)), torch.autograd.grad(full, (hidden, weight)), strict=True
-    ):
-        torch.testing.assert_close(mine, theirs)
-    unshifted = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED)
-    assert (ours - unshifted).abs() > 1e-3  # control
-
-
-def test_what_is_not_labelled_gets_no_gradient() -> None:
-    hidden, labels, weight = completion_case()
-    [gradient] = torch.autograd.grad(completion_loss(hidden, labels, weight), hidden)
-    predicts = torch.zeros_like(labels, dtype=torch.bool)
-    predicts[:, :-1] = labels[:, 1:] != IGNORED
-    assert torch.equal(gradient.abs().amax(-1) > 0, predicts)
-
-
-def test_logits_exist_for_one_chunk_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    widths: list[int] = []
-    cross_entropy = F.cross_entropy
-
-    def watched(logits: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        widths.append(len(logits))
-        return cross_entropy(logits, *args, **kwargs)
-
-    monkeypatch.setattr(F, "cross_entropy", watched)
-    hidden, labels, weight = completion_case()
-    labelled = int((labels[:, 1:] != IGNORED).sum())
-    completion_loss(hidden, labels, weight, 4)
-    assert max(widths) == 4 and sum(widths) == labelled
-
-
-def test_nothing_to_learn_is_refused() -> None:
-    hidden, labels, weight = completion_case()
-    with pytest.raises(ValueError, match="no token carries a label"):
-        completion_loss(hidden, labels.fill_(IGNORED), weight)

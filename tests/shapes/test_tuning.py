@@ -7,8 +7,10 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from finetune.collate import Example, collate
+from finetune.collate import Conversations, Example, collate
+from finetune.losses.completion import IGNORED
 from finetune.losses.contrastive import sigmoid_loss
+from finetune.packing import collate_packed, packed_rows
 from finetune.supervised import batch_loss
 from medgemma import MedGemma
 from medgemma.engine.vision import patch_features
@@ -37,9 +39,53 @@ def test_a_step_of_supervised_tuning(gemma: MedGemma, plain: Plain, films: list[
             labels=batch.labels,
         ).loss
         patches = patch_features(plain.model, inputs["pixel_values"])
-        ours = batch_loss(plain.model, batch, patches)
+        ours = batch_loss(plain.model, batch, len(ids), patches=patches)
     assert batch.input_ids[0, : len(prompt.input_ids)].tolist() == inputs["input_ids"][0].tolist()
     assert ours.item() == pytest.approx(stock.item(), rel=1e-4)
+
+
+def test_labels_token_by_token(gemma: MedGemma) -> None:
+    """System turn, pictures, questions, an earlier reply and padding carry none; the reply and its end carry theirs."""
+    tokenizer, config = gemma.tokenizer, gemma.model.config
+    messages = [
+        {"role": "system", "content": "You are a radiologist."},
+        user_message("Which modality is this?", 1),
+        {"role": "assistant", "content": "An X-ray."},
+        user_message("Is this an X-ray?", 1),
+    ]
+    conversations = Conversations.of(tokenizer, gemma.image_tokens)
+    asked = conversations.example(messages, "yes, a chest film", [4, 7], "t.csv:2")
+    short = conversations.example([user_message("Is it?", 0)], "no")
+    batch = collate([asked, short], pad_id=tokenizer.pad_token_id, image_id=config.image_token_id, max_tokens=256)
+    end = turn_tokens(tokenizer).end
+    said = [*tokenizer("yes, a chest film", add_special_tokens=False).input_ids, end]
+    learned = batch.labels[0] != IGNORED
+    prompt, reply = batch.input_ids[0][~learned], batch.input_ids[0][learned]
+    assert reply[: len(said)].tolist() == said and tokenizer.decode(reply[len(said) :]) == "\n"
+    assert batch.labels[0][learned].tolist() == reply.tolist()
+    assert learned.tolist() == [False] * len(prompt) + [True] * len(reply)  # no more, no less
+    text = tokenizer.decode(prompt)
+    for given in ("You are a radiologist.", "Which modality is this?", "An X-ray.", "Is this an X-ray?"):
+        assert given in text
+    assert text.endswith("<start_of_turn>model\n")
+    slots = batch.input_ids == config.image_token_id
+    assert slots.sum() == 2 * config.mm_tokens_per_image and (batch.labels[slots] == IGNORED).all()
+    assert torch.equal(batch.token_type_ids, slots.long())
+    for marker in (config.boi_token_index, config.eoi_token_index):
+        assert (batch.labels[batch.input_ids == marker] == IGNORED).all()
+    padding = batch.attention_mask[1] == 0
+    assert padding.sum() > 0 and (batch.labels[1][padding] == IGNORED).all()
+    assert int(batch.labels[1].ne(IGNORED).sum()) == len(short.completion_ids)
+    packed = collate_packed(
+        packed_rows([asked, short], 512), pad_id=tokenizer.pad_token_id, image_id=config.image_token_id
+    )
+    assert packed.targets.tolist() == batch.targets.tolist() and packed.pictures == (4, 7)
+    whole = tokenizer.apply_chat_template(
+        [*messages, {"role": "assistant", "content": "yes, a chest film"}], tokenize=False
+    )
+    pictures = gemma.image_tokens.expanded()
+    ids = tokenizer(whole.replace(gemma.image_tokens.begin, pictures), add_special_tokens=False).input_ids
+    assert [*asked.prompt_ids, *asked.completion_ids] == ids  # the whole conversation, in one piece
 
 
 @pytest.mark.kit

@@ -10,12 +10,11 @@ from evals.tasks.outside_questions import UNKNOWN, draw_outside_question
 from evals.tasks.picture_questions import QuestionAnswer, false_claims, questions_about
 from evals.tasks.vqa_rad import prompt as question_prompt
 from evals.tasks.zero_shot import draw_caption
-from finetune.collate import Example
+from finetune.collate import Conversations, Example
 from finetune.contrastive import ContrastiveData, PictureSource
 from finetune.recipes.nano.config import ContrastiveSection, InstructSection, PretrainSection
 from finetune.recipes.nano.data import Corpus
-from medgemma.prompts.chat import ImageTokens, render, tokenize, user_message
-from medgemma.prompts.special_tokens import turn_tokens
+from medgemma.prompts.chat import ImageTokens, tokenize, user_message
 
 OTHER_INSTRUCTIONS = (
     "Answer briefly.",
@@ -68,12 +67,10 @@ def pretraining_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section
 def instruction_draw(corpus: Corpus, tokenizer: Any, shape: ImageTokens, section: InstructSection) -> Draw:
     """VQA-RAD, template questions over the labelled sets, questions without an answer, and a little text."""
     texts = [tuple(ids) for ids in tokenizer(list(corpus.texts), add_special_tokens=False).input_ids]
-    end = (turn_tokens(tokenizer).end, *tokenizer("\n", add_special_tokens=False).input_ids)
+    conversations = Conversations.of(tokenizer, shape)
 
     def said_to(asked: str, answer: str, number: int) -> Example:
-        prompt = render(tokenizer, shape, [user_message(asked, 1)])
-        ids = tuple(tokenizer(answer, add_special_tokens=False).input_ids)
-        return Example(prompt.input_ids, (*ids, *end), (number,))
+        return conversations.example([user_message(asked, 1)], answer, [number])
 
     def answered(question: str, answer: str, number: int, rng: random.Random) -> Example:
         return said_to(asked_in_some_way(question, rng), answer, number)

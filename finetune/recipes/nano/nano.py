@@ -15,6 +15,7 @@ import torch
 from finetune.augment import Augmentation
 from finetune.configuration import keep_config
 from finetune.contrastive import train_contrastive
+from finetune.packing import Layout
 from finetune.recipes.nano.card import (
     MEASUREMENTS,
     Measured,
@@ -45,7 +46,7 @@ from finetune.recipes.nano.models import (
 )
 from finetune.supervised import train_decoder
 from finetune.tokenizers import train_gemma_tokenizer, train_siglip_tokenizer
-from finetune.training import Schedule
+from finetune.training import Loop, Schedule
 from finetune.views import kept_tower_views
 from medgemma.checkpoints.plug import plug
 from medgemma.prompts.chat import ImageTokens
@@ -149,10 +150,9 @@ def train_encoder(
             contrastive_data(corpus, phase),
             Schedule(phase.learning_rate, config.steps(phase)),
             stages / f"contrastive-{number}",
+            Loop(config.seed, quiet=quiet),
             augmentation=Augmentation(phase.augmentation, phase.colour, phase.window, phase.frame),
             precision=config.precision,
-            seed=config.seed,
-            quiet=quiet,
             patches=seen_views(config, corpus, encoder, stages) if phase.frozen_tower else None,
         )
     if start and config.keep_of_encoder:
@@ -196,11 +196,9 @@ def train_text(
             patches,
             Schedule(section.learning_rate, config.steps(section)),
             stages / stage,
-            pad_id=tokenizer.pad_token_id,
-            max_tokens=section.max_tokens,
+            Loop(config.seed, quiet=quiet),
+            layout=Layout(tokenizer.pad_token_id, model.config.image_token_id, section.max_tokens),
             precision=config.precision,
-            seed=config.seed,
-            quiet=quiet,
         )
     if start and config.keep_of_decoder:
         average_with_start(model, start.decoder, config.keep_of_decoder)

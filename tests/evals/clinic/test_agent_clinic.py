@@ -1,12 +1,14 @@
 """The task: items, grades worked out by hand, runs, resuming, episodes, what a constant doctor gets."""
 
 import json
+import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -25,7 +27,8 @@ from evals.running.options import RunOptions
 from evals.running.runner import run_task
 from evals.tasks import agent_clinic
 from evals.tasks.catalogue import TASKS
-from experience import read_episodes
+from experience import Step, read_episodes
+from experience.storage.commit import recover
 from medgemma.endpoint import Endpoint, EndpointFault, EndpointRefused
 from tests.evals.clinic.scripts import Script, always, run
 from tests.medgemma.faulty_server import serving
@@ -164,7 +167,53 @@ def test_an_interrupted_run_goes_on_and_equals_an_uninterrupted_one(tmp_path: Pa
 
 
 def _told(folder: Path) -> list[object]:
-    return [(e.episode_id, e.steps, e.metadata["outcome"]) for e in read_episodes(folder / "episodes")]
+    kept = (one for one in read_episodes(folder / "episodes") if not one.is_invalid)
+    return [(e.episode_id, e.steps, e.metadata["outcome"]) for e in kept]
+
+
+def test_a_killed_run_keeps_what_was_said(tmp_path: Path) -> None:
+    """The patient's second answer never comes: two questions and what the doctor was told are there, marked cut."""
+    said = ["<think>hm</think>Any pain?", "Since when?"]
+
+    def killed() -> str:
+        os._exit(9)
+
+    patient = iter([lambda: "It hurts.", killed])
+    items = [item(n) for n in (1, 2)]
+    if not (child := os.fork()):
+        try:
+            run(
+                TASK,
+                items,
+                players(Script("DIAGNOSIS READY: x", *said), patient=lambda heard: next(patient)()),
+                tmp_path,
+            )
+        finally:
+            os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 9
+    assert recover(tmp_path / "episodes") == 1
+    (cut,) = read_episodes(tmp_path / "episodes")
+    assert cut.is_invalid and (cut.metadata["item_id"], cut.metadata["environment"]) == ("case-2", TASK.name)
+    run(TASK, items, players(Script(*said, "DIAGNOSIS READY: x")), tmp_path)
+    first, again, whole = sorted(
+        read_episodes(tmp_path / "episodes"), key=lambda one: (not one.is_invalid, one.metadata["item_id"])
+    )
+    assert first == cut and whole.metadata["item_id"] == "case-2"
+    assert list(map(step_as_told, cut.steps)) == list(map(step_as_told, whole.steps[:2]))
+    assert cut.metadata["environment_config"] == whole.metadata["environment_config"]
+
+
+def step_as_told(step: Step) -> Any:
+    return step.observation, step.action, step.reward, step.discount
+
+
+def test_what_was_told_is_kept_before_it_is_answered(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(TASK, [item()], players(Script("Any pain?", KeyboardInterrupt())), tmp_path)
+    (cut,) = read_episodes(tmp_path / "episodes")
+    assert [step.action and step.action["text"] for step in cut.steps] == ["Any pain?", None]
+    assert cut.steps[1].observation == {"messages": [{"role": "user", "content": "It hurts.\n\n(Reply 2 of 20.)"}]}
+    assert cut.is_invalid and not cut.steps[1].is_last
 
 
 def test_another_patient_needs_another_folder(tmp_path: Path) -> None:
@@ -385,7 +434,7 @@ def test_a_stopped_run_does_not_wait_for_whole_conversations(tmp_path: Path) -> 
         return "DIAGNOSIS READY: x" if asked["all"] == 1 else "Any pain?"
 
     who = replace(players(doctor), at_once=2)
-    played = play_items([item(n) for n in range(50)], DIALOGUE, who)
+    played = play_items([item(n) for n in range(50)], DIALOGUE, who, tmp_path)
     next(played)
     played.close()
     assert asked["all"] < 50 * 20

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -167,6 +168,20 @@ def test_grades_and_episode(tmp_path: Path) -> None:
     assert told["task"] == "run" and episode.metadata["seed"] == 0 and episode.metadata["code_version"]
     wrong = Output("q", "", "m", text=text_of(Session((), "answered", "2")))
     assert ehr_tools.grade(one, wrong)["answer_correct"] == 0 and ehr_tools.grade(one, wrong)["evidence_fetched"] == 0
+
+
+def test_a_stopped_session_keeps_its_calls(tmp_path: Path) -> None:
+    one = item(tmp_path)
+    for lines in (
+        ["Sure!", MANIFEST, TYPES, FETCH, KeyboardInterrupt()],
+        ["Sure!", MANIFEST, TYPES, FETCH, "fact", "1"],
+    ):
+        with suppress(KeyboardInterrupt):
+            run(ehr_tools.ROWS[0], [one], Players(Script(*lines), "m"), tmp_path / "run")
+    whole, cut = read_episodes(tmp_path / "run" / "episodes")
+    assert (cut.is_invalid, whole.is_invalid, len(cut.steps)) == (True, False, 5)
+    assert [step.action for step in cut.steps] == [*(step.action for step in whole.steps[:4]), None]
+    assert [step.observation for step in cut.steps] == [step.observation for step in whole.steps[:5]]
 
 
 def test_a_changed_record_is_another_item(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from evals.tasks import vqa_rad
 from evals.tasks.catalogue import TASKS
+from evals.tasks.table_grading import METRICS
 
 # Task and version to the hash of its wording. A new version gets a new line; an old line is never changed.
 WORDING_SHA256 = {
@@ -115,6 +116,7 @@ WORDING_SHA256 = {
     "zero-shot-vqa-rad-trained-wordings 1": "cbc65b84ec3e61b3",
     "zero-shot-nih-pneumonia 2": "d12b0df65b635304",
     "zero-shot-nih-pneumonia-trained-wordings 1": "8b3f1da5d7f80ceb",
+    **{f"table-{kind} 1": "104d7b5002f788aa" for kind in METRICS},
 }
 
 

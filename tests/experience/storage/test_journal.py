@@ -1,14 +1,19 @@
 """What a recorder that died leaves behind: every step it was told is written, the episode it was at is marked."""
 
 import os
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 
-from experience import EpisodeDataset, EpisodeWriter
+from experience import EpisodeDataset, EpisodeWriter, Step
 from experience.alignment import First, Transition
 from experience.storage.commit import commit, recover
-from experience.storage.journal import HEAD, Journal, cut_bytes, episodes_of, events_of, read_events
+from experience.storage.frames import HEAD, cut_bytes
+from experience.storage.journal import Journal, episodes_of, events_of, read_events
+from experience.storage.shards import write_shard
 from experience.storage.values import sha256_of
 from tests.experience.storage.test_dataset import content, control
 from tests.experience.values import HARD, episode_of
@@ -73,13 +78,17 @@ def test_a_journal_cut_anywhere_gives_its_whole_frames(tmp_path: Path) -> None:
     assert [event.name for event in read_events(path)] == [event.name for event in events][:-1]
 
 
+def no_index(path: Path, tables: Iterable[pa.Table]) -> None:
+    if path.name.startswith("episodes"):
+        raise KeyboardInterrupt
+    write_shard(path, tables)
+
+
 def test_a_crash_before_the_index_is_replaced_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit(tmp_path, [control(1)])
     path = left_behind(tmp_path)
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(
-            "experience.storage.commit.index_table", lambda entries, specs: (_ for _ in ()).throw(KeyboardInterrupt)
-        )
+        patched.setattr("experience.storage.commit.write_shard", no_index)
         recover(tmp_path)
     assert len(list((tmp_path / "steps").iterdir())) == 3  # new shards are there, and nobody names them
     assert content(list(EpisodeDataset(tmp_path))) == content([control(1)])
@@ -129,3 +138,33 @@ def test_a_full_disk_is_named_and_loses_nothing(tmp_path: Path) -> None:
 def test_events_of_an_episode_give_the_episode() -> None:
     (again,) = episodes_of(events_of(HARD_EPISODE))
     assert sha256_of(again) == sha256_of(HARD_EPISODE)
+
+
+def test_a_dropped_episode_is_gone_and_its_writer_goes_on(tmp_path: Path) -> None:
+    with EpisodeWriter(tmp_path) as writer:
+        for name in ("dropped", "kept"):
+            writer.begin(name, {})
+            writer.seen(name, Step("o0", is_first=True))
+            writer.step(name, Step("o0", "a0", 1.0, 1.0, is_first=True))
+            writer.seen(name, Step("o1"))
+        writer.drop("dropped")
+    (kept,) = EpisodeDataset(tmp_path)
+    assert (kept.episode_id, kept.is_invalid) == ("kept", True)
+    assert [(step.observation, step.action) for step in kept.steps] == [("o0", "a0"), ("o1", None)]
+
+
+def test_threads_write_through_one_writer(tmp_path: Path) -> None:
+    def record(number: int) -> None:
+        name = str(number)
+        writer.begin(name, {})
+        writer.first(name, First((number, 0)))
+        for place in range(1, 30):
+            writer.transition(name, Transition(place, 0.0, 1.0, (number, place), place == 29))
+        writer.end(name)
+
+    with EpisodeWriter(tmp_path) as writer, ThreadPoolExecutor(8) as pool:
+        list(pool.map(record, range(16)))
+    dataset = EpisodeDataset(tmp_path)
+    assert [[s.observation for s in dataset[str(n)].steps] for n in range(16)] == [
+        [(n, place) for place in range(30)] for n in range(16)
+    ]

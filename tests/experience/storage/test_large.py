@@ -1,4 +1,4 @@
-"""Long episodes; under `make test-faults`, EPISODE_LARGE=1, a column of more than 4 GiB."""
+"""Long episodes; under `make test-faults LONG=1` a column of more than 4 GiB."""
 
 import os
 from collections.abc import Iterator

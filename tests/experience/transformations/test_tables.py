@@ -5,10 +5,12 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from experience import Episode, EpisodeDataset, Step, write_episodes
 from experience.transformations import steps, tables
+from experience.transformations.patterns import pattern_map_from_transform, reference_step
 from experience.transformations.steps import AlignmentType, as_rlds
 
 
@@ -122,3 +124,40 @@ def test_an_empty_table(both: Any) -> None:
         len(f) for f in (tables.batch(empty, 2), tables.final_step(empty), tables.shift_keys(empty, ["tag"], 1))
     ] == [0] * 3
     assert len(tables.truncate_after_condition(empty, np.zeros(0, bool))) == 0 == len(tables.episode_length(empty))
+
+
+@pytest.mark.parametrize("by_reward", [False, True])
+def test_patterns(both: Any, by_reward: bool) -> None:
+    episodes, table = both
+
+    def pattern(step: Any) -> Any:
+        seen, reward = step["observation"]["n"], step["reward"]
+        return {
+            "n": seen[-3:],
+            "now": seen[-1],
+            "every other": seen[-3::2],
+            "older": reward[-3:-1],
+            "tag": step["tag"][-2],
+        }
+
+    conditions = [lambda moment: (moment.step["reward"] or 0) > 0] if by_reward else []
+    expected = list(pattern_map_from_transform(episodes, pattern, conditions))
+    slices = pattern(reference_step(episodes[0]["steps"][0]))
+    found = tables.pattern_map(table, slices, pc.greater(table["reward"], 0) if by_reward else None)
+    assert len(found) == len(expected) > 10
+    for name in slices:
+        assert found[name].to_pylist() == [np.asarray(one[name]).tolist() for one in expected], name
+    assert len(tables.pattern_map(table.slice(0, 0), slices)) == 0
+
+
+def test_map_steps(both: Any) -> None:
+    episodes, table = both
+    place = table.column_names.index("reward")
+
+    def doubled(steps: pa.Table) -> pa.Table:
+        return steps.set_column(place, "reward", pc.multiply(steps["reward"], 2))
+
+    expected = of_each(episodes, lambda s: steps.map_steps(s, lambda one: one["reward"] and 2 * one["reward"]))
+    assert tables.map_steps(table, doubled)["reward"].to_pylist() == expected
+    with pytest.raises(ValueError, match="got 5 steps of .*; expected one of each"):
+        tables.map_steps(table, lambda steps: steps.slice(0, 5))

@@ -4,6 +4,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -207,6 +208,68 @@ def write_with_minari(folder: Path) -> dict[str, Any]:
                     put(given, f"{form}/{number}/{i}", {"action": np.array([i], np.float32), "reward": rewards[i]})
         storage.update_metadata({"dataset_id": f"made/{form}-v0", "algorithm_name": "counting", "env_spec": "{}"})
     return given
+
+
+def write_with_lerobot(folder: Path) -> dict[str, Any]:
+    """A data set by LeRobotDataset itself, with pictures and a video; returns what it was given.
+
+    `make test-interop` installs LeRobot without torchvision, which it imports and needs for training alone: its names
+    are empty classes here.
+    """
+    without_torchvision()
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    numbers = {
+        "observation.state": ("float32", (3,)),
+        "observation.table": ("float64", (2, 3)),
+        "observation.count": ("int64", (1,)),
+        "action": ("float32", (2,)),
+        "next.reward": ("float64", (1,)),
+        "next.done": ("bool", (1,)),
+    }
+    features = {name: {"dtype": dtype, "shape": shape, "names": None} for name, (dtype, shape) in numbers.items()}
+    features["words"] = {"dtype": "string", "shape": (1,), "names": None}
+    pictures = {"dtype": "image", "shape": (64, 64, 3), "names": ["height", "width", "channels"]}
+    features |= {"observation.images.wrist": pictures, "observation.images.top": {**pictures, "dtype": "video"}}
+    dataset = LeRobotDataset.create("made/theirs", fps=10, features=features, root=folder, vcodec="h264")
+    random, given = np.random.default_rng(5), {}
+    for number in range(3):
+        for i in range(2 + number):
+            frame = {
+                "observation.state": np.array([-0.0, np.nan, random.normal()], np.float32),
+                "observation.table": random.normal(size=(2, 3)),
+                "observation.count": np.array([2**62 + i]),
+                "action": random.normal(size=2).astype(np.float32),
+                "next.reward": random.normal(size=1),
+                "next.done": np.array([i == 1 + number and number != 1]),
+                "words": f"Ä{number}.{i}\U0001f600",
+                "observation.images.wrist": random.integers(0, 255, (64, 64, 3), np.uint8),
+                "observation.images.top": np.full((64, 64, 3), 9 * i, np.uint8),
+            }
+            put(given, f"{number}/{i}", {**frame, "words": frame["words"].encode()})
+            dataset.add_frame({**frame, "task": ("lift", "drop")[number % 2]})
+        dataset.save_episode()
+    dataset.finalize()
+    return given
+
+
+def without_torchvision() -> None:
+    """Let LeRobot import where torchvision is not installed."""
+    import datasets  # looks whether torchvision is there: before it seems to be
+
+    class Empty(ModuleType):
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return type(name, (), {})
+
+    assert datasets.config.TORCHVISION_AVAILABLE is False
+    for name in ("torchvision", "torchvision.transforms", "torchvision.transforms.v2"):
+        sys.modules[name] = Empty(name)
+    for name in ("torchvision.transforms.functional", "torchvision.transforms.v2.functional"):
+        sys.modules[name] = Empty(name)
+    sys.modules["torchvision"].transforms = sys.modules["torchvision.transforms"]  # type: ignore[attr-defined]
+    sys.modules["torchvision.transforms"].v2 = sys.modules["torchvision.transforms.v2"]  # type: ignore[attr-defined]
 
 
 if __name__ == "__main__":

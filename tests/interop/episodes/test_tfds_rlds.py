@@ -1,5 +1,7 @@
 """tfds (with TensorFlow and without) and rlds read what we write, we read theirs, and we transform alike.
 
+What Minari and LeRobot write is read too.
+
 `make test-interop` makes the environments. Exceptions that are documented: nulls are zero or empty, what TFDS has no
 feature for is a text of JSON, and without TensorFlow an empty sequence has no dtype.
 """
@@ -91,6 +93,7 @@ def flat(episodes: list[Episode]) -> dict[str, Any]:
     ("variable", "what", "form"),
     [
         ("EPISODES_RLDS_PYTHON", "read_with_tensorflow", "tfds"),
+        ("EPISODES_TENSORFLOW_PYTHON", "read_with_tensorflow", "tfds"),
         ("EPISODES_TFDS_PYTHON", "read_without_tensorflow", "tfds-array-record"),
     ],
 )
@@ -141,6 +144,31 @@ def test_we_read_what_minari_writes(tmp_path: Path, form: str) -> None:
     assert [episode.steps[-2].discount for episode in episodes] == [0.0, 1.0, 0.0]
     assert (episodes[1].episode_id, episodes[1].metadata["seed"]) == (f"made/{form}-v0/1", 8)
     assert episodes[0].metadata["agent_id"] == "counting"
+    write_episodes(tmp_path / "ours", episodes)
+    assert list(EpisodeDataset(tmp_path / "ours").check()) == []
+
+
+def test_we_read_what_lerobot_writes(tmp_path: Path) -> None:
+    given = theirs("EPISODES_LEROBOT_PYTHON", "write_with_lerobot", tmp_path / "theirs", tmp_path / "given.npz")
+    source = read_source(tmp_path / "theirs")
+    episodes = list(source.episodes)
+    found: dict[str, Any] = {}
+    for number, episode in enumerate(episodes):
+        for i, step in enumerate(episode.steps):
+            seen = dict(step.observation)
+            assert seen.pop("images.wrist")[:8] == b"\x89PNG\r\n\x1a\n"
+            top = seen.pop("images.top")
+            assert (tmp_path / "theirs" / top["video"]).is_file()
+            assert top["time_s"] == pytest.approx((sum(len(one.steps) for one in episodes[:number]) + i) / 10)
+            numbers = {f"observation.{name}": value for name, value in seen.items()}
+            numbers |= {"action": step.action, "next.reward": step.reward, "next.done": step.is_terminal}
+            put(found, f"{number}/{i}", {**numbers, "words": step.metadata["words"].encode()})
+    expected = {name: value for name, value in given.items() if "/observation.images" not in name}
+    scalars = ("observation.count", "next.reward", "next.done")  # a shape of (1,) is a number in LeRobot's files
+    expected |= {n: (v[0], (), v[2]) for n, v in expected.items() if n.rsplit("/", 1)[1] in scalars}
+    assert normal(found) == expected and len(expected) == 9 * 7
+    assert [len(episode.steps) for episode in episodes] == [2, 3, 4] and len(source.notes) == 1
+    assert [episode.metadata["tasks"] for episode in episodes] == [["lift"], ["drop"], ["lift"]]
     write_episodes(tmp_path / "ours", episodes)
     assert list(EpisodeDataset(tmp_path / "ours").check()) == []
 

@@ -7,6 +7,9 @@ from transformers.models.gemma3.modeling_gemma3 import create_masks_for_vision_m
 
 from medgemma.engine.cache import KeyValueCache, PrefillStep
 from medgemma.engine.masks import Chunk, prefill_masks, ring_positions
+from medgemma.engine.prefill import Place
+from medgemma.engine.request import Request
+from medgemma.engine.samples import Batch, Sample
 from tests.medgemma.engine import small
 
 
@@ -81,6 +84,37 @@ def test_growth_keeps_what_is_held() -> None:
     cache.reserve(7, 3000)
     assert held(cache, 1, 5) == [100.0 + p for p in range(21)] and cache.row_capacity == 7
     assert held(cache, 1, 0) == [116, 117, 118, 119, 120, 113, 114, 115]
+
+
+@pytest.mark.parametrize("length", [65, 290, 5_000])
+def test_growth_reserves_little_more_than_is_asked_and_is_rare(length: int) -> None:
+    cache = KeyValueCache(config(), 1)
+    capacities = []
+    for held in range(1, length + 1):
+        cache.reserve(1, held)
+        capacities.append(cache.length_capacity)
+    assert all(held <= capacity <= max(held + 64, held * 1.125) for held, capacity in enumerate(capacities, 1))
+    assert len(set(capacities)) <= 30
+
+
+def test_an_empty_batch_takes_over_the_cache_its_prompts_stand_in() -> None:
+    cache = filled([3, 21, 8])
+    batch = Batch(KeyValueCache(config()))
+    batch.join([sample(1), sample(2), sample(0)], [Place(cache, 1), Place(cache, 2), Place(cache, 0)])
+    assert batch.cache is cache and [each.sample for each in batch.samples] == [0, 1, 2]
+
+
+@pytest.mark.parametrize("rows", [[0, 1, 1], [0, 1]], ids=["a prompt twice", "a prompt that has ended"])
+def test_a_batch_copies_what_is_not_a_whole_cache(rows: list[int]) -> None:
+    cache = filled([3, 21, 8])
+    batch = Batch(KeyValueCache(config()))
+    batch.join([sample(n) for n in range(len(rows))], [Place(cache, row) for row in rows])
+    assert batch.cache is not cache and batch.cache.lengths == [cache.lengths[row] for row in rows]
+
+
+def sample(number: int) -> Sample:
+    request = Request(small.prompt(0, 4))
+    return Sample(0, number, request, torch.Generator(), None)
 
 
 def test_freed_rows_can_be_erased() -> None:

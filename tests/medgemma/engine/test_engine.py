@@ -12,7 +12,7 @@ from medgemma.engine import Request, Sampling
 from medgemma.engine import engine as engine_module
 from medgemma.engine.engine import Engine, EngineBusy, Event
 from medgemma.engine.features import FeatureCache
-from medgemma.engine.prefill import prefill
+from medgemma.engine.prefill import prefill_passes
 from tests.medgemma.engine import small
 
 STOP = frozenset({1})
@@ -334,12 +334,12 @@ def test_a_prompt_that_cannot_be_computed_fails_alone(
 ) -> None:
     asked, answers = requests()[:4], expected(model, requests()[:4])
 
-    def short_of_memory(network: Any, prompts: Any, **kwargs: Any) -> Any:
+    def short_of_memory(network: Any, prompts: Any, *args: Any, **kwargs: Any) -> Any:
         if any(len(p.prompt.input_ids) == 3 for p in prompts):
             raise RuntimeError("out of memory")
-        return prefill(network, prompts, **kwargs)
+        return prefill_passes(network, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(engine_module, "prefill", short_of_memory)
+    monkeypatch.setattr(engine_module, "prefill_passes", short_of_memory)
     done = engine.generate(asked)
     assert tokens(done[:3]) == answers[:3]
     assert done[3][0].finish_reason == "error" and "out of memory" in str(done[3][0].error)
@@ -406,3 +406,45 @@ def test_compiled_is_eager(model: Any) -> None:
             assert tokens(engine.generate(long[:1])) == long_answers[:1]
             assert counters["aot_autograd"]["autograd_cache_hit"] == hits
             assert counters["stats"]["unique_graphs"] == 2
+
+
+# Long prompts beside answers
+
+
+def test_a_long_prompt_is_computed_between_the_steps_of_others(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tokens unchanged, one token a step for those that decode, and a short prompt does not wait for the long one."""
+    monkeypatch.setattr(engine_module, "TOKENS_BESIDE_DECODING", 16)
+    engine = new_engine(model)
+    talking = request(small.prompt(8, 11), max_new_tokens=40)
+    long, short = request(small.prompt(7, 90, 60, 50, 40), 5, 6, 7, max_new_tokens=5), requests()[3]
+    answers = dict(zip(range(3), expected(model, [talking, long, short]), strict=True))
+    sizes: list[int] = []
+    forward = engine.network.prefill
+    monkeypatch.setattr(
+        engine.network, "prefill", lambda s, e, c: (sizes.append(c.positions.shape[1]), forward(s, e, c))[1]
+    )
+    tickets = {engine.submit(talking): 0}
+    said: dict[int, list[tuple[int, int]]] = {0: [], 1: [], 2: []}
+    for step in range(80):
+        if step == 2:
+            tickets[engine.submit(long)] = 1
+        if step == 3:
+            tickets[engine.submit(short)] = 2
+        for event in engine.step():
+            said[tickets[event.ticket]].append((step, event.token_id or 0))
+    assert {number: [token for _, token in tokens] for number, tokens in said.items()} == answers
+    assert [step for step, _ in said[0]] == [0, *range(len(answers[0]) - 1)]  # never a step without its token
+    assert max(sizes[1:]) <= 16 and len(sizes) > 15
+    assert said[2][0][0] <= 6 < said[1][0][0]
+
+
+def test_a_prompt_that_is_being_computed_can_be_cancelled(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine_module, "TOKENS_A_PASS", 16)
+    engine = new_engine(model)
+    ticket = engine.submit(request(small.prompt(7, 90, 60), 5))
+    assert engine.step() == [] and engine.num_running == 1
+    engine.cancel(ticket)
+    assert engine.num_running == 0
+    [event] = engine.step()
+    assert event.completion is not None and event.completion.finish_reason == "cancelled"
+    assert tokens(engine.generate([requests()[3]])) == expected(model, [requests()[3]])

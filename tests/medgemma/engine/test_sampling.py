@@ -94,3 +94,50 @@ def test_what_is_not_finite_is_seen() -> None:
 def test_settings_outside_their_range_are_refused(fields: dict[str, float], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Sampling(**fields)  # type: ignore[arg-type]
+
+
+# Penalties, min-p, what else was likely, loops
+
+
+def test_penalties_are_those_of_transformers_and_openai() -> None:
+    """Token 0 stands in the prompt, 1 twice and 2 once in the answer."""
+    from transformers import RepetitionPenaltyLogitsProcessor
+
+    from medgemma.engine.sampling import _penalised
+
+    logits = torch.tensor([[2.0, 1.0, -1.0, 0.5]]).repeat(3, 1)
+    settings = [Sampling(repetition_penalty=2.0), Sampling(frequency_penalty=0.5, presence_penalty=0.25), Sampling()]
+    found = _penalised(logits, settings, [([0], [1, 2, 1])] * 3)
+    theirs = RepetitionPenaltyLogitsProcessor(2.0)(torch.tensor([[0, 1, 2, 1]]), logits[:1].clone())
+    assert found[0].tolist() == theirs[0].tolist() == [1.0, 0.5, -2.0, 0.5]
+    assert found[1].tolist() == [2.0, 1.0 - 2 * 0.5 - 0.25, -1.0 - 0.5 - 0.25, 0.5]
+    assert found[2].tolist() == logits[2].tolist()
+
+
+def test_a_penalty_changes_a_greedy_choice_and_not_its_logprob() -> None:
+    logits = torch.tensor([[2.0, 1.9]])
+    asked = [Sampling(presence_penalty=0.5, top_logprobs=2)]
+    chosen = choose(logits, asked, [generator_of(asked[0], 0)], [None], [([], [0])])
+    assert chosen.token_ids == [1]
+    plain = logits.log_softmax(-1)[0].tolist()
+    assert chosen.logprobs == pytest.approx([plain[1]])
+    assert [i for i, _ in chosen.top_logprobs[0]] == [0, 1]
+    assert [p for _, p in chosen.top_logprobs[0]] == pytest.approx(plain)
+
+
+def test_min_p_keeps_what_transformers_keeps() -> None:
+    from transformers import MinPLogitsWarper
+
+    logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
+    kept = torch.isfinite(MinPLogitsWarper(0.2)(torch.zeros(1, 0, dtype=torch.long), logits))[0].nonzero()[:, 0]
+    draws = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
+    drawn = set(_drawn(logits.expand(4000, -1), None, 1.0, draws, min_p=0.2).tolist())
+    assert 1 < len(kept) < 20 and drawn == set(kept.tolist())
+
+
+def test_loops_are_seen_and_repeated_words_are_none() -> None:
+    from medgemma.engine.samples import is_loop
+
+    assert is_loop([9, *[1, 2, 3] * 3], 3) and not is_loop([9, *[1, 2, 3] * 3], 4)
+    assert is_loop([5, *[7] * 8], 3) and not is_loop([5, *[7] * 7], 3)
+    assert not is_loop([1, 2, 3, 4, 5, 6, 7, 8, 9], 2)

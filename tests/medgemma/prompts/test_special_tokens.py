@@ -63,6 +63,14 @@ def test_turn_markers_are_special_though_no_config_names_them(edited: Edit, flag
             prompts.prompt([message, user_message("?", 0)] if message["role"] == "system" else [message], 8)
 
 
+def test_a_token_that_is_flagged_and_named_nowhere_is_special(edited: Edit, tiny_folder: Path) -> None:
+    number = 300
+    word = read_tokenizer(tiny_folder).convert_ids_to_tokens(number)
+    shape = {"lstrip": False, "rstrip": False, "normalized": False, "single_word": False, "special": True}
+    folder = edited(tokenizer_config={"added_tokens_decoder": {str(number): {"content": word, **shape}}})
+    assert number in special_ids(read_tokenizer(folder)) - special_ids(read_tokenizer(tiny_folder))
+
+
 def test_a_marker_in_two_parts_is_refused(edited: Edit) -> None:
     """The template writes parts one behind the other, trimmed: together they would be a token."""
     parts = [{"type": "text", "text": text} for text in ("Is it? <end_of_ ", " turn> Why?")]

@@ -8,9 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.training import Schedule, _drawn_ahead, step_generator, train
+from finetune.training import Loop, Part, Schedule, Turn, step_generator, train
+from finetune.training.draws import drawn_ahead
 
 SCHEDULE = Schedule(peak_learning_rate=0.05, total_steps=45, warmup_steps=5)
+QUIET, SAVING = Loop(quiet=True), Loop(quiet=True, save_every_s=-1)
 
 
 def network() -> nn.Module:
@@ -18,13 +20,13 @@ def network() -> nn.Module:
     return nn.Sequential(nn.Linear(6, 12), nn.LayerNorm(12), nn.Tanh(), nn.Linear(12, 3))
 
 
-def draw(step: int) -> torch.Tensor:
-    return torch.randn(8, 6, generator=step_generator(7, "test", step))
+def draw(step: int) -> list[Part[torch.Tensor]]:
+    return [Part(torch.randn(8, 6, generator=step_generator(7, "test", step)))]
 
 
-def loss_of(model: nn.Module, stops_at: int | None = None) -> Callable[[int, torch.Tensor], torch.Tensor]:
-    def loss_of_step(step: int, inputs: torch.Tensor) -> torch.Tensor:
-        if step == stops_at:
+def loss_of(model: nn.Module, stops_at: int | None = None) -> Callable[[torch.Tensor, Turn], torch.Tensor]:
+    def loss_of_step(inputs: torch.Tensor, turn: Turn) -> torch.Tensor:
+        if turn.step == stops_at:
             raise KeyboardInterrupt
         loss: torch.Tensor = (model(inputs) - inputs[:, :3].sin()).square().mean()
         return loss
@@ -34,7 +36,7 @@ def loss_of(model: nn.Module, stops_at: int | None = None) -> Callable[[int, tor
 
 def trained(folder: Path) -> nn.Module:
     model = network()
-    train(model, draw, loss_of(model), SCHEDULE, folder, quiet=True)
+    train(model, draw, loss_of(model), SCHEDULE, folder, QUIET)
     return model
 
 
@@ -48,12 +50,12 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stops_at: int)
     whole = trained(tmp_path / "whole")
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, draw, loss_of(model, stops_at), SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
+        train(model, draw, loss_of(model, stops_at), SCHEDULE, tmp_path / "cut", SAVING)
     torch.manual_seed(99)  # what the process drew before must not count
     resumed = network()
     with torch.no_grad():
         resumed[0].weight.add_(1)  # nor its start
-    train(resumed, draw, loss_of(resumed), SCHEDULE, tmp_path / "cut", quiet=True)
+    train(resumed, draw, loss_of(resumed), SCHEDULE, tmp_path / "cut", QUIET)
     assert equal(resumed, whole)
     assert not equal(whole, network())
 
@@ -61,20 +63,23 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path, stops_at: int)
 def test_interrupted_before_any_checkpoint_starts_again(tmp_path: Path) -> None:
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, draw, loss_of(model, 17), SCHEDULE, tmp_path / "cut", quiet=True)
+        train(model, draw, loss_of(model, 17), SCHEDULE, tmp_path / "cut", QUIET)
     assert equal(trained(tmp_path / "cut"), trained(tmp_path / "whole"))
 
 
 def test_weights_without_the_optimizers_moments_end_elsewhere(tmp_path: Path) -> None:
     """The control: a resume that forgets Adam's moments is not the same run."""
+    from safetensors import safe_open
     from safetensors.torch import load_file, save_file
 
     model = network()
     with pytest.raises(KeyboardInterrupt):
-        train(model, draw, loss_of(model, 17), SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
+        train(model, draw, loss_of(model, 17), SCHEDULE, tmp_path / "cut", SAVING)
     state = tmp_path / "cut" / "state.safetensors"
     forgotten = {k: v if k.startswith(("parameter", "step")) else v * 0 for k, v in load_file(state).items()}
-    save_file(forgotten, state, {"next_step": "17"})
+    with safe_open(state, "pt") as file:
+        facts = file.metadata()
+    save_file(forgotten, state, facts)
     assert not equal(trained(tmp_path / "cut"), trained(tmp_path / "whole"))
 
 
@@ -103,11 +108,11 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
     model = network()
     honest = loss_of(model)
 
-    def burst(step: int, inputs: torch.Tensor) -> torch.Tensor:
-        return honest(step, inputs) * (float("nan") if step == 20 else 1.0)
+    def burst(inputs: torch.Tensor, turn: Turn) -> torch.Tensor:
+        return honest(inputs, turn) * (float("nan") if turn.step == 20 else 1.0)
 
-    with pytest.raises(FloatingPointError, match="the loss is nan at step 20; lower the learning rate"):
-        train(model, draw, burst, SCHEDULE, tmp_path / "cut", save_every_s=-1, quiet=True)
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 20; the checkpoint before step 20 is kept"):
+        train(model, draw, burst, SCHEDULE, tmp_path / "cut", SAVING)
     assert all(bool(p.isfinite().all()) for p in model.parameters())
     assert equal(trained(tmp_path / "cut"), trained(tmp_path / "whole"))
 
@@ -115,14 +120,14 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_checkpoint(tmp_path: Path
 def test_checkpoints_are_safetensors_only_and_frozen_weights_are_left(tmp_path: Path) -> None:
     model = network()
     model[0].requires_grad_(False)
-    train(model, draw, loss_of(model), SCHEDULE, tmp_path, quiet=True)
+    train(model, draw, loss_of(model), SCHEDULE, tmp_path, QUIET)
     assert equal(model[0], network()[0])
     assert {path.name for path in tmp_path.iterdir()} == {"state.safetensors", "log.jsonl"}
     from safetensors import safe_open
 
     with safe_open(tmp_path / "state.safetensors", "pt") as file:
         kept = set(file.keys())
-        assert file.metadata() == {"next_step": "45"}
+        assert file.metadata()["next_step"] == "45"
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     assert kept == {f"{kind}.{n}" for n in names for kind in ("parameter", "step", "exp_avg", "exp_avg_sq")}
 
@@ -149,5 +154,7 @@ def test_a_short_run_warms_up_in_a_tenth_of_its_steps() -> None:
 
 def test_drawing_in_processes_gives_the_same_in_the_same_order() -> None:
     """What a GPU's run does; the steps go on from where a resumed run starts."""
-    ahead = list(_drawn_ahead(draw, range(17, 45), 2))
-    assert len(ahead) == 28 and all(torch.equal(a, draw(step)) for a, step in zip(ahead, range(17, 45), strict=True))
+    ahead = list(drawn_ahead(draw, range(17, 45), 2))
+    assert len(ahead) == 28 and all(
+        torch.equal(a[0].drawn, draw(step)[0].drawn) for a, step in zip(ahead, range(17, 45), strict=True)
+    )

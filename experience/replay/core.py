@@ -1,0 +1,162 @@
+"""What all calls of a replay go through: one lock, the store, the tables, and the log of what was changed."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from experience.replay.data.arena import Cell, Cells, Store
+from experience.replay.data.items import Data
+from experience.replay.data.structure import Flat, unflatten
+from experience.replay.log import CallLog
+from experience.replay.tables.live import Deadline, LiveTable
+from experience.replay.tables.table import Draw, Table, TableState
+
+
+class Core:
+    """Tables and what they hold. Whoever calls a method holds `lock`."""
+
+    def __init__(self, tables: Sequence[Table], seed: int, max_bytes: int | None) -> None:
+        names = [table.name for table in tables]
+        if not tables or len(set(names)) < len(names):
+            raise ValueError(f"got the tables {names}; expected at least one, each with its own name")
+        self.lock = threading.RLock()
+        self.store = Store()
+        self.max_bytes = max_bytes
+        self.log: CallLog | None = None
+        self.synced: Callable[[], None] | None = None
+        """Called before a call that changed something returns, without the lock."""
+        self.tables = {
+            table.name: LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock)
+            for place, table in enumerate(tables)
+        }
+
+    def live(self, table: str) -> LiveTable:
+        """Return a table at work.
+
+        Raises:
+            ValueError: There is no such table.
+        """
+        if table not in self.tables:
+            raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
+        return self.tables[table]
+
+    def acknowledge(self) -> None:
+        """End a call: what it changed is as safe as was asked for. Not under the lock."""
+        if self.synced:
+            self.synced()
+
+    def put(self, data: Any, references: int = 1) -> Cell:
+        """Store the data of a step, with so many references."""
+        cell = self.store.put(data, references)
+        if self.log:
+            try:
+                self.log.put([cell], data)
+            except BaseException:
+                cell.arena.drop([cell.row] * references)
+                raise
+        return cell
+
+    def put_many(self, flat: Flat, count: int, references: int) -> Cells:
+        """Store the data of steps, stacked, with so many references each."""
+        cells = self.store.put_many(flat, count, references)
+        if self.log:
+            try:
+                self.log.put(cells.each(), unflatten(*flat), batched=True)
+            except BaseException:
+                cells.arena.drop([*cells.rows] * references)
+                raise
+        return cells
+
+    def insert(self, live: LiveTable, data: Data, priority: float, timeout: float | None) -> int:
+        """Insert an item and return its key; takes over a reference of its data, whatever happens.
+
+        Raises:
+            RateLimited: The limiter does not let it through in time.
+        """
+        try:
+            if not live.state.limiter.can_insert():
+                live.wait_or_refuse("insert", 1, Deadline(timeout))
+            if self.max_bytes is not None:
+                self._make_room(live, self.max_bytes)
+            if self.log:
+                self.log.insert(live, [data], [priority])
+        except BaseException:
+            data.drop()
+            live.changed()
+            raise
+        key = live.state.insert(data, priority)
+        live.changed()
+        return key
+
+    def insert_many(self, live: LiveTable, cells: Cells, priorities: Any, timeout: float | None) -> Any:
+        """Insert items one after another and return their keys; takes over a reference of each, whatever happens.
+
+        Raises:
+            RateLimited: The limiter does not let all through in time; those that it did are in the table.
+        """
+        keys, start, count, deadline = [np.zeros(0, np.int64)], 0, len(priorities), Deadline(timeout)
+        while start < count:
+            try:
+                if not (allowed := live.state.limiter.most_inserts(min(count - start, live.state.table.max_size))):
+                    live.wait_or_refuse("insert", count - start, deadline)
+                    continue
+                if self.max_bytes is not None:
+                    self._make_room(live, self.max_bytes)
+                some = Cells(cells.arena, cells.rows[start : start + allowed])
+                weights = priorities[start : start + allowed]
+                if self.log:
+                    self.log.insert(live, some.each(), weights.tolist())
+            except BaseException:
+                cells.arena.drop(cells.rows[start:])
+                live.changed()
+                raise
+            keys.append(live.state.insert_many(some, weights))
+            start += allowed
+            live.changed()
+        return np.concatenate(keys) if len(keys) != 2 else keys[1]
+
+    def sample(self, live: LiveTable, count: int) -> Draw:
+        """Draw as many items as the limiter lets through at once, one at least."""
+        count = live.state.limiter.most_samples(count)
+        if self.log:
+            self.log.call("sample", live, count=count)
+        drawn = live.state.sample_many(count)
+        live.changed()
+        return drawn
+
+    def update(self, live: LiveTable, keys: Any, priorities: Any) -> int:
+        """Give items other priorities; return of how many that are there."""
+        if self.log:
+            self.log.call("update", live, keys=keys, priorities=priorities)
+        return live.state.update(keys, priorities)
+
+    def delete(self, live: LiveTable, keys: Any) -> int:
+        """Remove items; return how many were there."""
+        if self.log:
+            self.log.call("delete", live, keys=keys)
+        count = live.state.delete(keys)
+        live.changed()
+        return count
+
+    def reset(self, live: LiveTable) -> None:
+        """Empty a table and zero the counters of its limiter."""
+        if self.log:
+            self.log.call("reset", live)
+        live.state.reset()
+        live.changed()
+
+    def _make_room(self, live: LiveTable, max_bytes: int) -> None:
+        """Remove items until what is stored, the data of the insert included, is within max_bytes."""
+        while self.store.num_bytes > max_bytes:
+            if not len(live.state):
+                raise ValueError(
+                    f"table {live.state.table.name!r}: what is stored takes {self.store.num_bytes} bytes with this "
+                    f"insert, and no item is left to remove; expected at most max_bytes={max_bytes}"
+                )
+            if self.log:
+                self.log.call("remove", live)
+            live.state.remove_one()

@@ -1,0 +1,1 @@
+"""The data of items: steps in arenas that items share."""

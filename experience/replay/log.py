@@ -1,0 +1,136 @@
+"""The log of what changes a replay: calls, in order, from which the same state comes again to the last bit.
+
+Steps have numbers; items name the steps that they are made of, so that what they share is written once.
+"""
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experience.replay.data.arena import Arena, Cell, Store
+from experience.replay.data.items import Column, Data, Part, Trajectory, drop_all
+from experience.replay.data.structure import Structure, flatten
+from experience.replay.tables.live import LiveTable
+from experience.storage.frames import FrameFile, frames, packed, unpacked
+
+
+class CallLog:
+    """Calls being written."""
+
+    def __init__(self, path: Path, numbers: dict[tuple[int, int], int], next_number: int) -> None:
+        """Append to a file.
+
+        Args:
+            path: Of the file.
+            numbers: Arena (its id) and row to the number of the step that lies there.
+            next_number: Of the next step.
+        """
+        self.file = FrameFile(path)
+        self.numbers = numbers
+        self.next_number = next_number
+
+    def put(self, cells: Sequence[Cell], data: Any, *, batched: bool = False) -> None:
+        """Write that steps were stored; `batched`: their data is stacked."""
+        self.file.append(packed({"call": "put", "first": self.next_number, "data": data, "batched": batched}))
+        for number, (arena, row) in enumerate(cells, start=self.next_number):
+            self.numbers[id(arena), row] = number
+        self.next_number += len(cells)
+
+    def insert(self, live: LiveTable, items: Sequence[Data], priorities: Sequence[float]) -> None:
+        """Write that items are inserted."""
+        self.call("insert", live, items=items_as_written(items, self.numbers), priorities=list(priorities))
+
+    def call(self, name: str, live: LiveTable, **values: Any) -> None:
+        """Write that a table is changed."""
+        self.file.append(packed({"call": name, "table": live.state.table.name, **values}))
+
+
+def items_as_written(items: Sequence[Data], numbers: dict[tuple[int, int], int]) -> Any:
+    """Return items by the numbers of their steps: an array of single steps, or a list of columns each."""
+    if all(isinstance(one, Cell) for one in items):
+        return np.array([numbers[id(one.arena), one.row] for one in items if isinstance(one, Cell)], np.int64)
+    return [_item_as_written(one, numbers) for one in items]
+
+
+def items_of(written: Any, cells: dict[int, Cell]) -> list[Data]:
+    """Return the items that `items_as_written` wrote."""
+    if isinstance(written, np.ndarray):
+        return [cells[number] for number in written.tolist()]
+    return [cells[one] if isinstance(one, int) else _trajectory(one, cells) for one in written]
+
+
+def structure_as_written(structure: Structure) -> Any:
+    """Return a structure as lists; named tuples become tuples."""
+    if structure is None:
+        return None
+    kind, *parts = structure
+    if kind is dict:
+        return ["dict", *[[name, structure_as_written(part)] for name, part in parts]]
+    return ["list" if kind is list else "tuple", *map(structure_as_written, parts)]
+
+
+def structure_of(written: Any) -> Structure:
+    """Return the structure that `structure_as_written` wrote."""
+    if written is None:
+        return None
+    kind, *parts = written
+    if kind == "dict":
+        return (dict, *[(name, structure_of(part)) for name, part in parts])
+    return (list if kind == "list" else tuple, *map(structure_of, parts))
+
+
+def calls_in(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the calls of a file, up to where a crash cut it; none if it is not there."""
+    return map(unpacked, frames(path)) if path.exists() else iter(())
+
+
+def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store: Store, cells: dict[int, Cell]) -> None:
+    """Do again what calls did; each cell in `cells`, by its number, is held, and those that come to it."""
+    for call in calls:
+        if call["call"] == "put":
+            data, first = call["data"], call["first"]
+            flat = flatten(data)
+            new = store.put_many(flat, len(flat.leaves[0])).each() if call["batched"] else [store.put(data)]
+            cells.update(enumerate(new, start=first))
+            continue
+        state = tables[call["table"]].state
+        if call["call"] == "insert":
+            items = items_of(call["items"], cells)
+            for one in items:
+                one.hold()
+            state.insert_many(items, np.array(call["priorities"]))
+        elif call["call"] == "sample":
+            drop_all(state.sample_many(call["count"]).gone)
+        elif call["call"] == "update":
+            state.update(call["keys"], call["priorities"])
+        elif call["call"] == "delete":
+            state.delete(call["keys"])
+        elif call["call"] == "remove":
+            state.remove_one()
+        else:
+            state.reset()
+
+
+def _item_as_written(item: Data, numbers: dict[tuple[int, int], int]) -> Any:
+    if isinstance(item, Cell):
+        return numbers[id(item.arena), item.row]
+    columns = [
+        [column.squeeze, [[part.leaf, [numbers[id(part.arena), row] for row in part.rows]] for part in column.parts]]
+        for column in item.columns
+    ]
+    return [structure_as_written(item.structure), columns]
+
+
+def _trajectory(written: Any, cells: dict[int, Cell]) -> Trajectory:
+    structure, columns = written
+    made = []
+    for squeeze, parts in columns:
+        found = [Part(_arena(steps, cells), leaf, tuple(cells[one].row for one in steps)) for leaf, steps in parts]
+        made.append(Column(tuple(found), squeeze))
+    return Trajectory(structure_of(structure), tuple(made))
+
+
+def _arena(steps: Sequence[int], cells: dict[int, Cell]) -> Arena:
+    return cells[steps[0]].arena

@@ -1,0 +1,296 @@
+"""Replay in this process: tables that agents insert into and learners sample from.
+
+Source: Cassirer et al., Reverb: A Framework For Experience Replay, arXiv:2102.04736 (2021). The words are Reverb's.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from experience.replay.batch import Batch
+from experience.replay.core import Core
+from experience.replay.data.items import Data, drop_all, hold_all, joined_data
+from experience.replay.data.structure import flatten
+from experience.replay.durable import Durable
+from experience.replay.structured import Pattern, StructuredWriter
+from experience.replay.tables.live import Deadline, TableInfo
+from experience.replay.tables.signature import check_signature
+from experience.replay.tables.table import Draw, Table, joined
+from experience.replay.writers import TrajectoryWriter
+
+if TYPE_CHECKING:
+    from experience.replay.on_ray import RayReplay
+
+
+class Replay:
+    """Tables of items; every method may be called from any thread."""
+
+    def __init__(
+        self,
+        tables: Sequence[Table],
+        *,
+        seed: int = 0,
+        max_bytes: int | None = None,
+        folder: Path | None = None,
+        sync: bool = False,
+        replace_limiters: bool = False,
+    ) -> None:
+        """Make tables, empty or with what a folder holds of them.
+
+        Args:
+            tables: Of different names.
+            seed: Decides every draw: the same calls in the same order give the same items.
+            max_bytes: Of the data of all items; what the remover of a table selects goes when an insert needs room.
+            folder: Where every call that changes something is logged before it returns, and from which the same state
+                comes again after a crash; None: nowhere.
+            sync: Calls return when the log is on the disk, so that they survive the loss of power as well.
+            replace_limiters: The limiters of the tables may differ from those that the folder knows.
+
+        Raises:
+            ValueError: There is no table, two have one name, or the folder's are others.
+            Broken: The checkpoint in the folder is damaged.
+        """
+        self.core = Core(tables, seed, max_bytes)
+        self._durable = Durable(folder, self.core, sync=sync, replace_limiters=replace_limiters) if folder else None
+
+    @classmethod
+    def on_ray(
+        cls, address: str | None, tables: Sequence[Table], *, name: str = "replay", **options: Any
+    ) -> "RayReplay":
+        """Return a replay for many machines: the same calls, the tables in one actor of a Ray cluster.
+
+        Args:
+            address: Of the cluster, as `ray.init` takes it; None: the one that this process is connected to, or a new
+                one on this machine.
+            tables: As above; of no meaning if the replay is there already.
+            name: Of the actor: who asks for the same name gets the same replay. It lives until `close`.
+            options: seed, max_bytes, folder, sync, replace_limiters as above. With a folder it comes back after its
+                death with all that was acknowledged; the folder is the actor's.
+
+        Raises:
+            ValueError: Ray is not installed.
+        """
+        try:
+            from experience.replay.on_ray import on_ray
+        except ModuleNotFoundError as fault:
+            raise ValueError("a replay on Ray needs ray; run `pip install 'open-medgemma[ray]'`") from fault
+        return on_ray(cls, address, tables, name, options)
+
+    def insert(self, data: Any, priorities: Mapping[str, float], timeout: float | None = None) -> dict[str, int]:
+        """Insert one step as an item of some tables, which share its data.
+
+        Args:
+            data: Dicts, lists and tuples of arrays, numbers, texts and bytes; copied.
+            priorities: Table to priority, from 0.
+            timeout: Seconds to wait for each table; None: without end.
+
+        Returns:
+            Table to the key of the item.
+
+        Raises:
+            SignatureMismatch: The data is not what a table expects.
+            ValueError: There is no such table, or a priority is negative or no number.
+            RateLimited: A table does not take it in time; those before it in `priorities` have.
+        """
+        core = self.core
+        lives = [core.live(name) for name in priorities]
+        for live, priority in zip(lives, priorities.values(), strict=True):
+            if not 0 <= priority < math.inf:
+                name = live.state.table.name
+                raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
+            if live.state.table.signature is not None:
+                check_signature(live.state.table, data)
+        keys: dict[str, int] = {}
+        with core.lock:
+            cell = core.put(data, len(lives))
+            try:
+                for live, (name, priority) in zip(lives, priorities.items(), strict=True):
+                    keys[name] = core.insert(live, cell, priority, timeout)
+            except BaseException:
+                cell.arena.drop([cell.row] * (len(lives) - len(keys) - 1))
+                raise
+        core.acknowledge()
+        return keys
+
+    def insert_many(self, data: Any, priorities: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+        """Insert steps, stacked, as items of some tables: as `insert` does one after another, and much faster.
+
+        Args:
+            data: Dicts, lists and tuples of arrays, each with a first axis over the steps.
+            priorities: Table to priorities, (n,).
+            timeout: Seconds to wait for each table; None: without end.
+
+        Returns:
+            Table to the keys of its items, (n,) int64.
+
+        Raises:
+            ValueError, SignatureMismatch, RateLimited: As `insert`; what had been taken in time stays.
+        """
+        flat = flatten(data)
+        lengths = {leaf.shape[0] if isinstance(leaf, np.ndarray) and leaf.ndim else -1 for leaf in flat.leaves}
+        if len(lengths) != 1 or -1 in lengths:
+            raise ValueError(
+                "got data without one common first axis; expected arrays, each with an axis over the steps"
+            )
+        (count,) = lengths
+        lives = [self.core.live(name) for name in priorities]
+        weights = {name: np.asarray(given, np.float64) for name, given in priorities.items()}
+        for name, given in weights.items():
+            if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():
+                raise ValueError(f"table {name!r}: expected {count} priorities, finite and from 0")
+        for live in lives:
+            if live.state.table.signature is not None:
+                check_signature(live.state.table, data, batched=True)
+        keys: dict[str, Any] = {}
+        with self.core.lock:
+            cells = self.core.put_many(flat, count, len(lives))
+            try:
+                for live, (name, given) in zip(lives, weights.items(), strict=True):
+                    keys[name] = self.core.insert_many(live, cells, given, timeout)
+            except BaseException:
+                cells.arena.drop([*cells.rows] * (len(lives) - len(keys) - 1))
+                raise
+        self.core.acknowledge()
+        return keys
+
+    def sample(self, table: str, num_samples: int = 1, timeout: float | None = None) -> Batch:
+        """Sample items.
+
+        Args:
+            table: Its name.
+            num_samples: How many.
+            timeout: Seconds to wait for the limiter; None: without end.
+
+        Returns:
+            The items; fewer than asked for if the time was up.
+
+        Raises:
+            ValueError: There is no such table.
+            RateLimited: The time was up before the first item.
+        """
+        live, deadline = self.core.live(table), Deadline(timeout)
+        if num_samples < 1:
+            raise ValueError(f"got num_samples={num_samples}; expected at least 1")
+        drawn, gone, missing = list[Draw](), list[Data](), num_samples
+        with self.core.lock:
+            try:
+                while missing:
+                    waited = not live.state.limiter.can_sample()
+                    if waited and not live.wait("sample", deadline):
+                        break
+                    draw = self.core.sample(live, missing)
+                    info = draw.info._replace(rate_limited=np.full(len(draw.info.key), waited))
+                    drawn.append(draw._replace(info=info))
+                    gone += draw.gone
+                    missing -= len(info.key)
+                    if missing:  # others may remove what was drawn, while this waits
+                        gone += hold_all(draw.data)
+                if not drawn:
+                    raise live.refusal("sample", num_samples, deadline)
+                batch = Batch(joined_data([one.data for one in drawn]), joined([one.info for one in drawn]))
+            finally:
+                drop_all(gone)
+        self.core.acknowledge()
+        return batch
+
+    def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
+        """Give items other priorities, and return of how many; keys of items that are gone are passed over.
+
+        Args:
+            table: Its name.
+            keys: (n,) int64, `batch.info.key`.
+            priorities: (n,), from 0.
+
+        Raises:
+            ValueError: A priority is negative or no number; nothing was changed.
+        """
+        live = self.core.live(table)
+        keys, priorities = np.asarray(keys, np.int64), np.asarray(priorities, np.float64)
+        if keys.shape != priorities.shape or not (priorities >= 0).all() or np.isinf(priorities).any():
+            raise ValueError(f"table {table!r}: expected as many priorities as keys, finite and from 0")
+        with self.core.lock:
+            count = self.core.update(live, keys, priorities)
+        self.core.acknowledge()
+        return count
+
+    def delete(self, table: str, keys: Any) -> int:
+        """Remove items, and return how many; keys of items that are gone are passed over."""
+        live = self.core.live(table)
+        with self.core.lock:
+            count = self.core.delete(live, np.asarray(keys, np.int64))
+        self.core.acknowledge()
+        return count
+
+    def reset(self, table: str) -> None:
+        """Empty a table and zero the counters of its limiter."""
+        live = self.core.live(table)
+        with self.core.lock:
+            self.core.reset(live)
+        self.core.acknowledge()
+
+    def checkpoint(self) -> Path:
+        """Write all that the replay holds to its folder, and begin a new log; nobody else is served meanwhile.
+
+        Raises:
+            ValueError: It has no folder.
+        """
+        return self._folder().checkpoint()
+
+    def sync(self) -> None:
+        """Make every call that has returned survive the loss of power.
+
+        Raises:
+            ValueError: It has no folder.
+        """
+        self._folder().sync()
+
+    def close(self) -> None:
+        """Let go of the folder, if there is one; what it knows stays in it."""
+        if self._durable:
+            self._durable.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def can_sample(self, table: str, num_samples: int = 1) -> bool:
+        """Whether so many samples would not wait now."""
+        with self.core.lock:
+            return self.core.live(table).state.limiter.can_sample(num_samples)
+
+    def can_insert(self, table: str, num_inserts: int = 1) -> bool:
+        """Whether so many inserts would not wait now."""
+        with self.core.lock:
+            return self.core.live(table).state.limiter.can_insert(num_inserts)
+
+    def info(self) -> dict[str, TableInfo]:
+        """Return what every table is at."""
+        with self.core.lock:
+            return {name: live.info() for name, live in self.core.tables.items()}
+
+    @property
+    def num_bytes(self) -> int:
+        """Of the data of all items, and of the steps that writers keep."""
+        with self.core.lock:
+            return self.core.store.num_bytes
+
+    def trajectory_writer(self, num_keep_alive_refs: int) -> TrajectoryWriter:
+        """Return a writer of items of any part of the last so many steps."""
+        return TrajectoryWriter(self.core, num_keep_alive_refs)
+
+    def structured_writer(self, patterns: Sequence[Pattern]) -> StructuredWriter:
+        """Return a writer of the items that patterns make of its steps."""
+        return StructuredWriter(self.core, patterns)
+
+    def _folder(self) -> Durable:
+        if self._durable is None:
+            raise ValueError("the replay has no folder; give it one: Replay(tables, folder=...)")
+        return self._durable

@@ -1,0 +1,1 @@
+"""Tables: what they hold, who is drawn from them, who waits for whom."""

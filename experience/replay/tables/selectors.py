@@ -1,0 +1,356 @@
+"""Selectors: which item is sampled, and which is removed. The names and rules are Reverb's.
+
+A selector is a description; `made` gives the state that a table keeps of it. Items are named by the row that they lie
+in.
+
+Source: Cassirer et al., Reverb, arXiv:2102.04736 (2021); reverb/cc/selectors.
+"""
+
+import heapq
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from experience.replay.tables.weights import BlockSums
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Any item, each with the same probability."""
+
+
+@dataclass(frozen=True)
+class Prioritized:
+    """An item in proportion to priority ** priority_exponent; 0 ** 0 is 0. If all weights are 0, any item."""
+
+    priority_exponent: float
+
+    def __post_init__(self) -> None:
+        if not self.priority_exponent >= 0:
+            raise ValueError(f"got priority_exponent={self.priority_exponent}; expected a number from 0")
+
+
+@dataclass(frozen=True)
+class Fifo:
+    """The item that was inserted first."""
+
+
+@dataclass(frozen=True)
+class Lifo:
+    """The item that was inserted last."""
+
+
+@dataclass(frozen=True)
+class MinHeap:
+    """The item of the lowest priority; of several the one whose priority was given first."""
+
+
+@dataclass(frozen=True)
+class MaxHeap:
+    """The item of the highest priority; of several the one whose priority was given first."""
+
+
+Selector = Uniform | Prioritized | Fifo | Lifo | MinHeap | MaxHeap
+
+
+class Drawn(NamedTuple):
+    """What was selected, (n,) each."""
+
+    rows: Any
+    """int64."""
+    probabilities: Any
+    """float64, of each draw; 1 where the selector leaves nothing to chance."""
+
+
+class SelectorState(Protocol):
+    """What a table tells a selector, and asks it."""
+
+    def insert(self, row: int, priority: float) -> None:
+        """A new item lies in a row."""
+
+    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
+        """New items lie in rows; priorities (n,) float64."""
+
+    def replace(self, row: int, priority: float) -> None:
+        """The item of a row is gone, and a new one lies there."""
+
+    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+        """The items of rows are gone, and new ones lie there."""
+
+    def update(self, rows: Any, priorities: Any) -> None:
+        """Items have other priorities; (n,) each. Of several for one row the last counts."""
+
+    def delete(self, row: int) -> None:
+        """The item of a row is gone."""
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, float]:
+        """Select one of at least one item; return its row and the probability."""
+
+    def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
+        """Select so many times, with replacement."""
+
+    def state(self) -> dict[str, Any]:
+        """Return arrays that `restore` makes an equal state of."""
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the arrays of `state`."""
+
+
+def made(selector: Selector) -> SelectorState:
+    """Return the state of a selector for an empty table."""
+    if isinstance(selector, Uniform):
+        return _Uniform()
+    if isinstance(selector, Prioritized):
+        return _Prioritized(selector.priority_exponent)
+    if isinstance(selector, Fifo | Lifo):
+        return Order(newest_first=isinstance(selector, Lifo))
+    return _Heap(largest=isinstance(selector, MaxHeap))
+
+
+class Order:
+    """Items in the order of their insertion."""
+
+    def __init__(self, *, newest_first: bool = False) -> None:
+        self._newest_first = newest_first
+        self._rows: OrderedDict[int, None] = OrderedDict()
+
+    def insert(self, row: int, priority: float) -> None:
+        """Put a row at the end."""
+        self._rows[row] = None
+
+    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
+        """Put rows at the end."""
+        self._rows.update(dict.fromkeys(rows))
+
+    def replace(self, row: int, priority: float) -> None:
+        """Move a row to the end."""
+        self._rows.move_to_end(row)
+
+    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+        """Move rows to the end."""
+        for row in rows:
+            self._rows.move_to_end(row)
+
+    def update(self, rows: Any, priorities: Any) -> None:
+        """Priorities mean nothing here."""
+
+    def delete(self, row: int) -> None:
+        """Take a row out."""
+        del self._rows[row]
+
+    def first(self) -> int:
+        """Return the row that was inserted first, of at least one."""
+        return next(iter(self._rows))
+
+    def oldest(self, count: int) -> list[int]:
+        """Return the rows that were inserted first."""
+        return list(islice(self._rows, count))
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, float]:
+        """Return the row at the end that counts."""
+        return next(reversed(self._rows) if self._newest_first else iter(self._rows)), 1.0
+
+    def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
+        """Return the same row so many times."""
+        return Drawn(np.full(count, self.draw(generator)[0]), np.ones(count))
+
+    def state(self) -> dict[str, Any]:
+        """Return the rows in order."""
+        return {"rows": np.array(list(self._rows), np.int64)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over the rows in order."""
+        self._rows = OrderedDict.fromkeys(state["rows"].tolist())
+
+
+class _Dense:
+    """Rows in places from 0 without a gap: the last one moves to where one goes."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.rows = np.zeros(64, np.int64)
+        self.places = np.zeros(64, np.int64)
+        """Row to place."""
+
+    def append(self, rows: Sequence[int]) -> None:
+        stop = self.count + len(rows)
+        if stop > len(self.rows):
+            self.rows = np.resize(self.rows, max(stop, 2 * len(self.rows)))
+        self.rows[self.count : stop] = rows
+        if (largest := max(rows)) >= len(self.places):
+            self.places = np.resize(self.places, 2 * largest)
+        self.places[list(rows)] = np.arange(self.count, stop)
+        self.count = stop
+
+    def remove(self, row: int) -> int:
+        """Return the place that the last row moved to."""
+        self.count -= 1
+        place, last = int(self.places[row]), int(self.rows[self.count])
+        self.rows[place] = last
+        self.places[last] = place
+        return place
+
+    def restore(self, rows: Any) -> None:
+        self.count = 0
+        if len(rows):
+            self.append(rows.tolist())
+
+
+class _Uniform:
+    def __init__(self) -> None:
+        self._dense = _Dense()
+
+    def insert(self, row: int, priority: float) -> None:
+        self._dense.append((row,))
+
+    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
+        self._dense.append(rows)
+
+    def replace(self, row: int, priority: float) -> None:
+        """Any row is like any other."""
+
+    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+        """Any row is like any other."""
+
+    def update(self, rows: Any, priorities: Any) -> None:
+        """Priorities mean nothing here."""
+
+    def delete(self, row: int) -> None:
+        self._dense.remove(row)
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, float]:
+        return _any(self._dense, generator)
+
+    def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
+        return _any_many(self._dense, count, generator)
+
+    def state(self) -> dict[str, Any]:
+        return {"rows": self._dense.rows[: self._dense.count]}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._dense.restore(state["rows"])
+
+
+class _Prioritized:
+    def __init__(self, priority_exponent: float) -> None:
+        self._exponent = priority_exponent
+        self._dense = _Dense()
+        self._sums = BlockSums()
+
+    def insert(self, row: int, priority: float) -> None:
+        self._dense.append((row,))
+        self._sums.set(self._dense.count - 1, self._weight(priority))
+
+    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
+        start = self._dense.count
+        self._dense.append(rows)
+        self._sums.set_many(np.arange(start, self._dense.count), self._weights(priorities))
+
+    def replace(self, row: int, priority: float) -> None:
+        self._sums.set(int(self._dense.places[row]), self._weight(priority))
+
+    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+        self._sums.set_many(self._dense.places[rows], self._weights(priorities))
+
+    def update(self, rows: Any, priorities: Any) -> None:
+        self._sums.set_many(self._dense.places[rows], self._weights(priorities))
+
+    def delete(self, row: int) -> None:
+        place, last = self._dense.remove(row), self._dense.count
+        self._sums.set(place, float(self._sums.get(last)))
+        self._sums.set(last, 0.0)
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, float]:
+        total = self._sums.total
+        if not total:
+            return _any(self._dense, generator)
+        place = self._sums.draw(generator.random())
+        return int(self._dense.rows[place]), float(self._sums.get(place)) / total
+
+    def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
+        total = self._sums.total
+        if not total:
+            return _any_many(self._dense, count, generator)
+        places = self._sums.draw_many(generator.random(count))
+        return Drawn(self._dense.rows[places], self._sums.get(places) / total)
+
+    def state(self) -> dict[str, Any]:
+        places = np.arange(self._dense.count)
+        weights = {"weights": self._sums.get(places), "size": np.array(self._sums.size)}
+        return {"rows": self._dense.rows[: self._dense.count], **weights}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._dense.restore(state["rows"])
+        self._sums = BlockSums(int(state["size"]))
+        self._sums.set_many(np.arange(self._dense.count), state["weights"])
+
+    def _weight(self, priority: float) -> float:
+        return float(priority**self._exponent) if priority else 0.0
+
+    def _weights(self, priorities: Any) -> Any:
+        return np.where(priorities == 0, 0.0, priorities**self._exponent)
+
+
+class _Heap:
+    """Entries of (priority, when it was given, row); one that is no longer true is passed over when it comes up."""
+
+    def __init__(self, *, largest: bool) -> None:
+        self._sign = -1.0 if largest else 1.0
+        self._heap: list[tuple[float, int, int]] = []
+        self._given: dict[int, int] = {}
+        """Row to when its priority was given."""
+        self._clock = 0
+
+    def insert(self, row: int, priority: float) -> None:
+        self._clock += 1
+        self._given[row] = self._clock
+        heapq.heappush(self._heap, (self._sign * priority, self._clock, row))
+        if len(self._heap) > 64 + 2 * len(self._given):
+            self._heap = [entry for entry in self._heap if self._given.get(entry[2]) == entry[1]]
+            heapq.heapify(self._heap)
+
+    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
+        for row, priority in zip(rows, priorities.tolist(), strict=True):
+            self.insert(row, priority)
+
+    replace = insert
+    replace_many = insert_many
+
+    def update(self, rows: Any, priorities: Any) -> None:
+        self.insert_many(rows.tolist(), priorities)
+
+    def delete(self, row: int) -> None:
+        del self._given[row]
+
+    def draw(self, generator: np.random.Generator) -> tuple[int, float]:
+        while self._given.get(self._heap[0][2]) != self._heap[0][1]:
+            heapq.heappop(self._heap)
+        return self._heap[0][2], 1.0
+
+    def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
+        return Drawn(np.full(count, self.draw(generator)[0]), np.ones(count))
+
+    def state(self) -> dict[str, Any]:
+        held = sorted(entry for entry in self._heap if self._given.get(entry[2]) == entry[1])
+        priorities, given, rows = zip(*held, strict=True) if held else ((), (), ())
+        numbers = {"given": np.array(given, np.int64), "rows": np.array(rows, np.int64)}
+        return numbers | {"priorities": np.array(priorities, np.float64), "clock": np.array(self._clock)}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self._clock = int(state["clock"])
+        columns = (state[name].tolist() for name in ("priorities", "given", "rows"))
+        self._heap = list(zip(*columns, strict=True))
+        self._given = {row: given for _, given, row in self._heap}
+
+
+def _any(dense: _Dense, generator: np.random.Generator) -> tuple[int, float]:
+    return int(dense.rows[int(generator.random() * dense.count)]), 1.0 / dense.count
+
+
+def _any_many(dense: _Dense, count: int, generator: np.random.Generator) -> Drawn:
+    places = (generator.random(count) * dense.count).astype(np.int64)
+    return Drawn(dense.rows[places], np.full(count, 1.0 / dense.count))

@@ -1,0 +1,107 @@
+"""Before and after: a table's held-out rows asked of two models by `evals`, and the paired difference over groups."""
+
+import json
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from data_cards.table import Split, Table
+from evals.items import Item
+from evals.results.compare import Comparison, as_table, compare_dirs, to_json
+from evals.results.scores import score_dir
+from evals.running.options import RunOptions
+from evals.running.runner import run_task
+from evals.tasks.tables import completion, table_kinds, task_of
+from medsiglip.command import progress, say, whole_file
+
+Load = Callable[[], Any]
+
+
+class Reply(NamedTuple):
+    """An answer without a decoder behind it."""
+
+    text: str
+    thinking: str | None = None
+    tokens: int = 0
+    finish_reason: str = "stop"
+
+
+@dataclass(frozen=True)
+class CommonestAnswer:
+    """Answers every question with what is right most often on the training side: what looking at nothing reaches."""
+
+    by_prompt: Mapping[str, str]
+    otherwise: str
+
+    @classmethod
+    def of(cls, items: Sequence[Item]) -> "CommonestAnswer":
+        """Of the training side's items, each of whose questions is a prompt."""
+        said: dict[str, Counter[str]] = defaultdict(Counter)
+        for item in items:
+            said[item.prompt][completion(item)] += 1
+        together = sum(said.values(), Counter[str]())
+        return cls({prompt: counts.most_common(1)[0][0] for prompt, counts in said.items()}, _first(together))
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what it says."""
+        return sha256(json.dumps([sorted(self.by_prompt.items()), self.otherwise]).encode()).hexdigest()[:16]
+
+    @property
+    def identity(self) -> str:
+        """The same."""
+        return self.fingerprint
+
+    def ask_each(self, requests: Sequence[tuple[Any, str]], *, max_new_tokens: int) -> Iterator[Reply]:
+        """Answer (pictures, prompt) requests in order."""
+        for _, prompt in requests:
+            yield Reply(self.by_prompt.get(prompt, self.otherwise))
+
+
+def scored_side(table: Table) -> Split | None:
+    """The side that a recipe's result is scored on; None if no row is kept from training."""
+    return next((split for split in ("test", "validation") if table.on(split)), None)
+
+
+def score_models(
+    table: Table, models: Mapping[str, Load], out: Path, *, limit: int | None, command: str, quiet: bool
+) -> dict[str, Comparison]:
+    """Ask the held-out rows of every model and compare the last with each of the others.
+
+    Args:
+        table: with rows on a side that is kept from training; else nothing is scored, which is said.
+        models: name to what loads it, the tuned model last; one is in memory at a time.
+        out: gets a folder a model, as `medgemma-eval run` writes it, and gain.json.
+        limit: rows of a kind at most.
+        command: for the record.
+        quiet: no progress bar.
+
+    Returns:
+        Name of each other model to the comparison: value, n, and second minus first with its interval over groups.
+    """
+    side = scored_side(table)
+    if side is None:
+        say(f"{table.source}: every row is on the side train, so nothing is scored; name a --split column")
+        return {}
+    for name, load in models.items():
+        model, folder = load(), out / name.replace(" ", "-")
+        for kind in table_kinds(table):
+            task, options = task_of(table, kind), RunOptions(side=side, limit=limit)
+            with progress(None, f"items of {task.name} by {name}", quiet) as advance:
+                run_task(task, options, table.source, folder, model, name, command, advance)
+        score_dir(folder)
+        del model
+    *others, last = models
+    compared = {name: compare_dirs(out / name.replace(" ", "-"), out / last.replace(" ", "-")) for name in others}
+    for name, comparison in compared.items():
+        say(f"{last} against {name}, on the side {side}:\n{as_table(comparison)}")
+    with whole_file(out / "gain.json") as file:
+        file.write(json.dumps({name: to_json(c) for name, c in compared.items()}, indent=1, allow_nan=False) + "\n")
+    return compared
+
+
+def _first(counts: Counter[str]) -> str:
+    return counts.most_common(1)[0][0] if counts else ""

@@ -1,0 +1,1 @@
+"""An OpenAI-compatible server that speaks DICOM; the extra `serve`."""

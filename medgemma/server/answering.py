@@ -1,0 +1,137 @@
+"""Answers in the making, whoever makes them: what every backend gives and every shape of reply is made of."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractAsyncContextManager, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from medgemma.openai_chat import ChatBody, SamplingFields
+from medgemma.openai_reply import Choice, ReplyHead
+from medgemma.server.errors import Refusal
+
+
+class Delta(NamedTuple):
+    """What has come of one choice."""
+
+    choice: int
+    """Its index."""
+    text: str = ""
+    thinking: str = ""
+    logprobs: tuple[dict[str, Any], ...] = ()
+    tokens: int = 0
+    """Generated since the last one."""
+    finish_reason: str | None = None
+    """With the last one."""
+
+
+@dataclass
+class Answering:
+    """One request being answered."""
+
+    head: ReplyHead
+    num_choices: int
+    prompt_tokens: int
+    """Of another server known at the end only."""
+    deltas: AsyncIterator[Delta]
+    has_logprobs: bool = False
+
+
+class CompletionBody(SamplingFields):
+    """The body of a request to /v1/completions: a text as it is, without a chat template."""
+
+    prompt: str | list[str]
+    logprobs: int | None = None
+    suffix: None = None
+
+
+class Backend(Protocol):
+    """What answers: a model of this process, or another server."""
+
+    @property
+    def name(self) -> str:
+        """Of the model that answers where a request names none."""
+        ...
+
+    async def models(self) -> list[str]:
+        """Names that a request may ask for."""
+        ...
+
+    def chat(self, body: ChatBody) -> AbstractAsyncContextManager[Answering]:
+        """Answer a conversation; leaving the block early ends it."""
+        ...
+
+    async def close(self) -> None:
+        """Nothing more will be asked."""
+        ...
+
+    def complete(self, body: CompletionBody, prompt: str) -> AbstractAsyncContextManager[Answering]:
+        """Continue a text; likewise."""
+        ...
+
+
+@dataclass
+class Whole:
+    """The choices of a reply, put together from its deltas."""
+
+    num_choices: int
+    has_logprobs: bool
+    tokens: int = 0
+    _texts: dict[int, list[str]] = field(default_factory=dict)
+    _thoughts: dict[int, list[str]] = field(default_factory=dict)
+    _logprobs: dict[int, list[dict[str, Any]]] = field(default_factory=dict)
+    _ends: dict[int, str] = field(default_factory=dict)
+
+    def add(self, delta: Delta) -> None:
+        """Take one delta."""
+        self.tokens += delta.tokens
+        self._texts.setdefault(delta.choice, []).append(delta.text)
+        if delta.thinking:
+            self._thoughts.setdefault(delta.choice, []).append(delta.thinking)
+        self._logprobs.setdefault(delta.choice, []).extend(delta.logprobs)
+        if delta.finish_reason is not None:
+            self._ends[delta.choice] = delta.finish_reason
+
+    @property
+    def choices(self) -> list[Choice]:
+        """In order."""
+        return [
+            Choice(
+                "".join(self._texts.get(index, ())),
+                "".join(self._thoughts[index]) if index in self._thoughts else None,
+                self._ends.get(index, "stop"),
+                self._logprobs.get(index, []) if self.has_logprobs else None,
+            )
+            for index in range(self.num_choices)
+        ]
+
+
+async def whole_of(answering: Answering) -> Whole:
+    """Wait for all of an answer."""
+    whole = Whole(answering.num_choices, answering.has_logprobs)
+    async for delta in answering.deltas:
+        whole.add(delta)
+    return whole
+
+
+@dataclass
+class Places:
+    """How many requests may be open; used in the event loop only."""
+
+    limit: int
+    taken: int = 0
+
+    @contextmanager
+    def one(self) -> Iterator[None]:
+        """Take a place for a block.
+
+        Raises:
+            Refusal: all are taken.
+        """
+        if self.taken >= self.limit:
+            text = f"{self.taken} requests are open already; come again later"
+            raise Refusal(429, text, code="rate_limit_exceeded", retry_after_s=1)
+        self.taken += 1
+        try:
+            yield
+        finally:
+            self.taken -= 1
