@@ -37,6 +37,17 @@ Truth = Callable[[LabelledPicture], Mapping[str, float]]
 """A picture's labels, 1 or 0; empty leaves it out."""
 
 
+HEAD = (
+    "# Every labelled picture set of the kit",
+    "",
+    "`medgemma-eval labels` writes this table. A probe and raw pixels (24×24 in a logistic regression) learn from the",
+    "training side; what is scored neither saw. Zero-shot uses captions that no recipe trains on. nano was trained on",
+    "none of the skin, fundus and COVID-19 pictures.",
+    "",
+)
+"""The head of the page."""
+
+
 @dataclass(frozen=True)
 class LabelledSet:
     """One row of the table."""
@@ -146,6 +157,7 @@ def measure(encoder: "MedSigLIP", data: Path, which: LabelledSet, on: Side = "he
 def markdown(rows: Sequence[Row], model: str, on: Side) -> str:
     """The table, and below it the labels of each row."""
     lines = [
+        *HEAD,
         f"Model `{model}`, side `{on}`. Mean AUROC over labels, one against the rest; 95 % intervals by bootstrap over "
         "groups.",
         "",

@@ -231,7 +231,7 @@ def test_a_window_asked_for_by_number_is_shown_even_if_white():
 
 @pytest.mark.parametrize("policy", ["", "vio", "voi:", "voi:0", "voi:-1", "voi:x", "ct", "VOI"])
 def test_unknown_policies(policy):
-    with pytest.raises(ValueError, match="use one of voi, full-range, percentile, ct-report, "):
+    with pytest.raises(ValueError, match="use one of voi, full-range, percentile, report, ct-report, "):
         decode(dicom_bytes(np.zeros((2, 2), np.uint8)), policy)
 
 
