@@ -9,6 +9,7 @@ RLDS := .venv-rlds
 TENSORFLOW := .venv-tensorflow
 MINARI := .venv-minari
 LEROBOT := .venv-lerobot
+RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 TRL := .venv-trl
@@ -16,7 +17,7 @@ PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table system test-faults test-interop test-timm test-lm-eval test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-trl clean
 
 install: $(STAMP)
 
@@ -64,6 +65,10 @@ kit-table: $(STAMP)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
+# Zero-shot labels and probes of every labelled picture set of the kit, raw pixels beside them, written to docs/kit-labels.md.
+kit-labels: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/medgemma-eval labels --data $(KIT) --dtype float32 --device cpu --out docs/kit-labels.md
+
 # Recorders, replays and training runs killed at random points and at every write, disks that are full, files that are cut;
 # replays with many threads, limiters against the rule. CI runs it so; `make test-faults LONG=1` is the long form: 1,000 kills
 # each, a column of 4 GiB (10 GiB of memory), 1,000 threads for 30 s, 100,000 sequences.
@@ -107,6 +112,13 @@ test-interop: $(STAMP)
 	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
 
+# The calls of a replay with its tables in a Ray actor; Ray needs nothing of the rest of the package.
+test-ray:
+	test -e $(RAY)/.installed || { $(PYTHON) -m venv $(RAY) && \
+	  $(RAY)/bin/pip install --quiet --disable-pip-version-check ray==2.60.0 numpy pyarrow pytest pydantic pyyaml typer && \
+	  touch $(RAY)/.installed; }
+	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest tests/experience/replay/test_calls.py tests/ray
+
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
 test-timm: $(STAMP)
 	test -e $(TIMM)/.installed || { $(PYTHON) -m venv $(TIMM) && \
@@ -140,4 +152,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info

@@ -153,6 +153,38 @@ def run_command(
 
 
 @app.command()
+def labels(
+    data: Annotated[Path, typer.Option(help="Holds one folder a card name.")],
+    model: Model = "nano",
+    side: Annotated[str, typer.Option(help="held-out or final: what is scored.")] = "held-out",
+    out: Annotated[Path | None, typer.Option(help="Markdown file; stdout without it.")] = None,
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Zero-shot labels and probes on every labelled picture set of the kit, raw pixels and intervals beside them."""
+    from evals.controls.label_tables import labelled_sets, markdown, measure
+    from medsiglip import MedSigLIP
+
+    if side not in ("held-out", "final"):
+        raise ValueError(f"side {side!r}: choose held-out or final; the training side is learned from")
+    encoder, rows, failed = MedSigLIP.from_pretrained(model, device=device, dtype=dtype), [], False
+    with progress(len(labelled_sets()), "sets", quiet) as advance:
+        for which in labelled_sets():
+            try:
+                rows.append(measure(encoder, data, which, side))  # type: ignore[arg-type]
+            except (ValueError, OSError) as error:
+                say(f"error: {one_line(error)}")
+                failed = True
+            advance(1)
+    name = encoder.folder.name if Path(model).is_dir() else model
+    with whole_file(out) as file:
+        file.write(markdown(rows, f"{name} {encoder.fingerprint}", side))  # type: ignore[arg-type]
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
 def score(folder: Dir) -> None:
     """Score the outputs in DIR again, without generating."""
     if _score(folder):

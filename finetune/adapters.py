@@ -93,13 +93,18 @@ def adapt(model: Any, section: AdapterSection, *, seed: int) -> Adapted:
         seed: of the updates' first factors.
 
     Raises:
-        ValueError: the model has no such part, a part cannot be trained by the method, or qlora of weights that are not
-            4-bit.
+        ValueError: the model has no such part, a part cannot be trained by the method, or the method does not fit how
+            the weights are held.
     """
-    quantised = getattr(model, "is_loaded_in_4bit", False)
-    if (section.method == "qlora") != quantised:
-        need = "qlora needs weights loaded as nf4, on a CUDA device" if not quantised else "4-bit weights need qlora"
-        raise ValueError(f"adapter.method {section.method}: {need}; choose lora, which runs everywhere")
+    is_in_4_bits = getattr(model, "is_loaded_in_4bit", False)
+    if section.method == "qlora" and not is_in_4_bits:
+        raise ValueError(
+            "adapter.method qlora: needs weights loaded as nf4, on CUDA; choose lora, which runs everywhere"
+        )
+    if is_in_4_bits and section.method != "qlora":
+        raise ValueError(
+            f"adapter.method {section.method}: the weights are in 4 bits; choose qlora, or load them whole"
+        )
     _refuse_missing(model, section)
     model.requires_grad_(False)
     if section.method == "full":

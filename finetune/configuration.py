@@ -1,5 +1,6 @@
 """Recipe configuration: pydantic models from YAML, overridden by `--set section.key=value`."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -49,7 +50,9 @@ def keep_config(config: BaseModel, out: Path) -> None:
     path, text = out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise ValueError(f"{path}: another configuration was run here; give it again, or another --out")
-    path.write_text(text, encoding="utf-8")
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # several processes of one run write it at once
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
 
 
 def _read(file: Path) -> dict[str, Any]:

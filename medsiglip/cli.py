@@ -6,6 +6,7 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from data_cards.table.options import TableOptions
 from medsiglip.command import (
     Files,
     Model,
@@ -22,7 +23,7 @@ from medsiglip.command import (
 )
 from medsiglip.commands.calibrate import calibrate
 from medsiglip.commands.classify import classify
-from medsiglip.commands.encoding import EncodeOptions, Policy, Resize
+from medsiglip.commands.encoding import EncodeOptions, Resize
 from medsiglip.commands.gate import gate, gate_fit
 from medsiglip.commands.probe import probe
 from medsiglip.imaging import Notes, Volume
@@ -41,32 +42,46 @@ Item = TypeVar("Item")
 def embed(
     files: Files,
     out: Annotated[Path, typer.Option(help="Parquet file; an interrupted run goes on.")],
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="A series or volume is one row: its slices' mean.")
+    ] = False,
+    slices: Annotated[bool, typer.Option("--slices", help="With --volumes: a row for each slice too.")] = False,
     *,
     encoding: EncodeOptions,
     quiet: Quiet = False,
 ) -> None:
-    """One unit vector a frame: file, frame, sha256, embedding, model, policy, findings."""
-    from medsiglip.embed import embed_files
+    """One unit vector a frame, or with --volumes a series: file, frame, sha256, embedding, model, policy, findings.
 
-    problems, notes, select = Problems(), Notes(), encoding.selection
+    --model may be any picture encoder of transformers.
+    """
+    from medsiglip.embed import embed_files
+    from medsiglip.pooling import embed_volumes
+
+    if slices and not volumes:
+        raise ValueError("--slices goes with --volumes; without it every slice is a row already")
+    problems, notes = Problems(), Notes()
+    select = encoding.any_selection if volumes else encoding.selection
     paths = files_of(files, problems)
-    encoder = encoding.load()
-    with progress(None, "pictures", quiet) as advance:
-        embed_files(
-            encoder,
-            paths,
-            out,
-            on_problem=problems.add,
-            batch_size=encoding.batch_size,
-            policy=encoding.policy,
-            select=select,
-            on_progress=advance,
-            notes=notes,
-            on_stale=lambda aside: say(
-                "note: the model's pixels or other files have changed since it embedded what was there; all files are "
-                f"embedded anew, and the old rows are in {aside.name}"
-            ),
+    encoder = encoding.load_any()
+    policy = encoding.policy_of(encoder)
+
+    def note_stale(aside: Path) -> None:
+        say(
+            "note: the model's pixels or other files have changed since it embedded what was there; all files are "
+            f"embedded anew, and the old rows are in {aside.name}"
         )
+
+    with progress(None, "pictures", quiet) as advance:
+        if volumes:
+            embed_volumes(
+                encoder, paths, out, on_problem=problems.add, slices=slices, policy=policy,
+                batch_size=encoding.batch_size, select=select, on_progress=advance, notes=notes,
+            )  # fmt: skip
+        else:
+            embed_files(
+                encoder, paths, out, on_problem=problems.add, batch_size=encoding.batch_size, policy=policy,
+                select=select, on_progress=advance, notes=notes, on_stale=note_stale,
+            )  # fmt: skip
     say_notes(notes)
     problems.exit()
 
@@ -75,7 +90,7 @@ def embed(
 def look(
     files: Files,
     out: Annotated[Path, typer.Option(help="PNG file.")],
-    policy: Policy = "voi",
+    policy: Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")] = "voi",
     resize: Resize = "",
     size_px: Annotated[
         int | None, typer.Option(min=1, max=2048, help="Side of the square instead of the model's own.")
@@ -117,6 +132,52 @@ def look(
         save_png(sheet, out)
     say_notes(notes)
     problems.exit()
+
+
+@app.command()
+@spread_options
+def check(
+    *,
+    table: TableOptions,
+    near_duplicates: Annotated[
+        bool, typer.Option(help="Also compare the pictures with each other; the time grows with their number squared.")
+    ] = True,
+    quiet: Quiet = False,
+) -> None:
+    """Look a table of yours over by decoding its pictures: unreadable ones, and those that are there twice.
+
+    A picture of equal bytes, or a near-duplicate (turned, mirrored, resized, re-encoded), on two sides spoils a figure.
+    """
+    from data_cards.table.check import check_table
+    from medsiglip.tables.check import METHOD, decode_pictures, near_duplicates_of
+
+    read = table.read(labelled=False)
+    for line in read.described():
+        typer.echo(line)
+    with progress(sum(len(row.files) for row in read.rows), "pictures", quiet) as advance:
+        decoded = decode_pictures(read, advance)
+    faults = [*check_table(read), *decoded.faults]
+    notes = list(read.findings)
+    if near_duplicates:
+        from medsiglip.tables.near_duplicates import find_near_duplicates
+
+        group_of = {file: row.group for row in read.rows for file in row.files}
+        with progress(len(decoded.files), "pictures compared", quiet) as advance:
+            pairs = find_near_duplicates(decoded.maps, [group_of[file] for file in decoded.files], advance)
+        twice = near_duplicates_of(read, decoded.files, pairs)
+        faults += twice.faults
+        notes.append(
+            f"near-duplicates ({METHOD}): {len(twice.across_sides)} pairs on two sides, {len(twice.across_groups)} in "
+            f"two groups, {twice.within_groups} within a group"
+        )
+    for line in notes:
+        typer.echo(f"note: {line}")
+    for line in faults:
+        typer.echo(f"fault: {line}")
+    say_notes(decoded.notes)
+    typer.echo(f"{len(decoded.files)} pictures decoded ({decoded.num_frames} frames), {len(faults)} faults")
+    if faults:
+        raise typer.Exit(1)
 
 
 @app.command()

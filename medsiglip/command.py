@@ -47,7 +47,7 @@ def run(app: typer.Typer) -> None:
     warnings.showwarning = _say_remark
     try:
         app()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         say(f"error: {one_line(error)}")
         sys.exit(1)
     except (ImportError, RuntimeError) as error:

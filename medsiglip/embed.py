@@ -4,12 +4,11 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from medsiglip.checkpoints.identity import free_name, is_mended
-from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging import DecoderPool, FileProblem, ImageError, Notes, Picture, Source, Square, shared_pool
 from medsiglip.imaging.dicom.policies import check_policy
 from medsiglip.imaging.frame import VOI
@@ -22,6 +21,46 @@ if TYPE_CHECKING:
 ROWS_PER_PART = 2048
 SECONDS_PER_PART = 60.0
 """Rows, or seconds on a slow machine, between two points from which an interrupted run goes on."""
+
+
+class Pixels(Protocol):
+    """How an encoder's pictures are made square."""
+
+    @property
+    def square(self) -> Square | None:
+        """What workers that decode files may do at once; None: nothing."""
+
+    @property
+    def policy(self) -> str:
+        """The resize policy's name."""
+
+
+class PictureEncoder(Protocol):
+    """What embeds pictures: `MedSigLIP`, or another transformers encoder (`medsiglip.commands.other_encoders`)."""
+
+    name: str
+
+    @property
+    def identity(self) -> str:
+        """What embeddings depend on."""
+
+    @property
+    def embedding_width(self) -> int:
+        """D."""
+
+    @property
+    def preprocessing(self) -> Pixels:
+        """Its pixels."""
+
+    def stream_images(
+        self, pictures: Iterable[Picture], batch_size: int = 32
+    ) -> Iterator[tuple[list[Picture], np.ndarray]]:
+        """Batches of pictures with their (n, D) float32 unit vectors."""
+
+
+def model_name(encoder: PictureEncoder) -> str:
+    """Name and identity, as the column `model` has them; of a folder its last part alone."""
+    return f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.identity}"
 
 
 def readable_pictures(
@@ -46,7 +85,7 @@ def readable_pictures(
 
 
 def embed_files(
-    encoder: MedSigLIP,
+    encoder: PictureEncoder,
     files: Sequence[Source | Path],
     out: Path,
     *,
@@ -86,7 +125,7 @@ def embed_files(
     check_policy(policy)
     notes = notes or Notes()
     parts = out.with_name(out.name + ".parts")
-    identity = f"{Path(encoder.name).name if Path(encoder.name).is_dir() else encoder.name}@{encoder.identity}"
+    identity = model_name(encoder)
     asked = " ".join([policy, *(f"{key}={value}" for key, value in select)])
     schema = embedding_schema(encoder.embedding_width, asked)
     done = _finished_files(_written(out, parts), identity, f"{asked}+{encoder.preprocessing.policy}", out)
@@ -139,7 +178,7 @@ def embedding_schema(width: int, policy: str = VOI) -> "pa.Schema":
     )
 
 
-def _row(picture: Picture, vector: np.ndarray, encoder: MedSigLIP, identity: str) -> dict[str, Any]:
+def _row(picture: Picture, vector: np.ndarray, encoder: PictureEncoder, identity: str) -> dict[str, Any]:
     return {
         "file": picture.file,
         "frame": picture.frame,

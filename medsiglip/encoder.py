@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -20,6 +20,9 @@ from medsiglip.checkpoints.folders import read_json, resolve_model
 from medsiglip.checkpoints.identity import fingerprint, identity
 from medsiglip.checkpoints.weights import load_strictly
 from medsiglip.imaging import Picture, open_pictures
+from medsiglip.imaging.dicom.policies import REPORT
+from medsiglip.imaging.frame import VOI
+from medsiglip.network.text import TextNormaliser, normalised
 from medsiglip.preprocess import Preprocessing
 
 if TYPE_CHECKING:
@@ -44,6 +47,10 @@ class MedSigLIP:
     name: str
     policy: str | None = None
     """The resize policy that was asked for instead of the checkpoint's own."""
+    text_normaliser: TextNormaliser = "huggingface"
+    """What is done to texts before the tokenizer, see `medsiglip.network.text`."""
+    is_int8: bool = False
+    """Whether the towers' linear layers compute in eight bits."""
 
     @classmethod
     def from_pretrained(
@@ -53,19 +60,28 @@ class MedSigLIP:
         device: str = "auto",
         dtype: str | None = None,
         policy: str | None = None,
+        size_px: int | None = None,
+        text_normaliser: TextNormaliser = "huggingface",
     ) -> "MedSigLIP":
         """Load an encoder.
 
         Args:
             model: "nano", a local folder, or a Hub id.
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
-            dtype: "float32" or "bfloat16"; None is float32 on a CPU and bfloat16 elsewhere.
+            dtype: "float32", "bfloat16", or, on a CPU, "int8" (the linear layers; the rest in bfloat16 where the CPU
+                has it); None is float32 on a CPU and bfloat16 elsewhere.
             policy: a resize policy instead of the checkpoint's own.
+            size_px: side of the square instead of the checkpoint's own; the position table is resized.
+            text_normaliser: "huggingface" or "report", see `medsiglip.network.text`.
 
         Raises:
-            ValueError: the model cannot be found, or its weights are incomplete.
+            ValueError: the model cannot be found, its weights are incomplete, or an option cannot be met.
         """
         from transformers import SiglipModel
+
+        from medsiglip.checkpoints.positions import resize_tower
+        from medsiglip.network.attention import use_one_head_after_the_other
+        from medsiglip.network.int8 import to_int8
 
         folder = resolve_model(model)
         _refuse_naflex(folder)
@@ -73,8 +89,17 @@ class MedSigLIP:
         place = pick_device(device)
         if place == "cpu":
             keep_freed_memory()
-        network = load_strictly(SiglipModel, folder, dtype=pick_dtype(dtype, place)).to(place)
-        return cls(network, Preprocessing.from_folder(folder, policy), folder, str(model), policy)
+        normalised([], text_normaliser)  # refuses an unknown one
+        network = load_strictly(SiglipModel, folder, dtype=_computed_in(dtype, place)).to(place)
+        preprocessing = Preprocessing.from_folder(folder, policy)
+        if size_px is not None:
+            resize_tower(network, size_px)
+            preprocessing = replace(preprocessing, size_px=size_px)
+        if dtype == "int8":
+            to_int8(network)
+        if place == "cpu":
+            use_one_head_after_the_other(network)
+        return cls(network, preprocessing, folder, str(model), policy, text_normaliser, dtype == "int8")
 
     @cached_property
     def tokenizer(self) -> Any:
@@ -93,13 +118,23 @@ class MedSigLIP:
     @cached_property
     def identity(self) -> str:
         """What embeddings depend on, for caches and resumes; see `medsiglip.checkpoints.identity`."""
-        weights = "-".join(part for part in (self.fingerprint, self.policy) if part)
-        return identity(weights, self.folder)
+        own_px = self.preprocessing.size_px if self.preprocessing.size_px != self._checkpoint_px else 0
+        changes = (
+            self.policy,
+            f"{own_px}px" if own_px else "",
+            "" if self.text_normaliser == "huggingface" else f"{self.text_normaliser}-text",
+            "int8" if self.is_int8 else "",
+        )
+        return identity("-".join(part for part in (self.fingerprint, *changes) if part), self.folder)
+
+    @cached_property
+    def _checkpoint_px(self) -> int:
+        return Preprocessing.from_folder(self.folder, self.policy).size_px
 
     @property
     def dtype_name(self) -> str:
-        """Of the weights, such as "float32"."""
-        return str(self.model.dtype).removeprefix("torch.")
+        """Of the weights as they are computed with: "float32", "bfloat16" or "int8"."""
+        return "int8" if self.is_int8 else str(self.model.dtype).removeprefix("torch.")
 
     @property
     def logit_scale(self) -> float:
@@ -130,9 +165,47 @@ class MedSigLIP:
         Raises:
             ImageError: a file cannot be read.
         """
-        pictures = open_pictures(images, square=self.preprocessing.square)
+        pictures = open_pictures(images, self.pixel_policy, square=self.preprocessing.square)
         batches = [vectors for _, vectors in self.stream_images(pictures, batch_size)]
         return np.concatenate(batches) if batches else np.zeros((0, self.embedding_width), np.float32)
+
+    def encode_patches(self, images: Any, batch_size: int = 8) -> np.ndarray:
+        """Embed every patch of pictures, before pooling: what a decoder sees, and what heat maps are made of.
+
+        Args:
+            images: as for `encode_images`.
+            batch_size: pictures a forward pass.
+
+        Returns:
+            (N, rows, columns, D) float32, after the tower's last norm, not normalised; they lie in no common space with
+            texts.
+
+        Raises:
+            ImageError: a file cannot be read.
+        """
+        import torch
+
+        pictures = open_pictures(images, self.pixel_policy, square=self.preprocessing.square)
+        found = []
+        for _, resized in self._prepared(pictures, batch_size):
+            values = self.preprocessing.pixel_values(resized).to(self.model.device, self.model.dtype)
+            with torch.inference_mode():
+                tokens = self.model.vision_model(pixel_values=values).last_hidden_state.float().cpu().numpy()
+            side = round(tokens.shape[1] ** 0.5)
+            found.append(tokens.reshape(len(tokens), side, side, -1))
+        empty = (0, *(self.preprocessing.size_px // self.model.config.vision_config.patch_size,) * 2)
+        return np.concatenate(found) if found else np.zeros((*empty, self.embedding_width), np.float32)
+
+    @property
+    def pixel_policy(self) -> str:
+        """How CT is shown by default: as its training showed it.
+
+        The report's encoder, MedSigLIP at 448 px or 896 px, saw CT in three Hounsfield windows (report, section 2.1.2):
+        "report". Others, nano too, which learned from grey slices, and general SigLIPs: "voi".
+        """
+        vision = self.model.config.vision_config
+        is_the_reports = (vision.hidden_size, vision.patch_size) == (1152, 14) and self._checkpoint_px in (448, 896)
+        return REPORT if is_the_reports else VOI
 
     def stream_images(
         self, pictures: Iterable[Picture], batch_size: int = 32
@@ -162,7 +235,7 @@ class MedSigLIP:
         """
         import torch
 
-        texts = [texts] if isinstance(texts, str) else texts
+        texts = normalised([texts] if isinstance(texts, str) else texts, self.text_normaliser)
         inputs = text_inputs(self.tokenizer, texts) if texts else {}
         self._refuse_other_ids(inputs)
         vectors = []
@@ -288,6 +361,17 @@ def pick_dtype(dtype: str | None, device: str) -> Any:
     if dtype not in names:
         raise ValueError(f"dtype {dtype!r}: choose float32 or bfloat16 (float16 overflows in Gemma 3)")
     return names[str(dtype)]
+
+
+def _computed_in(dtype: str | None, device: str) -> Any:
+    """As `pick_dtype`; of "int8" what the rest is computed in."""
+    import torch
+
+    if dtype != "int8":
+        return pick_dtype(dtype, device)
+    if device != "cpu":
+        raise ValueError(f"dtype 'int8' is for a CPU, and the device is {device}; choose bfloat16 there")
+    return torch.bfloat16 if torch.ops.mkldnn._is_mkldnn_bf16_supported() else torch.float32
 
 
 def require_model_type(folder: Path, *expected: str) -> str:

@@ -1,16 +1,18 @@
-"""One vector a file: the mean of its frames' unit vectors, normalised again."""
+"""One vector a file or a series: the mean of its frames' unit vectors, normalised again."""
 
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from medsiglip.embed import readable_pictures
-from medsiglip.encoder import MedSigLIP
-from medsiglip.imaging import FileProblem, Notes
-from medsiglip.imaging.dicom.policies import check_policy
+from medsiglip.embed import PictureEncoder, embedding_schema, model_name, readable_pictures
+from medsiglip.imaging import FileProblem, ImageError, Notes, Picture, Volume, open_images
+from medsiglip.imaging.dicom.policies import CT_POLICIES, REPORT, check_policy
 from medsiglip.imaging.frame import VOI
 from medsiglip.imaging.source import Source, as_source
+from medsiglip.imaging.units import HU
 from medsiglip.imaging.volumes.select import Selection
 
 
@@ -29,8 +31,89 @@ def pooled(vectors: np.ndarray) -> np.ndarray:
     return np.asarray(mean / length, dtype=np.float32)
 
 
+def embed_volumes(
+    encoder: PictureEncoder,
+    files: Sequence[Source | Path],
+    out: Path,
+    *,
+    on_problem: Callable[[FileProblem], None],
+    slices: bool = False,
+    policy: str = VOI,
+    batch_size: int = 32,
+    select: Selection = (),
+    on_progress: Callable[[int], None] = lambda pictures: None,
+    notes: Notes | None = None,
+) -> int:
+    """Write one row a series, volume or picture: the mean of its slices' unit vectors, normalised; its frame is -1.
+
+    The columns are those of `embed_files`. Slices of a series stack to a volume as `open_images` says; its `file` is
+    the volume's name, its `sha256` the volume's. The file appears when it is whole; a second run makes all of it anew.
+
+    Args:
+        encoder: the encoder.
+        files: of series, volumes and pictures.
+        out: the Parquet file.
+        on_problem: told of what cannot be read.
+        slices: a row for each slice too, with its index as frame.
+        policy: of pixels; "report" and "ct-report" show CT volumes in the report's windows, others each slice's own.
+        batch_size: slices a forward pass.
+        select: which volume of several.
+        on_progress: told how many slices have been embedded.
+        notes: takes findings.
+
+    Returns:
+        The number of rows.
+
+    Raises:
+        ValueError: an unknown policy.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    check_policy(policy)
+    rows: list[dict[str, Any]] = []
+    for item in open_images(list(files), policy, on_problem, select=dict(select)):
+        try:
+            pictures = list(_slices(item, policy))
+        except ImageError as error:
+            on_problem(FileProblem(error.file, error.reason))
+            continue
+        batches = []
+        for batch, of_batch in encoder.stream_images(pictures, batch_size):
+            batches.append(of_batch)
+            on_progress(len(batch))
+        vectors = np.concatenate(batches)
+        if notes is not None:
+            notes.add(item.file, item.findings)
+        fact: dict[str, Any] = {"file": item.file, "sha256": item.sha256, "model": model_name(encoder)}
+        fact["findings"] = [finding.text for finding in item.findings]
+        shown = f"{pictures[0].policy}+{encoder.preprocessing.policy}"
+        rows.append({**fact, "frame": -1, "embedding": pooled(vectors), "policy": shown})
+        if slices and isinstance(item, Volume):
+            rows += [
+                {**fact, "frame": picture.frame, "embedding": vector, "policy": shown}
+                for picture, vector in zip(pictures, vectors, strict=True)
+            ]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_name(out.name + ".partial")
+    schema = embedding_schema(encoder.embedding_width, policy)
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
+    partial.replace(out)
+    return len(rows)
+
+
+def _slices(item: Picture | Volume, policy: str) -> Iterator[Picture]:
+    if isinstance(item, Picture):
+        yield item
+        return
+    in_windows = policy in (REPORT, CT_POLICIES[0]) and item.unit == HU
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that a volume is not axial matters to a decoder
+        yield from item.pictures("report" if in_windows else VOI)
+
+
 def vectors_of_files(
-    encoder: MedSigLIP,
+    encoder: PictureEncoder,
     files: Sequence[Source | Path],
     *,
     on_problem: Callable[[FileProblem], None],

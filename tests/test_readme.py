@@ -124,7 +124,7 @@ def test_the_page_on_pixels_runs(repository: Path, study_folder: Path) -> None:
 def test_the_page_on_labels_runs(repository: Path, study_folder: Path) -> None:
     said = run_page(repository, "docs/labels.md", study_folder)
     assert {"labels.csv", "findings.csv", "modality.csv"} <= {path.name for path in study_folder.iterdir()}
-    assert said.startswith("(1, 2)\n('CT', 'X-ray')") and re.search(r"\[('[ab]'(, )?){4}\]", said)
+    assert said.startswith("(1, 8, 8, 192)\n(1, 2)\n('CT', 'X-ray')") and re.search(r"\[('[ab]'(, )?){4}\]", said)
 
 
 @needs_nano

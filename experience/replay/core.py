@@ -86,6 +86,7 @@ class Core:
                 self.log.insert(live, [data], [priority])
         except BaseException:
             data.drop()
+            live.changed()
             raise
         key = live.state.insert(data, priority)
         live.changed()
@@ -111,6 +112,7 @@ class Core:
                     self.log.insert(live, some.each(), weights.tolist())
             except BaseException:
                 cells.arena.drop(cells.rows[start:])
+                live.changed()
                 raise
             keys.append(live.state.insert_many(some, weights))
             start += allowed

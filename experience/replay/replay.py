@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -21,6 +21,9 @@ from experience.replay.tables.live import Deadline, TableInfo
 from experience.replay.tables.signature import check_signature
 from experience.replay.tables.table import Draw, Table, joined
 from experience.replay.writers import TrajectoryWriter
+
+if TYPE_CHECKING:
+    from experience.replay.on_ray import RayReplay
 
 
 class Replay:
@@ -53,6 +56,29 @@ class Replay:
         """
         self.core = Core(tables, seed, max_bytes)
         self._durable = Durable(folder, self.core, sync=sync, replace_limiters=replace_limiters) if folder else None
+
+    @classmethod
+    def on_ray(
+        cls, address: str | None, tables: Sequence[Table], *, name: str = "replay", **options: Any
+    ) -> "RayReplay":
+        """Return a replay for many machines: the same calls, the tables in one actor of a Ray cluster.
+
+        Args:
+            address: Of the cluster, as `ray.init` takes it; None: the one that this process is connected to, or a new
+                one on this machine.
+            tables: As above; of no meaning if the replay is there already.
+            name: Of the actor: who asks for the same name gets the same replay. It lives until `close`.
+            options: seed, max_bytes, folder, sync, replace_limiters as above. With a folder it comes back after its
+                death with all that was acknowledged; the folder is the actor's.
+
+        Raises:
+            ValueError: Ray is not installed.
+        """
+        try:
+            from experience.replay.on_ray import on_ray
+        except ModuleNotFoundError as fault:
+            raise ValueError("a replay on Ray needs ray; run `pip install 'open-medgemma[ray]'`") from fault
+        return on_ray(cls, address, tables, name, options)
 
     def insert(self, data: Any, priorities: Mapping[str, float], timeout: float | None = None) -> dict[str, int]:
         """Insert one step as an item of some tables, which share its data.

@@ -14,7 +14,8 @@ import numpy as np
 
 from experience.replay.core import Core
 from experience.replay.data.structure import flatten, unflatten
-from experience.replay.writers import TrajectoryColumn, TrajectoryWriter
+from experience.replay.history import TrajectoryColumn
+from experience.replay.writers import TrajectoryWriter
 from experience.transformations.patterns import Condition, Moment, Slice, reference_step
 
 
@@ -92,6 +93,11 @@ class StructuredWriter:
             self._apply(at_end=True)
         self._since = [0] * len(self._patterns) if clear_buffers else self._since
         return self._writer.end_episode(clear_buffers=clear_buffers, timeout=timeout)
+
+    def close(self) -> None:
+        """Forget the steps, and the items that no table has taken."""
+        if self._writer is not None:
+            self._writer.close()
 
     def __enter__(self) -> Self:
         return self

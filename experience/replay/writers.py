@@ -6,7 +6,6 @@ Source: Cassirer et al., Reverb, arXiv:2102.04736 (2021); reverb/trajectory_writ
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -16,10 +15,9 @@ from experience.replay.data.arena import Cell
 from experience.replay.data.errors import Expired
 from experience.replay.data.items import Column, Part, Trajectory, leaves_of
 from experience.replay.data.structure import flatten, paths, unflatten
+from experience.replay.history import History, Path, TrajectoryColumn
 from experience.replay.tables.live import Deadline, LiveTable
 from experience.replay.tables.signature import check_signature
-
-Path = tuple[Any, ...]
 
 
 class Place(NamedTuple):
@@ -35,35 +33,6 @@ class _Step:
 
     cells: list[Cell] = field(default_factory=list)
     values: dict[Path, Place] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class TrajectoryColumn:
-    """Steps of a column, to become part of an item."""
-
-    path: Path
-    steps: tuple[int, ...]
-    """Numbers of the steps in the episode."""
-    episode: int
-    squeeze: bool = False
-
-
-@dataclass(frozen=True)
-class HistoryColumn:
-    """All steps of a column: `column[-1]`, `column[-3:]`, `column[[0, 2]]`."""
-
-    writer: TrajectoryWriter
-    path: Path
-
-    def __len__(self) -> int:
-        return self.writer.episode_steps
-
-    def __getitem__(self, key: int | slice | Sequence[int]) -> TrajectoryColumn:
-        steps, episode = range(len(self)), self.writer.episode
-        if isinstance(key, int):
-            return TrajectoryColumn(self.path, (steps[key],), episode, squeeze=True)
-        chosen = steps[key] if isinstance(key, slice) else [steps[one] for one in key]
-        return TrajectoryColumn(self.path, tuple(chosen), episode)
 
 
 class TrajectoryWriter:
@@ -84,20 +53,23 @@ class TrajectoryWriter:
         self._core = core
         self._kept = num_keep_alive_refs
         self._steps: deque[_Step] = deque()
-        self._partial = False
-        self._structure: Any = None
+        self._history = History()
         self._pending: deque[tuple[LiveTable, Trajectory, float]] = deque()
-        self.episode_steps = 0
-        """Steps in this episode, one that is not complete included."""
-        self.episode = 0
-        """Number of episodes before this one."""
 
     @property
     def history(self) -> Any:
         """The columns of the steps so far, in the structure of the steps."""
-        if self._structure is None:
-            raise ValueError("got no step yet; expected append() first")
-        return _columns(self._structure, self, ())
+        return self._history.columns()
+
+    @property
+    def episode_steps(self) -> int:
+        """Steps in this episode, one that is not complete included."""
+        return self._history.num_steps
+
+    @property
+    def episode(self) -> int:
+        """Number of episodes before this one."""
+        return self._history.episode
 
     def append(self, data: Any, *, partial_step: bool = False) -> None:
         """Append a step, or a part of one.
@@ -110,22 +82,19 @@ class TrajectoryWriter:
         Raises:
             ValueError: The step has one of the columns already.
         """
-        flat = flatten(data)
-        names = paths(flat.structure)
-        if not self._partial:
-            self._steps.append(_Step())
-            self.episode_steps += 1
-        step = self._steps[-1]
+        names = paths(flatten(data).structure)
+        step = self._steps[-1] if self._history.is_partial else _Step()
         if taken := [name for name in names if name in step.values]:
             raise ValueError(f"got {'.'.join(map(str, taken[0]))} twice for one step; expected it once")
         with self._core.lock:
             cell = self._core.put(data)
+            step.cells.append(cell)
+            step.values |= {name: Place(cell, leaf) for leaf, name in enumerate(names)}
+            if not self._history.is_partial:
+                self._steps.append(step)
             while len(self._steps) > self._kept:
                 self._drop(self._steps.popleft())
-        step.cells.append(cell)
-        step.values |= {name: Place(cell, leaf) for leaf, name in enumerate(names)}
-        self._structure = _merged(self._structure, data)
-        self._partial = partial_step
+        self._history.add(data, partial_step=partial_step)
         self._push(Deadline(0.0), 0)
 
     def create_item(self, table: str, priority: float, trajectory: Any) -> None:
@@ -176,7 +145,7 @@ class TrajectoryWriter:
             clear_buffers: Forget the steps, so that no item reaches over the end of an episode.
             timeout: Seconds to wait; None: without end. Items that were not taken go on waiting.
         """
-        self._partial = False
+        self._history.end(clear=clear_buffers)
         if clear_buffers:
             self._clear()
         return self.flush(timeout=timeout)
@@ -204,8 +173,6 @@ class TrajectoryWriter:
         with self._core.lock:
             while self._steps:
                 self._drop(self._steps.popleft())
-        self.episode_steps = 0
-        self.episode += 1
 
     def _drop(self, step: _Step) -> None:
         for cell in step.cells:
@@ -248,24 +215,3 @@ class TrajectoryWriter:
             else:
                 parts.append(Part(arena, leaf, (row,)))
         return Column(tuple(parts), column.squeeze)
-
-
-def _columns(structure: Any, writer: TrajectoryWriter, path: Path) -> Any:
-    """The structure of steps, with a column at every leaf."""
-    if isinstance(structure, Mapping):
-        return {name: _columns(part, writer, (*path, name)) for name, part in structure.items()}
-    if isinstance(structure, list | tuple):
-        parts = [_columns(part, writer, (*path, place)) for place, part in enumerate(structure)]
-        return type(structure)(*parts) if hasattr(structure, "_fields") else type(structure)(parts)
-    return HistoryColumn(writer, path)
-
-
-def _merged(known: Any, data: Any) -> Any:
-    """What columns there are, from the data of steps: dicts may grow."""
-    if isinstance(data, Mapping):
-        before = known if isinstance(known, Mapping) else {}
-        return {**before, **{name: _merged(before.get(name), part) for name, part in data.items()}}
-    if isinstance(data, list | tuple):
-        parts = [_merged(None, part) for part in data]
-        return type(data)(*parts) if hasattr(data, "_fields") else type(data)(parts)
-    return 0

@@ -16,6 +16,7 @@ from medgemma.checkpoints.convert import Advance, common_dtype, copy_companions,
 from medgemma.checkpoints.info import parameters_by_part
 from medgemma.checkpoints.layouts import kind_of, matched_folder, write_config
 from medsiglip.checkpoints.folders import image_processor, read_json
+from medsiglip.checkpoints.positions import resized_positions
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,
     PlannedTensor,
@@ -159,28 +160,6 @@ def plug_folders(
         _grid(config["vision_config"]) ** 2,
         "kept" if keep_projector else "new",
     )
-
-
-def resized_positions(table: torch.Tensor, patches: int) -> torch.Tensor:
-    """Resize a square learned position table.
-
-    Bicubic, half-pixel centres, no antialias: what transformers' own `interpolate_pos_encoding` does, so that the tower
-    sees after the resize what the encoder would see in transformers at that size.
-
-    Args:
-        table: (P, D).
-        patches: P of the result, a square.
-
-    Returns:
-        (patches, D) of the same dtype.
-    """
-    old, new = isqrt(table.shape[0]), isqrt(patches)
-    assert old * old == table.shape[0] and new * new == patches
-    if old == new:
-        return table
-    square = table.float().T.reshape(1, -1, old, old)  # (1, D, side, side)
-    resized = torch.nn.functional.interpolate(square, size=(new, new), mode="bicubic", align_corners=False)
-    return resized.flatten(2)[0].T.contiguous().to(table.dtype)
 
 
 def _refuse_uneven_pooling(grid: int, image_tokens: int) -> None:

@@ -209,7 +209,9 @@ def _labelled(siglip: "MedSigLIP", picture: Picture, tasks: Sequence[str]) -> tu
     for task in tasks:
         classifier = ZeroShotClassifier.for_task(siglip, task)
         result = classifier.classify_vectors(vectors)
-        calibrated = shipped_calibration(siglip.folder, classifier, f"voi+{siglip.preprocessing.policy}")
+        calibrated = shipped_calibration(
+            siglip.folder, classifier, f"{siglip.pixel_policy}+{siglip.preprocessing.policy}"
+        )
         (probabilities,) = calibrated.probabilities(result) if calibrated else result.probabilities
         named = f"{calibrated.map.method}, {calibrated.site}" if calibrated else ""
         labelled.append(Labelled(task, result.labels, tuple(map(float, probabilities)), named))

@@ -49,7 +49,7 @@ class GateOptions:
         from medsiglip.gate.files import gate_for
 
         encoder = MedSigLIP.from_pretrained(self.gate_encoder, device="cpu")
-        pixels = f"voi+{encoder.preprocessing.policy}"
+        pixels = f"{encoder.pixel_policy}+{encoder.preprocessing.policy}"
         gate = gate_for(self.gate, encoder.folder, encoder.identity, pixels)
         for study in studies:
             if reason := self._reason(study, gate, encoder):
@@ -59,7 +59,7 @@ class GateOptions:
 
     def _reason(self, study: Study, gate: "Gate", encoder: "MedSigLIP") -> str:
         """Why the study is held back; "" where it passes."""
-        pictures, unread = _pictures(study)
+        pictures, unread = _pictures(study, encoder.pixel_policy)
         if unread and not pictures:
             return f"the gate cannot read it ({unread[0].reason})"
         if not pictures:
@@ -71,16 +71,16 @@ class GateOptions:
         return f"{held_back.most_common(1)[0][0]}; ask without --gate, or fit one on such pictures: medsiglip gate-fit"
 
 
-def _pictures(study: Study) -> tuple[list[Picture], list[FileProblem]]:
+def _pictures(study: Study, policy: str) -> tuple[list[Picture], list[FileProblem]]:
     """Some pictures of a study as the gate knows them; slices that are shown in other windows are read again."""
     from medsiglip.embed import readable_pictures
 
     shown = [part for part in study.parts if isinstance(part, Picture)]
-    if all(picture.policy in ("voi", "stored") for picture in shown):
+    if all(picture.policy in (policy, "stored") for picture in shown):
         return _spread(shown), []
     unread: list[FileProblem] = []
     files = [Path(study.files[place]) for place in _places(len(study.files))]
-    return _spread(list(readable_pictures(files, unread.append))), unread
+    return _spread(list(readable_pictures(files, unread.append, policy=policy))), unread
 
 
 def _spread(pictures: Sequence[Picture]) -> list[Picture]:

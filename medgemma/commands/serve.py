@@ -12,9 +12,9 @@ from medgemma.commands.options import Quantize, Resize, VolumeOptions
 from medsiglip.command import Device, Dtype, Model, Quiet, one_line, say, spread_options
 
 if TYPE_CHECKING:
-    from medgemma.server.app import Loaded
     from medgemma.server.metrics import Metrics
     from medgemma.server.settings import Settings
+    from medgemma.server.state import Loaded
 
 TOKEN_VARIABLE = "MEDGEMMA_SERVE_TOKEN"
 """Environment variable with the bearer token; there is no option for it, so that it is in no shell history."""
@@ -42,9 +42,9 @@ class ServedModel:
     def load(self, settings: "Settings", metrics: "Metrics") -> "Loaded":
         """Load it all."""
         from medgemma.model import MedGemma
-        from medgemma.server.app import Loaded
         from medgemma.server.embedded import EmbeddedBackend, hear_warnings
         from medgemma.server.encoding import Encoding
+        from medgemma.server.state import Loaded
         from medgemma.server.upstream import UpstreamBackend
         from medsiglip import MedSigLIP
 

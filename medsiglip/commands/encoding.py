@@ -1,30 +1,39 @@
 """The options of every command that embeds pictures."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from medsiglip.command import Device, Dtype, Model, Select
+from medsiglip.command import Device, Model, Select
 
 if TYPE_CHECKING:
+    from medsiglip.commands.other_encoders import OtherEncoder
     from medsiglip.encoder import MedSigLIP
     from medsiglip.imaging.volumes.select import Selection
+    from medsiglip.network.text import TextNormaliser
 
-Policy = Annotated[str, typer.Option(help="Pixels: voi, voi:2, full-range, percentile, ct-report, ...")]
+Policy = Annotated[str, typer.Option(help="Pixels: auto, voi, voi:2, full-range, percentile, report, ct-report, ...")]
 Resize = Annotated[str, typer.Option(help="A resize policy instead of the model's own.")]
 Batch = Annotated[int, typer.Option(min=1, help="Pictures a forward pass.")]
+
+
+AUTO = "auto"
+"""As the encoder's training showed CT, see `MedSigLIP.pixel_policy`."""
+SizePx = Annotated[int | None, typer.Option(min=1, help="Side of the square instead of the model's own.")]
 
 
 @dataclass(frozen=True)
 class EncodeOptions:
     """Which encoder embeds pictures, and how they are read."""
 
-    policy: Policy = "voi"
+    policy: Policy = AUTO
     resize: Resize = ""
     model: Model = "nano"
     device: Device = "auto"
-    dtype: Dtype = "auto"
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, or int8 on a CPU.")] = "auto"
+    size_px: SizePx = None
+    text_normaliser: Annotated[str, typer.Option(help="huggingface (the checkpoint's own) or report.")] = "huggingface"
     batch_size: Batch = 32
     select: Select = None
 
@@ -46,6 +55,33 @@ class EncodeOptions:
                 )
         return selection
 
+    @property
+    def any_selection(self) -> "Selection":
+        """Which volume of a file or series that holds several, by any key.
+
+        Raises:
+            ValueError: no such key.
+        """
+        from medsiglip.imaging.volumes.select import parse_selection
+
+        return parse_selection(self.select or [])
+
+    def load_any(self) -> "MedSigLIP | OtherEncoder":
+        """The encoder, of any kind that transformers has.
+
+        Raises:
+            ValueError: there is no such model, or an option that another encoder has not.
+        """
+        from medsiglip.checkpoints.folders import read_json, resolve_model
+        from medsiglip.commands.other_encoders import load_encoder
+
+        config = read_json(resolve_model(self.model) / "config.json")
+        if str(config.get("model_type", "")).startswith("siglip"):
+            return self.load()
+        if self.resize or self.size_px or self.dtype == "int8":
+            raise ValueError(f"--resize, --size-px and int8 are for SigLIP; {self.model} has its own processor")
+        return load_encoder(self.model, device=self.device, dtype=self.dtype)
+
     def load(self) -> "MedSigLIP":
         """The encoder.
 
@@ -55,12 +91,20 @@ class EncodeOptions:
         from medsiglip.encoder import MedSigLIP
         from medsiglip.imaging.dicom.policies import check_policy
 
-        check_policy(self.policy)
-        return MedSigLIP.from_pretrained(self.model, device=self.device, dtype=self.dtype, policy=self.resize or None)
+        if self.policy != AUTO:
+            check_policy(self.policy)
+        return MedSigLIP.from_pretrained(
+            self.model,
+            device=self.device,
+            dtype=self.dtype,
+            policy=self.resize or None,
+            size_px=self.size_px,
+            text_normaliser=cast("TextNormaliser", self.text_normaliser),
+        )
 
-    def policy_of(self, encoder: "MedSigLIP") -> str:
-        """The pixel policy that is used."""
-        return self.policy
+    def policy_of(self, encoder: "MedSigLIP | OtherEncoder") -> str:
+        """The pixel policy that is used: that of --policy, or by auto as the encoder's training showed pictures."""
+        return encoder.pixel_policy if self.policy == AUTO else self.policy
 
     def pixels(self, encoder: "MedSigLIP") -> str:
         """Pixel and resize policy: what scores of one encoder depend on beside the picture."""

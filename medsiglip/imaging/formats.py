@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .dicom.policies import CT_POLICIES
+from .dicom.policies import CT_POLICIES, REPORT
 from .frame import STORED, VOI, DecodedFrame, ImageError, is_grey_plane
+from .units import HU
 from .video import video_reason
 from .volumes.select import Selection
 from .volumes.voxels import VolumeValues, grey_volume
@@ -84,6 +85,8 @@ def _slice_frames(values: VolumeValues, file: str, policy: str) -> Iterator[Deco
             yield DecodedFrame(pixels, STORED, findings=values.findings)
         return
     volume = grey_volume(values, file)
+    if policy == REPORT:
+        policy = CT_POLICIES[0] if volume.unit == HU else VOI
     windows = policy.startswith("ct-")  # asking for a CT's windows says that it is one
     for picture in volume.as_hu().pictures(policy.removeprefix("ct-")) if windows else volume.pictures():
         pixels = picture.pixels[:, :, 0] if is_grey_plane(picture.pixels) else picture.pixels

@@ -10,13 +10,16 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
+from transformers import Gemma3ForConditionalGeneration
 
 from finetune.adapters import AdapterSection, adapt, output_weight, part_of, save_adapter, trained_rows, trained_table
 from finetune.losses.completion import completion_loss
 from medgemma import MedGemma
 from medgemma.checkpoints.convert import convert
+from medgemma.checkpoints.layouts import read_checkpoint
 from medgemma.checkpoints.loading import load_network
 from medgemma.checkpoints.merge import merge
+from medgemma.checkpoints.quantize import config_of_nf4
 from medgemma.checkpoints.trained_on import TRAINED_ON_FILE, read_trained_on, sampled_weights
 from medgemma.engine.adapters import Adapters
 from medgemma.nano import NANO_FOLDER
@@ -160,6 +163,22 @@ def test_the_head_learns_by_its_update() -> None:
     assert output_weight(plain) is plain.lm_head.weight
 
 
+def test_qlora_counts_whole_weights_and_its_adapter_fits_the_whole_base(tmp_path: Path) -> None:
+    """4-bit weights are packed two a byte, and counted as what they stand for. No forward pass: kernels differ."""
+    four_bits = read_checkpoint(
+        Gemma3ForConditionalGeneration,
+        NANO_FOLDER,
+        dtype=torch.float32,
+        quantization_config=config_of_nf4(torch.float32),
+    )
+    with pytest.raises(ValueError, match="adapter.method lora: the weights are in 4 bits; choose qlora"):
+        adapt(four_bits, section(), seed=0)
+    adapted = adapt(four_bits, section(method="qlora"), seed=0)
+    assert trained_rows(adapted.model) == trained_rows(adapt(nano(), section(), seed=0).model)
+    save_adapter(adapted, tmp_path / "adapter", base="nano", base_folder=NANO_FOLDER, prompt_form=FORM)
+    merge(NANO_FOLDER, tmp_path / "adapter", tmp_path / "merged")
+
+
 def test_full_trains_the_named_parts_whole() -> None:
     adapted = adapt(nano(), section("projector", method="full"), seed=0)
     assert [(row.part, row.how) for row in trained_rows(adapted.model)] == [("projector", "whole")]
@@ -273,7 +292,7 @@ def test_a_damaged_record_is_refused(adapter: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("chosen", "message"),
     [
-        (section("language", method="qlora"), "qlora needs weights loaded as nf4, on a CUDA device"),
+        (section("language", method="qlora"), "qlora: needs weights loaded as nf4, on CUDA"),
         (section("head", method="full"), "the head is tied to the embeddings"),
         (section("projector"), "the projector alone has no low-rank update"),
         (AdapterSection(parts=()), "adapter.parts is empty"),

@@ -59,16 +59,21 @@ class LiveTable:
 
     def __init__(self, state: TableState, lock: threading.RLock) -> None:
         self.state = state
-        self._changed = threading.Condition(lock)
+        self._may_go_on: dict[Call, threading.Condition] = {
+            "insert": threading.Condition(lock),
+            "sample": threading.Condition(lock),
+        }
         self._since: dict[Call, list[float]] = {"insert": [], "sample": []}
         self._waiting = 0
         self._blocked: dict[Call, int] = {"insert": 0, "sample": 0}
         self._blocked_s: dict[Call, float] = {"insert": 0.0, "sample": 0.0}
 
     def changed(self) -> None:
-        """Wake whoever waits."""
+        """Wake the first of those that may go on; when it has, it wakes the next. To be called after every change."""
         if self._waiting:
-            self._changed.notify_all()
+            for call, since in self._since.items():
+                if since and self._may(call):
+                    self._may_go_on[call].notify()
 
     def wait_or_refuse(self, call: Call, count: int, deadline: "Deadline") -> None:
         """Wait until the limiter lets a call through.
@@ -90,8 +95,11 @@ class LiveTable:
                 left_s = deadline.left_s()
                 if left_s is not None and left_s <= 0:
                     return False
-                self._changed.wait(left_s)
+                self._may_go_on[call].wait(left_s)
             return True
+        except BaseException:
+            self.changed()  # it may have been woken, and others not
+            raise
         finally:
             self._since[call].remove(begin)
             self._waiting -= 1

@@ -10,10 +10,10 @@ from starlette.responses import Response
 
 from medgemma.openai_chat import ChatBody, read_body
 from medgemma.server.answering import Answering, CompletionBody
-from medgemma.server.app import json_of, server_of
 from medgemma.server.errors import Refusal
-from medgemma.server.responding import answered
-from medgemma.server.shapes import ChatShape, CompletionShape
+from medgemma.server.routes.responding import answered
+from medgemma.server.routes.shapes import ChatShape, CompletionShape
+from medgemma.server.state import json_of, server_of
 
 router = APIRouter()
 

@@ -11,10 +11,10 @@ from pydantic import Field, Tag
 
 from medgemma.openai_chat import ChatBody, read_body
 from medgemma.openai_content import ContentPart, Strict, which
-from medgemma.server.app import Server, json_of, server_of
 from medgemma.server.embedded import EmbeddedBackend, intake_of
 from medgemma.server.errors import Refusal
 from medgemma.server.routes.chat import schema
+from medgemma.server.state import Server, json_of, server_of
 
 router = APIRouter()
 Item = Annotated[Annotated[str, Tag("text")] | Annotated[ContentPart, Tag("part")], which({str: "text"}, "part")]

@@ -13,12 +13,12 @@ from starlette.responses import Response
 from medgemma.openai_chat import ChatBody, read_body
 from medgemma.openai_content import Strict
 from medgemma.server.answering import Answering, Delta, Whole
-from medgemma.server.app import json_of, server_of
 from medgemma.server.errors import Refusal
-from medgemma.server.responding import answered
 from medgemma.server.routes.chat import schema
+from medgemma.server.routes.responding import answered
+from medgemma.server.routes.shapes import Shape
 from medgemma.server.routes.status import names
-from medgemma.server.shapes import Shape
+from medgemma.server.state import json_of, server_of
 
 router = APIRouter()
 VERSION = "0.12.0"

@@ -13,10 +13,10 @@ from medgemma.endpoint import png_data_url
 from medgemma.openai_chat import read_body
 from medgemma.openai_content import BytesPart, DicomPart, ImagePart, Strict, opened
 from medgemma.prompts.content import finding_lines, pictures_of, study_parts
-from medgemma.server.app import json_of, server_of
 from medgemma.server.embedded import collected_warnings, intake_of
 from medgemma.server.routes.chat import schema
 from medgemma.server.settings import Settings
+from medgemma.server.state import json_of, server_of
 from medsiglip.imaging import Picture
 
 router = APIRouter()

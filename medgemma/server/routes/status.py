@@ -6,8 +6,8 @@ from typing import Any
 from fastapi import APIRouter, Request
 from starlette.responses import JSONResponse, Response
 
-from medgemma.server.app import server_of
 from medgemma.server.errors import Refusal
+from medgemma.server.state import server_of
 
 router = APIRouter()
 _begun_s = int(time.time())

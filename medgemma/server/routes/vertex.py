@@ -10,12 +10,12 @@ from starlette.responses import Response
 from medgemma.openai_chat import BodyFault, ChatBody, read_body
 from medgemma.openai_content import BytesPart, ImagePart, Strict
 from medgemma.server.answering import Backend, whole_of
-from medgemma.server.app import Server, json_of, server_of
 from medgemma.server.embedded import intake_of
 from medgemma.server.errors import Refusal
-from medgemma.server.responding import Wire, Working
 from medgemma.server.routes.chat import schema
-from medgemma.server.shapes import ChatShape
+from medgemma.server.routes.responding import Wire, Working
+from medgemma.server.routes.shapes import ChatShape
+from medgemma.server.state import Server, json_of, server_of
 
 router = APIRouter()
 FORMAT = "@requestFormat"

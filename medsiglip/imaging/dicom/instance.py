@@ -21,7 +21,7 @@ from .lut import LookupTable, ModalityTransform, modality_transform, modality_va
 from .palette import apply_palette, read_palette
 from .parse import parse, parses, typed_errors, typed_steps
 from .pixels import FrameSource, colour_findings, frame_source
-from .policies import CT_POLICIES, check_policy
+from .policies import CT_POLICIES, REPORT, check_policy
 from .tag_findings import tag_findings
 from .tone import tone_frames
 
@@ -63,7 +63,8 @@ def decode_dicom(data: bytes, policy: str, file: str) -> Iterator[DecodedFrame]:
             stretched like more; a file of one value is black (there it is white). Unsigned 8-bit values stay as
             they are;
             "percentile": the 0.5th percentile of the file's valid values becomes 0, the 99.5th 255;
-            "ct-report", "ct-medgemma-1.5", "ct-google-container": CT in three windows, see `presets.CT_WINDOWS`.
+            "ct-report", "ct-medgemma-1.5", "ct-google-container": CT in three windows, see `presets.CT_WINDOWS`;
+            "report": CT in Hounsfield units as "ct-report", all else as "voi".
             Colour pictures have their own eight bits under all but the CT policies; deeper ones are scaled by Bits
             Stored, or by the file's range under "full-range".
         file: name for messages.
@@ -138,6 +139,8 @@ def decode_values(data: bytes, file: str) -> Iterator[Array]:
 
 def _render(dataset: Dataset, frames: FrameSource, policy: str, file: str) -> Iterator[Rendered]:
     photometric = str(dataset.PhotometricInterpretation)
+    if policy == REPORT:
+        policy = CT_POLICIES[0] if _is_ct(dataset) else VOI
     if policy in CT_POLICIES:
         _check_ct(dataset, policy, file)
     if int(dataset.get("SamplesPerPixel", 1)) == 3:
@@ -154,9 +157,14 @@ def _render(dataset: Dataset, frames: FrameSource, policy: str, file: str) -> It
         yield from render_grey(dataset, frames, policy, file)
 
 
+def _is_ct(dataset: Dataset) -> bool:
+    codes = ct_codes(dataset)
+    return codes.unit != STORED_UNIT and codes.photometric_interpretation in ("MONOCHROME1", "MONOCHROME2")
+
+
 def _check_ct(dataset: Dataset, policy: str, file: str) -> None:
-    modality, photometric, rescale_type, unit = ct_codes(dataset)
-    if unit == STORED_UNIT or photometric not in ("MONOCHROME1", "MONOCHROME2"):
+    modality, photometric, rescale_type, _ = ct_codes(dataset)
+    if not _is_ct(dataset):
         what = f"{modality or 'of an unknown modality'}, {photometric or ''}, {rescale_type or 'no unit'}"
         raise ImageError(file, f"the policy {policy} is for CT in Hounsfield units, this is {what}; use {VOI}")
 

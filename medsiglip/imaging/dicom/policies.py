@@ -7,7 +7,10 @@ from ..frame import FULL_RANGE, PERCENTILE, VOI
 CT_POLICIES = ("ct-report", "ct-medgemma-1.5", "ct-google-container")
 """Policies that show CT in three Hounsfield windows, see `presets.CT_WINDOWS`."""
 
-POLICIES = (VOI, FULL_RANGE, PERCENTILE, *CT_POLICIES)
+REPORT = "report"
+"""CT in Hounsfield units as "ct-report", all else as "voi": what the report's encoder was trained on (2.1.2)."""
+
+POLICIES = (VOI, FULL_RANGE, PERCENTILE, REPORT, *CT_POLICIES)
 """All of them, beside "voi:2" for a file's second window and so on."""
 
 

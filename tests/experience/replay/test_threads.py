@@ -85,7 +85,7 @@ def test_the_bounds_hold_at_every_operation(max_times_sampled: int) -> None:
 
 
 def test_a_queue_hands_out_every_item_once() -> None:
-    count, consumers = 400 * CLIENTS, 8
+    count, consumers = max(9_600, 20 * CLIENTS), 8
     replay = Replay([Table.queue("q", 37)])
     heard: list[list[int]] = [[] for _ in range(consumers)]
 

@@ -11,7 +11,8 @@ from safetensors.torch import load_file
 from transformers import Gemma3ForConditionalGeneration, SiglipVisionModel
 
 from medgemma.checkpoints.layouts import read_checkpoint
-from medgemma.checkpoints.plug import plug_folders, resized_positions
+from medgemma.checkpoints.plug import plug_folders
+from medsiglip.checkpoints.positions import resized_positions
 from tests import checkpoints
 
 TOWER = "vision_tower.vision_model."

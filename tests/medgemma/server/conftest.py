@@ -17,11 +17,12 @@ from PIL import Image
 from pydicom.data import get_testdata_file
 
 from medgemma import MedGemma
-from medgemma.server.app import Loaded, create_app
+from medgemma.server.app import create_app
 from medgemma.server.embedded import EmbeddedBackend, hear_warnings
 from medgemma.server.encoding import Encoding
 from medgemma.server.metrics import Metrics
 from medgemma.server.settings import Settings
+from medgemma.server.state import Loaded
 from medsiglip import MedSigLIP
 from tests import tiny
 

@@ -20,10 +20,10 @@ import pytest
 from PIL import Image
 
 from medgemma import MedGemma
-from medgemma.server.app import Loaded
 from medgemma.server.embedded import EmbeddedBackend
 from medgemma.server.fetching import Fetcher, check_prefix
 from medgemma.server.settings import Limits, Settings
+from medgemma.server.state import Loaded
 from medgemma.server.unpacking import PixelBudget
 from medsiglip.imaging import open_images
 from tests.medgemma.server.conftest import Running, data_url, encoded, png, running

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from medgemma.answers.streaming import MarkerStream
-from medgemma.server.app import Loaded
 from medgemma.server.settings import Limits, Settings
+from medgemma.server.state import Loaded
 from medgemma.server.upstream import UpstreamBackend, upstream_command
 from tests.medgemma.server.conftest import Running, data_url, encoded, png, running
 from tests.nano import needs_nano

@@ -8,8 +8,8 @@ from sklearn.exceptions import NotFittedError
 from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from medsiglip.estimators import PictureEmbedder, ProbeEstimator, ZeroShotEstimator
 from medsiglip.probe import LinearProbe
+from medsiglip.probing.estimators import PictureEmbedder, ProbeEstimator, ZeroShotEstimator
 from medsiglip.prompts import LabelSet
 from medsiglip.zero_shot import ZeroShotClassifier
 from tests.medsiglip.test_probe import blobs

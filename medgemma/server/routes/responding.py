@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from medgemma.server.answering import Answering, Whole, whole_of
 from medgemma.server.errors import Refusal
-from medgemma.server.shapes import Shape
+from medgemma.server.routes.shapes import Shape
 
 log = logging.getLogger("medgemma.server")
 

@@ -1,0 +1,1 @@
+"""What changes how a checkpoint computes: attention by heads, eight bits, what is done to texts."""

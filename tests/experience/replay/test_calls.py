@@ -1,0 +1,122 @@
+"""The calls of a replay, here and on Ray alike: `make test-ray` runs this file too, with REPLAY_ON_RAY=1."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import numpy as np
+import pytest
+
+from experience.replay import (
+    Expired,
+    Pattern,
+    RateLimited,
+    Replay,
+    SignatureMismatch,
+    Table,
+    rate_limiters,
+    selectors,
+)
+from experience.transformations.trees import ArraySpec
+
+ON_RAY = bool(os.environ.get("REPLAY_ON_RAY"))
+
+New = Callable[..., Any]
+
+
+@pytest.fixture
+def new() -> Iterator[New]:
+    """Makes replays, and closes them."""
+    made = []
+
+    def make(tables: list[Table], **options: Any) -> Any:
+        replay = Replay.on_ray(None, tables, name=uuid4().hex, **options) if ON_RAY else Replay(tables, **options)
+        made.append(replay)
+        return replay
+
+    yield make
+    for replay in made:
+        replay.close()
+
+
+def uniform(name: str = "t", max_size: int = 1000, **options: Any) -> Table:
+    limiter = options.pop("rate_limiter", rate_limiters.MinSize(1))
+    return Table(name, selectors.Uniform(), selectors.Fifo(), max_size, limiter, **options)
+
+
+def test_inserts_samples_updates_deletes(new: New) -> None:
+    replay = new(
+        [Table("t", selectors.Prioritized(1.0), selectors.Fifo(), 100, rate_limiters.MinSize(1)), uniform("u")]
+    )
+    key = replay.insert({"x": np.arange(3), "n": 7}, {"t": 1.0, "u": 1.0})["t"]
+    keys = replay.insert_many({"x": np.zeros((4, 3), np.int64), "n": np.arange(4)}, {"t": np.zeros(4)})["t"]
+    batch = replay.sample("t", 20)
+    assert batch.data["n"].tolist() == [7] * 20 and batch.data["x"].shape == (20, 3)
+    assert set(batch.info.key.tolist()) == {key} and batch.info.probability.tolist() == [1.0] * 20
+    assert replay.update_priorities("t", [key, *keys], [0, 0, 0, 0, 3]) == 5
+    assert replay.sample("t")[0].data["n"] == 3 and replay.delete("t", [keys[3], keys[3]]) == 1
+    assert replay.info()["t"][1:6] == (4, 100, 5, 21, 1) and replay.info()["u"].size == 1
+    replay.reset("t")
+    assert replay.info()["t"].inserts == 0 and not replay.can_sample("t") and replay.can_insert("t", 5)
+
+
+def test_faults_have_their_names(new: New) -> None:
+    replay = new([Table.queue("q", 2, signature={"x": ArraySpec((2,), np.dtype("f8"))})])
+    with pytest.raises(SignatureMismatch, match=r"x: expected float64 of shape \(2,\), got float32"):
+        replay.insert({"x": np.zeros(2, "f4")}, {"q": 1})
+    with pytest.raises(ValueError, match="priority nan"):
+        replay.insert({"x": np.zeros(2)}, {"q": float("nan")})
+    with pytest.raises(ValueError, match="got the table 'r'; expected one of q"):
+        replay.sample("r")
+    with pytest.raises(RateLimited, match="holds 0 items, min_size_to_sample is 1; .*1 more inserts free it"):
+        replay.sample("q", 3, timeout=0.01)
+    assert replay.info()["q"].inserts == 0
+
+
+def test_blocked_calls_go_on(new: New) -> None:
+    replay = new([Table.queue("q", 3)])
+    threads = [threading.Thread(target=replay.insert, args=(number, {"q": 1})) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    while replay.info()["q"].insert_waits.waiting < 5:
+        time.sleep(0.01)
+    assert sorted(replay.sample("q", 8).data.tolist()) == list(range(8))
+    for thread in threads:
+        thread.join(30)
+        assert not thread.is_alive()
+
+
+def test_writers(new: New) -> None:
+    replay = new([Table.queue("q", 1000), Table.queue("p", 1000)])
+    with replay.trajectory_writer(3) as writer:
+        for number in range(250):
+            writer.append({"x": np.full(4, number), "r": float(number)})
+            if number >= 2:
+                writer.create_item("q", 1.0, {"x": writer.history["x"][-3:], "r": writer.history["r"][-1]})
+    data = replay.sample("q", 248).data
+    assert data["r"].tolist() == list(range(2, 250)) and data["x"][:, 0, 0].tolist() == list(range(248))
+    with pytest.raises(Expired, match="kept no more"), replay.trajectory_writer(1) as writer:
+        writer.append({"x": 1})
+        writer.append({"x": 2})
+        writer.create_item("q", 1.0, writer.history["x"][:])
+    with replay.structured_writer([Pattern("p", lambda step: {"pair": step["x"][-2:]})]) as writer:
+        for number in range(5):
+            writer.append({"x": number})
+        writer.end_episode()
+    assert replay.sample("p", 4).data["pair"].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+
+
+def test_a_folder_brings_it_back(new: New, tmp_path: Path) -> None:
+    replay = new([uniform()], folder=tmp_path)
+    replay.insert_many(np.arange(10), {"t": np.ones(10)})
+    replay.checkpoint()
+    replay.insert(10, {"t": 1})
+    replay.sync()
+    expected = replay.sample("t", 50).data.tolist()
+    replay.close()
+    again = Replay([uniform()], folder=tmp_path)
+    assert again.info()["t"][3:5] == (11, 50) and len(set(expected)) > 5
