@@ -12,12 +12,13 @@ LEROBOT := .venv-lerobot
 RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
+CLIENTS := .venv-clients
 TRL := .venv-trl
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-trl clean
 
 install: $(STAMP)
 
@@ -146,6 +147,14 @@ $(TRL)/.installed: pyproject.toml constraints.txt
 
 test-trl: $(TRL)/.installed
 	$(TRL)/bin/pytest tests/trl
+
+# Other people's clients against the server, and schemathesis over its OpenAPI.
+test-clients: $(STAMP)
+	test -e $(CLIENTS)/.installed || { $(PYTHON) -m venv $(CLIENTS) && \
+	  $(CLIENTS)/bin/pip install --quiet --disable-pip-version-check openai==3.57.0 ollama==0.6.3 langchain-openai==1.7.4 \
+	    schemathesis==4.32.5 && \
+	  touch $(CLIENTS)/.installed; }
+	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/pytest tests/clients
 
 # Debian packages that some tests use.
 system:

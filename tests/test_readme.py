@@ -41,6 +41,7 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     messages = [{"role": "user", "content": "Which organ?"}]
     body = {"messages": messages, "max_tokens": 8}
     request = {"custom_id": "a", "method": "POST", "url": "/v1/chat/completions", "body": body}
+    (folder / "T.csv").write_text("file\nstudy/ct.dcm\n")
     (folder / "requests.jsonl").write_text(json.dumps(request) + "\n")
     return folder
 

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from data_cards.table.files import Fault
 from data_cards.table.guess import Profile, box_columns, described, kind_of
-from data_cards.table.rows import Box, Columns, Kind, Label, Policy, Row, Target
+from data_cards.table.rows import NONE, Box, Columns, Kind, Label, Policy, Row, Target
 from data_cards.table.values import (
     UNCERTAIN,
     boxes_in,
@@ -35,7 +35,7 @@ class LabelColumns:
 
 def label_columns(columns: Columns, profiles: Mapping[str, Profile]) -> list[LabelColumns]:
     """Put the label columns together to targets."""
-    if not columns.label:
+    if columns.label in ((), (NONE,)):
         return []
     if columns.kind in (None, "boxes") and (boxes := box_columns(columns.label)):
         return [LabelColumns("boxes", "boxes", boxes)]

@@ -42,11 +42,15 @@ def ask(
         list[str] | None,
         typer.Argument(metavar="[FILE...]", help="File, folder, quoted glob, @list.txt or -; none asks without."),
     ] = None,
+    table: Annotated[Path | None, typer.Option(help="A table: its rows are asked, answers go to --out.")] = None,
+    file_columns: Annotated[
+        list[str] | None, typer.Option("--files", metavar="COLUMN", help="The table's files; guessed without it.")
+    ] = None,
     each: Annotated[bool, typer.Option("--each", help="Ask every FILE separately, not all as one prompt.")] = False,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="File for the answers; stdout without it.")] = None,
     max_new_tokens: MaxNewTokens = 256,
-    choices: Annotated[str, typer.Option(help='The answer is one of these: "yes;no".')] = "",
+    choices: Annotated[str, typer.Option(help='The answer is one of these: "yes;no"; of a table a column, too.')] = "",
     regex: Annotated[str, typer.Option(help="The answer matches this regular expression.")] = "",
     json_schema: Annotated[
         str, typer.Option(help="The answer is JSON of this schema: a file, or the JSON itself.")
@@ -79,6 +83,16 @@ def ask(
     view = volumes.view()
     sampling = draws.sampling(max_new_tokens, samples)
     think, crop = thinking.chosen(), PanAndScan() if pan_and_scan else None
+    if table is not None:
+        alone = {"FILE": files, "--each": each, "--json": as_json, "--regex": regex, "--json-schema": json_schema}
+        alone |= {"--samples": samples > 1, "--count-tokens": count_tokens, "--pan-and-scan": pan_and_scan}
+        for name, value in alone.items():
+            if value:
+                raise ValueError(f"{name} does not go with --table; leave it out")
+        plain = AnswerOptions(sampling, think, system=system, view=view)
+        _ask_table(table, file_columns or [], question, choices, plain, max_new_tokens, out, loading, problems, quiet)
+        problems.exit()
+        return
     about: Iterable[Study] = [Study((), [])]
     if files:
         about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
@@ -100,6 +114,37 @@ def ask(
                 file.write(_line(answer, as_json, scores) + "\n")
                 advance(1)
     problems.exit()
+
+
+def _ask_table(
+    table: Path,
+    files: Sequence[str],
+    questions: Sequence[str],
+    choices: str,
+    options: "AnswerOptions",
+    max_new_tokens: int,
+    out: Path | None,
+    loading: LoadOptions,
+    problems: Problems,
+    quiet: bool,
+) -> None:
+    """Ask every row; a question or the choices may be a column's name."""
+    from data_cards.table import Columns, read_table
+    from data_cards.table.records import records_of
+    from medgemma.table_answers import TableQuestions, answer_table
+
+    if out is None:
+        raise ValueError("--table needs --out: a .csv or .parquet file for the answers")
+    names = records_of(table).columns
+    column = questions[0] if len(questions) == 1 and questions[0] in names else ""
+    of_choices = (choices,) if choices in names and choices else ()
+    columns = Columns(files=tuple(files), question=column or "none", choices=of_choices, label=("none",))
+    read = read_table(table, columns, labelled=False)
+    given = tuple(split(choices)) if choices and not of_choices else ()
+    asked = TableQuestions(() if column else tuple(questions), given, options, max_new_tokens)
+    gemma = loading.load()
+    with progress(len(read.rows) + len(read.faulty), "answers", quiet) as advance:
+        answer_table(gemma, read, asked, out, on_problem=problems.add, on_progress=advance)
 
 
 def _answers(

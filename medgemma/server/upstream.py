@@ -218,13 +218,11 @@ def _delta(choice: Mapping[str, Any], stream: MarkerStream, index: int) -> Delta
 
 async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
     """The JSON of each event, to the last."""
-    async for line in response.aiter_lines():
-        if len(line) > MAX_LINE_BYTES:
-            raise Refusal(502, "the upstream server sends lines without end")
-        if not line.startswith("data:"):
+    async for line in _lines(response):
+        if not line.startswith(b"data:"):
             continue
         data = line[5:].strip()
-        if data == "[DONE]":
+        if data == b"[DONE]":
             return
         try:
             event = json.loads(data)
@@ -232,6 +230,19 @@ async def _events(response: httpx2.Response) -> AsyncIterator[dict[str, Any]]:
             raise Refusal(502, "the upstream server sends events that are no JSON") from error
         if isinstance(event, dict):
             yield event
+
+
+async def _lines(response: httpx2.Response) -> AsyncIterator[bytes]:
+    """Divided at line feeds alone: httpx's own lines end at U+2028 too, which may stand within a text."""
+    rest = b""
+    async for piece in response.aiter_bytes():
+        *lines, rest = (rest + piece).split(b"\n")
+        for line in lines:
+            yield line
+        if len(rest) > MAX_LINE_BYTES:
+            raise Refusal(502, "the upstream server sends lines without end")
+    if rest:
+        yield rest
 
 
 def _content(turn: OpenedTurn) -> Any:

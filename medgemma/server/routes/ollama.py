@@ -226,4 +226,4 @@ class NdjsonShape:
 
 
 def _line(body: Mapping[str, Any]) -> bytes:
-    return json.dumps(body, ensure_ascii=False).encode() + b"\n"
+    return json.dumps(body).encode() + b"\n"  # in ASCII: clients take U+2028 for the end of a line

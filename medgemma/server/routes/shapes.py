@@ -164,5 +164,5 @@ def legacy_logprobs(tokens: Any) -> dict[str, Any]:
 
 
 def sse(body: Mapping[str, Any]) -> bytes:
-    """One server-sent event."""
-    return f"data: {json.dumps(body, ensure_ascii=False)}\n\n".encode()
+    """One server-sent event, in ASCII: clients that divide lines by Unicode's rules cut U+2028 within a text."""
+    return f"data: {json.dumps(body)}\n\n".encode()

@@ -151,6 +151,17 @@ def test_thoughts_are_divided_and_pictures_go_as_data(fake: Any) -> None:
         assert message["reasoning_content"] == "Hm." and message["content"] == "Yes."
 
 
+def test_a_text_may_hold_line_separators(fake: Any) -> None:
+    """U+2028 and U+0085 end a line by Unicode's rules, and not an event."""
+    text = "one\u2028two\x85three"
+    raw = f"data: {json.dumps(said(text, 'stop'), ensure_ascii=False)}\n\ndata: [DONE]\n\n"
+    fake.reply = (200, "text/event-stream", raw.encode())
+    with before(fake.url, model="m") as server:
+        assert server.post("/v1/chat/completions", BODY).json()["choices"][0]["message"]["content"] == text
+        events = server.post("/v1/chat/completions", {**BODY, "stream": True}).text.splitlines()
+        assert text in "".join(json.loads(e[6:])["choices"][0]["delta"].get("content", "") for e in events if "{" in e)
+
+
 @pytest.mark.parametrize("step", [1, 2, 5, 100])
 @pytest.mark.parametrize(
     ("text", "spoken", "thought"),

@@ -1,0 +1,92 @@
+"""A table in, a table of answers out: every row has its line, probabilities are the model's, a killed run goes on."""
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from data_cards.table import Columns, read_table
+from medgemma import MedGemma
+from medgemma.table_answers import TableQuestions, answer_table
+from tests import tiny
+
+
+def table(tmp_path: Path, *, question: str = "") -> Path:
+    from PIL import Image
+
+    for number in range(3):
+        Image.fromarray(tiny.picture_array(number)).save(tmp_path / f"{number}.png")
+    lines = ["film,ask", *(f"{name}.png,Which view {name}?" for name in (0, 1, 2, "gone"))]
+    path = tmp_path / "T.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run(gemma: MedGemma, source: Path, out: Path, question: str = "none", **asked: Any) -> tuple[list[Any], list[Any]]:
+    read = read_table(source, Columns(files=("film",), question=question, label=("none",)), labelled=False)
+    problems: list[Any] = []
+    answer_table(
+        gemma, read, TableQuestions(**{"questions": (), "max_new_tokens": 4, **asked}), out, on_problem=problems.append
+    )
+    with out.open(newline="") as file:
+        return list(csv.DictReader(file)), problems
+
+
+def test_every_row_has_its_line(gemma: MedGemma, tmp_path: Path) -> None:
+    lines, problems = run(gemma, table(tmp_path), tmp_path / "out.csv", "ask")
+    assert [line["question"] for line in lines[:3]] == [f"Which view {n}?" for n in range(3)]
+    local = gemma.ask(str(tmp_path / "1.png"), "Which view 1?", max_new_tokens=4)[0]
+    assert lines[1]["answer"] == local.text and lines[1]["finish_reason"] == local.finish_reason
+    assert len(lines) == 4 and "no such file" in lines[3]["error"] and len(problems) == 1
+    assert not (tmp_path / "out.csv.partial").exists()
+
+
+def test_probabilities_of_choices(gemma: MedGemma, tmp_path: Path) -> None:
+    asked = {"questions": ("Is it PA?", "Is it AP?"), "choices": ("yes", "no")}
+    lines, _ = run(gemma, table(tmp_path), tmp_path / "out.csv", **asked)
+    assert len(lines) == 7
+    first = lines[0]
+    scores = gemma.score(str(tmp_path / "0.png"), "Is it PA?", ["yes", "no"])
+    shares = {"yes": float(first["probability_yes"]), "no": float(first["probability_no"])}
+    assert sum(shares.values()) == pytest.approx(1) and first["answer"] == max(shares, key=shares.__getitem__)
+    import math
+
+    assert math.log(shares["yes"] / shares["no"]) == pytest.approx(scores[0].logprob - scores[1].logprob, abs=1e-4)
+
+
+def test_a_run_that_was_killed_goes_on(gemma: MedGemma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = table(tmp_path), tmp_path / "out.csv"
+    ask, asked = gemma.ask_parts, []
+
+    def dies(requests: Any, *rest: Any) -> Any:
+        asked.append(requests[0][1])
+        if len(asked) == 3:
+            raise KeyboardInterrupt
+        return ask(requests, *rest)
+
+    monkeypatch.setattr(gemma, "ask_parts", dies)
+    with pytest.raises(KeyboardInterrupt):
+        run(gemma, source, out, "ask")
+    assert not out.exists()
+    with (tmp_path / "out.csv.partial").open("a") as journal:
+        journal.write('{"key": "half')  # what a kill may leave
+    lines, _ = run(gemma, source, out, "ask")
+    assert asked == [f"Which view {n}?" for n in (0, 1, 2, 2)]
+    assert [line["row"] for line in lines[:3]] == [f"T.csv row {n}" for n in (2, 3, 4)]
+
+
+def test_the_command(command: Any, tiny_folder: Path, tmp_path: Path) -> None:
+    source, out = table(tmp_path), tmp_path / "out.parquet"
+    common = ["--model", tiny_folder, "--device", "cpu", "--quiet", "--max-new-tokens", 4]
+    done = command("ask", "--table", source, "--files", "film", "-q", "ask", "--out", out, *common)
+    assert done.returncode == 1 and "no such file" in done.stderr
+    from pyarrow import parquet
+
+    found = parquet.read_table(out).to_pylist()
+    assert len(found) == 4 and json.loads(json.dumps(found[0]))["question"] == "Which view 0?"
+    refused = command("ask", "--table", source, "-q", "ask", *common)
+    assert refused.returncode == 1 and "--table needs --out" in refused.stderr
+    idle = command("ask", "--table", source, "-q", "ask", "--out", out, "--regex", "[A-E]", *common)
+    assert idle.returncode == 1 and "--regex does not go with --table" in idle.stderr
