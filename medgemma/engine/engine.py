@@ -40,6 +40,7 @@ MAX_ROWS = 32
 MAX_WAITING = 1024
 PREFIX_BYTES = 256 * 2**20
 TOKENS_BESIDE_DECODING = 512
+TOKENS_BESIDE_DECODING_ON_CPU = 128
 """Of prompts, computed between two steps of answers that are being decoded; all wait for them."""
 
 
@@ -59,6 +60,8 @@ class Engine:
         max_rows: samples that decode together.
         max_waiting: requests that may wait; `submit` refuses more.
         prefix_bytes: memory for prefixes that later requests may share.
+        tokens_beside_decoding: of prompts, computed between two steps of answers that are being decoded; None for 512,
+            on a CPU 128.
     """
 
     def __init__(
@@ -71,8 +74,11 @@ class Engine:
         max_rows: int = MAX_ROWS,
         max_waiting: int = MAX_WAITING,
         prefix_bytes: int = PREFIX_BYTES,
+        tokens_beside_decoding: int | None = None,
     ) -> None:
         self.network = Network(model, compile_mode)
+        usual = TOKENS_BESIDE_DECODING_ON_CPU if self.network.device.type == "cpu" else TOKENS_BESIDE_DECODING
+        self.tokens_beside_decoding = tokens_beside_decoding or usual
         self.adapters = self.network.adapters
         self.features = FeatureCache(model, preprocessing) if preprocessing is not None else None
         self.prefixes = PrefixStore(prefix_bytes)
@@ -311,7 +317,7 @@ class Engine:
         return sum(len(batch.samples) for batch in self._batches.values())
 
     def _tokens_a_pass(self) -> int:
-        return TOKENS_BESIDE_DECODING if self._num_decoding else TOKENS_A_PASS
+        return self.tokens_beside_decoding if self._num_decoding else TOKENS_A_PASS
 
     def _admit(self) -> list[Event]:
         """Let requests in, and compute of their prompts what one step has time for, in turns."""

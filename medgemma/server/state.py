@@ -70,9 +70,16 @@ async def json_of(request: Request) -> Any:
     """
     raw = await request.body()
     try:
-        return await asyncio.to_thread(json.loads, raw, parse_constant=_refuse_constant)
+        return await asyncio.to_thread(_loaded, raw)
     except (ValueError, RecursionError) as error:
-        raise Refusal(400, "the body is no JSON, or nested too deep") from error
+        raise Refusal(400, "the body is no JSON, nested too deep, or holds half a surrogate pair") from error
+
+
+def _loaded(raw: bytes) -> Any:
+    found = json.loads(raw, parse_constant=_refuse_constant)
+    if b"\\u" in raw:  # half a surrogate pair is no character, and cannot be encoded again
+        json.dumps(found, ensure_ascii=False).encode()
+    return found
 
 
 def _refuse_constant(name: str) -> None:

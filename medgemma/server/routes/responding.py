@@ -31,6 +31,8 @@ class Working(Response):
         gone = asyncio.ensure_future(_gone(receive))
         try:
             await asyncio.wait({work, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if work.done():
+                work.result()  # what could not be told either is for the server: a client must not wait for ever
         finally:
             work.cancel()
             gone.cancel()
@@ -59,7 +61,7 @@ class Wire:
 
     async def json(self, body: Mapping[str, Any], status: int = 200, headers: Mapping[str, str] | None = None) -> None:
         """A whole response."""
-        data = json.dumps(body, ensure_ascii=False).encode()
+        data = json.dumps(body).encode()
         await self._start(
             status, {"content-type": "application/json", "content-length": str(len(data)), **(headers or {})}
         )

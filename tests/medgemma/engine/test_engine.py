@@ -413,8 +413,7 @@ def test_compiled_is_eager(model: Any) -> None:
 
 def test_a_long_prompt_is_computed_between_the_steps_of_others(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Tokens unchanged, one token a step for those that decode, and a short prompt does not wait for the long one."""
-    monkeypatch.setattr(engine_module, "TOKENS_BESIDE_DECODING", 16)
-    engine = new_engine(model)
+    engine = new_engine(model, tokens_beside_decoding=16)
     talking = request(small.prompt(8, 11), max_new_tokens=40)
     long, short = request(small.prompt(7, 90, 60, 50, 40), 5, 6, 7, max_new_tokens=5), requests()[3]
     answers = dict(zip(range(3), expected(model, [talking, long, short]), strict=True))

@@ -104,7 +104,8 @@ def test_limits_are_named(nano: MedGemma) -> None:
 
 @needs_nano
 @pytest.mark.parametrize(
-    "data", [b"", b"{", b"[]", b"null", b'{"messages": NaN}', b"[" * 100_000, b"\xff", b"1" * 9999]
+    "data",
+    [b"", b"{", b"[]", b"null", b'{"messages": NaN}', b"[" * 100_000, b"\xff", b"1" * 9999, b'{"prompt": "\\ud800x"}'],
 )
 def test_what_is_no_body_is_a_400(served: Running, data: bytes) -> None:
     with served.client() as client:
