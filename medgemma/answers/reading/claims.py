@@ -47,11 +47,16 @@ _BETWEEN = re.compile(r"\b(?:between|torn|zwischen|entre|tra|fra)\b[^,;]*$", re.
 _CLAUSE_SIGNS = re.compile(r"\s*(?:,|，|、|၊|،|;|；|\s-\s)\s*")
 
 
+_LABEL = re.compile(rf"\W*{MENTION}\s*[:)-]\s*\w")
+
+
 def claims_of(found: Marked) -> tuple[list[Claim], list[int]]:
     """Return the claims of a reply's clauses in order, and the clauses that take back what came before."""
     claims, corrections = [], []
     number, pending = 0, ""
-    for sentence in sentences(unquoted(found.text)):
+    parts = sentences(unquoted(found.text))
+    has_labels = sum(_LABEL.match(part) is not None for part in parts) > 1
+    for sentence in parts:
         others = words.SAID_BY_OTHERS.search(sentence)
         announced = pending
         pending = ""
@@ -62,6 +67,8 @@ def claims_of(found: Marked) -> tuple[list[Claim], list[int]]:
                 corrections.append(number)
             is_others = others is not None and others.start() <= sentence.find(clause) + len(clause)
             made = _claims_in(found, clause, announced + " " + so_far, sentence, number)
+            if has_labels and _LABEL.match(sentence):  # "A: fever is absent" tells of A, it does not choose it
+                made = [c for c in made if c.denied or c.strength >= Strength.STATED]
             claims += [] if is_others and not _own(clause) else made
             so_far += " " + clause
         if _announces(sentence):
@@ -215,6 +222,6 @@ def _strength(pre: str, post: str, before: str, sentence: str, clause: str, *, f
         return Strength.STATED
     if re.search(r"\b(?:best|most|well)\W*$", post) and re.search(r"\bfits?|matches|explains", post):
         return Strength.STATED
-    if words.CONCLUDES.search(lead[-60:]) or words.CONCLUDES.search(post[:12]):
+    if words.CONCLUDES.search(lead[-60:]) or words.CONCLUDES.search(post[:12]) or re.fullmatch(r"\W*then\W*", post):
         return Strength.CONCLUDED
     return Strength.CONCLUDED if re.fullmatch(rf"(?:[\W_]*\w+)?[\W_]*{MENTION}[\W_]*", sentence) else Strength.MENTIONED

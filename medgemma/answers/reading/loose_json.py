@@ -24,6 +24,8 @@ class JsonFound:
 
 def json_values(text: str) -> list[JsonFound]:
     """Return the objects and lists that stand in a text and are inside no other; what is cut off ends the search."""
+    if '"' not in text:
+        text = text.translate(str.maketrans("“”„", '"""'))
     found, at = [], 0
     while opening := _OPENS.search(text, at):
         end = _closing(text, opening.start())
@@ -46,10 +48,12 @@ def parsed(text: str) -> Any:
     Raises:
         ValueError: It is neither.
     """
-    try:
-        return json.loads(text)
-    except ValueError:
-        return json.loads(_strict(text))
+    for written in (text, _strict(text)):
+        try:
+            return json.loads(written, strict=False, parse_constant=lambda _: None)
+        except ValueError:
+            continue
+    raise ValueError("neither JSON nor what is meant as JSON")
 
 
 def _strict(text: str) -> str:

@@ -17,13 +17,13 @@ MENTION = "[\ue000-\uf8ff]"
 
 _TOKEN = re.compile(r"\w+|[%<>≤≥+±°=]")
 _NOUNS_BEFORE = re.compile(
-    r"(?:vitamins?|hepatitis|types?|groups?|grades?|plans?|factors?|proteins?|influenza|stages?|class(?:es)?|categor(?:y|ies)|"
+    r"(?:vitamins?|hepatitis|hep|dr\.?|vit\.?|types?|groups?|grades?|plans?|factors?|proteins?|influenza|stages?|class(?:es)?|categor(?:y|ies)|"
     r"phases?|troponin|immunoglobulins?|ig|h[ae]moglobin|h[ae]mophilia|strep\w*|coenzyme|leads?|zones?|figures?|fig\.?|panels?|tables?|"
     r"patients?|parts?|appendix|child-pugh|blood|nerves?|lines?|steps?|sections?|bundle|complement|levels?|arms?|cohorts?|drugs?|"
     r"slides?|images?|wave|interval|vitamina|epatite|hepatite|vitamine|schedule|kategorie|gruppe|grad|typ)\s+$",
     re.IGNORECASE,
 )
-_WORD_AFTER = re.compile(r"\s+(?:cells?|lymphocytes?|antigens?|streptococc\w*|fib\w*|waves?|lines?\b|positive|negative|\d)", re.IGNORECASE)
+_WORD_AFTER = re.compile(r" +(?:cells?|lymphocytes?|antigens?|streptococc\w*|fib\w*|waves?|lines?\b|positive|negative|\d)", re.IGNORECASE)
 _VERB_AFTER = re.compile(
     r"\s+(?:is|isn't|was|are|has|had|would|can|can't|cannot|could|should|does|doesn't|did|do|fits?|seems?|looks?|raises?|lowers?|"
     r"describes?|means|and|or|nor|because|since|as|but|may|might|will|won't|remains?|wins|explains?|shows|here|now|it|over|"
@@ -37,6 +37,9 @@ _LETTER_NOUN = re.compile(
     r"withdraw|against|out|eliminate|exclude|reject|drop|for|consider|in|put)\s*$",
     re.IGNORECASE,
 )
+
+
+_NONE_OF_THEM = re.compile(r"\bnone\s+of\s+(?:the\s+(?:above|options|choices|others?)|these|them|those)(?:\s+\w+)?\b", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -107,6 +110,8 @@ def _mark_reordered(found: Marked, letter: str, parts: Sequence[Sequence[str]]) 
 
 def _patterns_of(text: str, all_texts: Sequence[str]) -> Iterator[re.Pattern[str]]:
     """The option's words, and a species by the initial of its genus."""
+    if _NONE_OF_THEM.match(text):
+        yield _NONE_OF_THEM
     words = re.sub(r"^(?:an?|the)\s+", "", text.strip().rstrip("."), flags=re.IGNORECASE)
     if len(words) < 2 and not words.isdigit():
         return
@@ -123,7 +128,7 @@ def _patterns_of(text: str, all_texts: Sequence[str]) -> Iterator[re.Pattern[str
     yield re.compile(rf"{article}{before}{body}(?:e?s)?(?![A-Za-z0-9]|[.,]\d)", re.IGNORECASE)
     if species := re.fullmatch(r"([A-Z])[a-z]{3,} ([a-z]{4,})(?: .*)?", words):
         if not any(other.startswith(species[2]) for other in all_texts):
-            yield re.compile(rf"(?<![A-Za-z]){species[1]}\.?\s*{species[2]}(?![a-z])")
+            yield re.compile(rf"(?<![A-Za-z]){species[1]}\.?\s*{species[2][:4]}[a-z]*")
 
 
 def _mark_letters(found: Marked, options: Mapping[str, str]) -> None:
@@ -153,11 +158,13 @@ def _is_letter(match: re.Match[str], found: Marked, text: str, options: Mapping[
     ends = re.match(r"\s*(?:$|[\n.,;:!?)\]|。，；：、]|-\s)", after) is not None
     announced = re.search(r"[:=：]\s*$", before) is not None or _LETTER_NOUN.search(before) is not None
     if name.islower():
-        at_start = line_start and (match.group("close") or not after.strip() or re.match(r"[.:)]\s", after))
+        at_start = line_start and (match.group("close") or not after.strip() or re.match(r"[.:)](?:\s|$)", after))
         return bool(enclosed or at_start or (announced and ends and name not in "sm") or (announced and match.group("close")))
     if name.upper() not in options:
         return bool((enclosed or (announced and ends) or (line_start and ends)) and name != "I")
     if enclosed or match.group("close") or after[:1] in "。はがをではのと가는은이입" and after:
+        return True
+    if name == "I" and re.search(r"(?:option|choice|letter|answer:?|answer\s+is)\s*$", before, re.IGNORECASE):
         return True
     if name == "I":
         return bool(re.match(r"\s*(?:$|[\n.:;)\]|]|and\b|or\b)", after) and (line_start or announced)) or bool(
@@ -201,7 +208,15 @@ def _join_lists(found: Marked, options: Mapping[str, str]) -> None:
 
     def several(match: re.Match[str]) -> str:
         mentions = [found.of(character) for character in re.findall(MENTION, match.group(0))]
-        return found.mark(frozenset().union(*(m.options for m in mentions)), any(m.is_letter for m in mentions))
+        named: frozenset[str] = frozenset().union(*(m.options for m in mentions))
+        if not re.search(f"\\s(?:{OR})\\s|/", match.group(0)):
+            named = together.get(named, named)
+        return found.mark(named, any(m.is_letter for m in mentions))
+
+    together = {}
+    for letter, text in options.items():
+        if both := re.fullmatch(r"\W*(?:both\s+)?([A-Z])\s*(?:and|&|\+)\s*([A-Z])(?:\s+only)?\W*", text, re.IGNORECASE):
+            together[frozenset(both.groups())] = frozenset(letter)
 
     last = f"\\s*(?:,\\s*)?(?:(?:{AND})|(?:{OR})|&|/|\\+)(?:\\s+(?:the|an?|option|la|le|el|de))?\\s*"
     either = f"{MENTION}(?:\\s*[,、،]\\s*{MENTION})*(?:{last}{MENTION})+"

@@ -29,11 +29,16 @@ def plain(text: str) -> str:
     text = _TAG.sub(" ", _TAG_ANSWER.sub("\nFinal answer: ", text))
     text = _BOXED.sub("\nFinal answer: ", text)
     text = _LATEX.sub(" ", text)
+    text = re.sub(r"(?m)^(\W*?)\[(x| )\]\s*(.+)$", _ticked, text)
     text = re.sub("[✅✔☑]\ufe0f?", ": correct ", re.sub("[❌✘✗✖]\ufe0f?", ": incorrect ", text))
     text = text.translate(str.maketrans("【】〔〕{}’‘−–—", "[][]  ''---")) if "box_2d" not in text else text
     text = unicodedata.normalize("NFKC", _superscripts_kept(text))
     text = _EMPHASIS.sub("", _TABLE_RULE.sub("", text))
     return re.sub(r"[ \t\u00a0]+", " ", re.sub(r"(?:\n\s*Final answer:\s*)+(?=$|\n)", "\n", text)).strip()
+
+
+def _ticked(box: re.Match[str]) -> str:
+    return f"{box[3]}: {'correct' if box[2] == 'x' else 'incorrect'}"
 
 
 def _superscripts_kept(text: str) -> str:

@@ -9,7 +9,9 @@ from medgemma.answers.reading.plain import plain
 
 _EDGES = (("ymin", "y0", "top", "y1"), ("xmin", "x0", "left", "x1"), ("ymax", "y1", "bottom", "y2"), ("xmax", "x1", "right", "x2"))
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
-_BRACKETS = re.compile(rf"[\[(]{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}[\])]")
+_BRACKETS = re.compile(rf"(?<![\d.,])[\[(]?{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:[\])]|(?![\d,]|\.\d))")
+_X_FIRST = re.compile(r"\bx\w*\W+y\w*\W+x\w*\W+y", re.IGNORECASE)
+_NO_CORNERS = re.compile(r"\bwidth\b|\bheight\b|\bw\s*,\s*h\b", re.IGNORECASE)
 _TABLE = re.compile(
     r"\|?\s*(?:label\s*\|)?\s*(?:y0|ymin)\s*\|\s*(?:x0|xmin)\s*\|\s*(?:y1|ymax)\s*\|\s*(?:x1|xmax)\s*\|?\s*\n"
     + rf"(?:[\s|:-]*\n)?\s*\|?(?:\s*[A-Za-z][\w ]*\|)?{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|?",
@@ -27,6 +29,9 @@ _CANNOT = re.compile(r"\b(?:can(?:not|'t)|unable|did\s+not\s+load|sorry|not\s+(?
 
 def named_edges(row: Mapping[str, Any]) -> list[float] | None:
     """Return [y0, x0, y1, x1] of an object whose keys name the edges; None if they do not name all four plainly."""
+    inner = [value for value in row.values() if isinstance(value, Mapping)]
+    if len(inner) == 1 and (edges := named_edges(inner[0])):
+        return edges
     keys = {str(key).lower().replace("_", ""): value for key, value in row.items()}
     for names in zip(*_EDGES, strict=True):
         if set(names) <= keys.keys():
@@ -37,11 +42,15 @@ def named_edges(row: Mapping[str, Any]) -> list[float] | None:
 def boxes_in_prose(text: str) -> list[list[float]]:
     """Return the box that a reply states in words: of several the last, none if two stand without a correction."""
     whole = plain(text)
+    if whole.count("[") != whole.count("]") or _NO_CORNERS.search(whole):
+        return []
     if table := _TABLE.search(whole):
         return [[float(n) for n in table.groups()]]
     lists = [m for m in _BRACKETS.finditer(whole) if not _EXAMPLE.search(whole[: m.start()])]
     if lists:
         boxes = [[float(n) for n in m.groups()] for m in lists]
+        if _X_FIRST.search(whole):
+            boxes = [[y0, x0, y1, x1] for x0, y0, x1, y1 in boxes]
         distinct = [box for i, box in enumerate(boxes) if box not in boxes[:i]]
         between = whole[lists[0].end() : lists[-1].start()]
         takes_back = words.CORRECTS.search(between) or words.FINAL.search(between) or re.search(r"\bthat\s+is|\bthe\s+(?:left|right|other|correct)\s+one", between, re.IGNORECASE)
@@ -61,4 +70,6 @@ def _joined(text: str, lists: list[re.Match[str]]) -> str:
 
 def says_nothing_to_box(text: str) -> bool:
     """Say whether a reply says that what was to be located is not there."""
+    if re.fullmatch(r"\W*(?:none|nothing|absent|not\s+(?:seen|present|visible))\W*", text, re.IGNORECASE):
+        return True
     return _NONE.search(text) is not None and _CANNOT.search(text) is None and not re.search(r"\d", text)

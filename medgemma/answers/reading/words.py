@@ -62,7 +62,7 @@ CHOOSE = cue(
 
 CONCLUDES = cue(
     (
-        r"so|thus|therefore|hence|then|consequently|accordingly|that\s+leaves(?:\s+us\s+with)?|leaves|leaving|remains|left\s+with|in\s+short",
+        r"so|thus|therefore|hence|consequently|accordingly|that\s+leaves(?:\s+us\s+with)?|leaves|leaving|remains|left\s+with|in\s+short",
         r"also|daher|bleibt|donc|reste|por\s+lo\s+tanto|queda|portanto|resta|sobra|quindi|rimane|jadi|tersisa",
         r"kwa\s+hiyo|inabaki|felly|pra|mbetet|i\.e\.?",
     ),
@@ -73,7 +73,7 @@ CONCLUDES = cue(
 CORRECT = cue(
     (
         r"(?:is|was|are|seems|looks|be|as|appears)\s+(?:clearly\s+|indeed\s+|the\s+|most\s+|definitely\s+|therefore\s+|thus\s+|then\s+|by\s+far\s+)*"
-        r"(?:correct|right|true|best|one|answer|likely|first\s+choice|preferred|appropriate|indicated|standard|my\s+\w+|winner)",
+        r"(?:correct|right|true|best|one|answer|likely|first\s+choice|preferred|plausible|reasonable|appropriate|indicated|standard|my\s+\w+|winner)",
         r"remains|fits|wins|explains?\s+(?:all|every)\w*|it\s+is|it\s+must\s+be|gets\s+my\s+vote",
         r"richtig|korrekt|stimmt|correcte?|juste|correct[ao]|corret[ao]|corrett[ao]|esatt[ao]|benar|sahihi|cywir|(?:e|i)\s+sakte|to\s+to",
     ),
@@ -114,7 +114,7 @@ CONSIDERS = cue(
         r"consider(?:ed|ing)?|tempt\w*|at\s+first|first\s+thought|initially|at\s+first\s+glance|(?:was|were)\s+going\s+to",
         r"might|could|may|can\s+be|if|unless|would\s+have|next(?:\s+\w+)?\s+(?:best|in\s+line|choice|option|answer|likely)",
         r"second[- ](?:best|choice|most)|runner-?up|alternatives?|distractors?|often|sometimes|usually|thought|check|suppose",
-        r"forgotten|between|torn|possible|possibility|plausible|reasonable|acceptable|appealing|close\s+second|versus|vs|like\s+to",
+        r"forgotten|between|torn|(?<!most )(?<!more )(?:possible|possibility|plausible|reasonable)|maybe|perhaps|acceptable|appealing|close\s+second|versus|vs|like\s+to",
         r"vielleicht|konnte|kame|zwischen|zuerst|haufig|oft|faussement|pourrait|peut-etre|entre|abord|souvent|podria|quizas|primero",
         r"poderia|talvez|potrebbe|forse|tra|fra|mungkin|awalnya|antara|huenda|kati\s+ya|efallai|rhwng|ndoshta|mund|midis",
     ),
@@ -126,7 +126,7 @@ SAID_BY_OTHERS = cue(
     (
         r"students?(?:\s*\d+)?|colleagues?|some\s+\w+|many(?:\s+\w+)?|others|people|physicians|doctors|textbooks?|caption|someone|user|reviewer",
         r"requests?\s+form|(?:prior|previous|old|earlier)\s+report|claims?|told|wrote|written|reads|states?|stated|according\s+to|respond\s+with",
-        r"referring|as\s+instructed|format|instructions?|question\s+(?:asks|says)|asks|offers|protocol|resident|intern|registrar|friend",
+        r"referring|as\s+instructed|format|instructions?|question\s+(?:asks|says)|asks|offers|protocol|resident|intern|registrar|friend|ignore|note\s+(?:that\s+)?says",
         r"viele|manche|certains|beaucoup|muchos|algunos|muitos|molti|banyak|watu\s+wengi|llawer|shume",
     ),
     ("选B的人", "人も", "많은 사람", "很多人", "有人"),
@@ -137,7 +137,7 @@ CORRECTS = cue(
     (
         r"wait|correction|corrected|sorry|apolog\w+|actually|on\s+(?:a\s+)?(?:second|further|closer|reflection)(?:\s+(?:thought|look|reflection|reading))?",
         r"looking\s+again|re-?(?:reading|consider\w*|check\w*|vis(?:it|ed|iting)\w*|think\w*)|change\s+my|i\s+(?:meant|mean)|mistake\w*|mistook",
-        r"misread|overlooked|mixed\s+up|scratch\s+that|strike\s+that|no\s+wait|i\s+was\s+wrong|i\s+withdraw|my\s+bad|oops|hold\s+on|hmm",
+        r"misread|overlooked|mixed\s+up|scratch\s+that|strike\s+that|no\s+wait|i\s+was\s+wrong|i\s+withdraw|my\s+bad|oops|edit|take\s+(?:that|it)\s+back|hold\s+on|hmm",
         r"revised?|i\s+now\s+say|better\s+(?:answer|choice)|erratum|second\s+thoughts?",
         r"entschuldigung|moment|korrektur|korrigiere|stopp|pardon|desolee?|erreur|rectification|correction|attendez|me\s+suis\s+trompee?",
         r"perdon|equivoque|correccion|disculp\w+|desculp\w+|me\s+enganei|errei|corrigindo|correcao|scusa(?:te|mi)?|errore|sbagliato|correzione|anzi",
