@@ -117,7 +117,11 @@ def _stated_rows(text: str, finish_reason: FinishReason) -> tuple[list[Mapping[s
     rows = [{"box_2d": corners} for corners in boxes_in_prose(text)]
     if rows:
         return rows, None
-    if answer.value == [] or (isinstance(answer.value, Mapping) and list(answer.value.values()) == [[]]) or says_nothing_to_box(text):
+    if (
+        answer.value == []
+        or (isinstance(answer.value, Mapping) and list(answer.value.values()) == [[]])
+        or says_nothing_to_box(text)
+    ):
         return [], None
     return [], answer.reason or _NO_BOX
 

@@ -58,9 +58,7 @@ def final_part(text: str) -> str | None:
     return _after_last(MARKER, _plain(text))
 
 
-def final_letter(
-    text: str, options: Sequence[str] | Mapping[str, str] = "ABCDE", question: str = ""
-) -> FinalLetter:
+def final_letter(text: str, options: Sequence[str] | Mapping[str, str] = "ABCDE", question: str = "") -> FinalLetter:
     """The option that an answer chooses, as a person reads it.
 
     The explicit statement wins over later talk, a correction over what it corrects; options that are denied, quoted,
@@ -115,7 +113,7 @@ def final_number(
         question: what was asked; of several numbers the one whose line names it is meant.
     """
     stated = structured_answer(text, {})
-    found = said_number(before_run_on(plain(text)) if not stated else stated, unit, possible_range, question)
+    found = said_number(stated or before_run_on(plain(text)), unit, possible_range, question)
     return FinalNumber(found.value, f"{found.reason}: {_shown(text)}" if found.value is None else None)
 
 

@@ -11,8 +11,12 @@ from medgemma.answers.reading.loose_json import JsonFound, fits, json_values
 from medgemma.engine.request import FinishReason
 
 _FENCE = re.compile(r"^[ \t]*(?:```|~~~)\w*[ \t]*\n(.*?)^[ \t]*(?:```|~~~)[ \t]*$", re.DOTALL | re.MULTILINE)
-_EXAMPLE = re.compile(r"\b(?:example|e\.g\.|for\s+instance|format|form|such\s+as|template|schema|draft)\b[^.\n]*$", re.IGNORECASE)
-_LAST_WORD = re.compile(r"\b(?:final|correct(?:ed|ion)?|use|better|instead|wrong|updated|revised|output)\b", re.IGNORECASE)
+_EXAMPLE = re.compile(
+    r"\b(?:example|e\.g\.|for\s+instance|format|form|such\s+as|template|schema|draft)\b[^.\n]*$", re.IGNORECASE
+)
+_LAST_WORD = re.compile(
+    r"\b(?:final|correct(?:ed|ion)?|use|better|instead|wrong|updated|revised|output)\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -25,9 +29,7 @@ class JsonAnswer:
     """Why there is none; None if there is one."""
 
 
-def json_answer(
-    text: str, finish_reason: FinishReason = "stop", schema: Mapping[str, Any] | None = None
-) -> JsonAnswer:
+def json_answer(text: str, finish_reason: FinishReason = "stop", schema: Mapping[str, Any] | None = None) -> JsonAnswer:
     """The JSON object or list that an answer ends with.
 
     The last one of what follows the last `Final Answer`, else of the last fence, else of the whole text. Single quotes,

@@ -1,5 +1,7 @@
 """What each clause of a reply claims about the options, and what the reply as a whole then says."""
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -40,7 +42,9 @@ class Reading:
     reason: str | None = None
 
 
-_QUOTED = re.compile(r"\"([^\"\n]{1,300})\"|“([^”\n]{1,300})”|«([^»\n]{1,300})»|「([^」\n]{1,300})」|„([^“\n]{1,300})“|(?<!\w)'([^'\n]{2,300})'(?!\w)")
+_QUOTED = re.compile(
+    r"\"([^\"\n]{1,300})\"|“([^”\n]{1,300})”|«([^»\n]{1,300})»|「([^」\n]{1,300})」|„([^“\n]{1,300})“|(?<!\w)'([^'\n]{2,300})'(?!\w)"
+)
 _SENTENCE = re.compile(r"(?<=[.!?;。！？؟।။])\s+|(?<=[。！？؟।။])|\n+")
 _AND = re.compile(r"(?<=\s)(?:and|und|dan|dhe|et|och)(?=\s)|(?<=[\ue000-\uf8ff]\s)[eya](?=\s)")
 _BETWEEN = re.compile(r"\b(?:between|torn|zwischen|entre|tra|fra)\b[^,;]*$", re.IGNORECASE)
@@ -81,7 +85,9 @@ def read(claims: Sequence[Claim], corrections: Sequence[int]) -> Reading:
     positive = [c for c in claims if not c.denied]
     for correction in reversed(corrections):
         later = [c for c in positive if c.clause >= correction and c.strength > Strength.MENTIONED and c.options]
-        later = later or [c for c in positive if c.clause >= correction and c.options and c.strength >= Strength.MENTIONED]
+        later = later or [
+            c for c in positive if c.clause >= correction and c.options and c.strength >= Strength.MENTIONED
+        ]
         if later and any(c.clause < correction for c in positive):
             top = Strength(max(c.strength for c in later))
             claims = [c for c in claims if c.clause >= correction and (c.denied or c.strength >= top)]
@@ -116,23 +122,43 @@ def unquoted(text: str) -> str:
     def kept(match: re.Match[str]) -> str:
         whole = next(group for group in match.groups() if group is not None)
         inner, inner_ends = whole.strip(" .,"), whole.rstrip().endswith((".", "!", "?"))
-        said = re.search(r"(?:says?|said|told|wrote|reads?|states?|claims?|written|with|as|,)\s*:?\s*$", text[: match.start()], re.IGNORECASE)
-        return f" {inner} " if re.fullmatch(rf"{MENTION}|yes|no", inner, re.IGNORECASE) and not said else " … " + ". " * inner_ends
+        said = re.search(
+            r"(?:says?|said|told|wrote|reads?|states?|claims?|written|with|as|,)\s*:?\s*$",
+            text[: match.start()],
+            re.IGNORECASE,
+        )
+        return (
+            f" {inner} "
+            if re.fullmatch(rf"{MENTION}|yes|no", inner, re.IGNORECASE) and not said
+            else " … " + ". " * inner_ends
+        )
 
     return _QUOTED.sub(kept, text)
 
 
 def sentences(text: str) -> list[str]:
+    """Return the sentences and lines of a text."""
     return [sentence.strip() for sentence in _SENTENCE.split(_protected(text)) if sentence.strip()]
 
 
 def _protected(text: str) -> str:
     """A label's full stop is no end of a sentence ("B. is wrong"), nor that of "i.e."."""
     text = re.sub(r"\b(i\.e|e\.g|vs|Dr|approx|ca|z\.B)\.\s*", r"\1 ", text, flags=re.IGNORECASE)
-    text = re.sub(rf"\b(all|every\w*|any\w*|nothing|none|no\s+\w+)\s+but\s+(?={MENTION})", r"\1 except ", text, flags=re.IGNORECASE)
-    text = re.sub(rf"({MENTION})\s+(?:over|rather\s+than|instead\s+of|in\s+preference\s+to)\s+(?={MENTION})", r"\1, not ", text)
+    text = re.sub(
+        rf"\b(all|every\w*|any\w*|nothing|none|no\s+\w+)\s+but\s+(?={MENTION})",
+        r"\1 except ",
+        text,
+        flags=re.IGNORECASE,
+    )
+    text = re.sub(
+        rf"({MENTION})\s+(?:over|rather\s+than|instead\s+of|in\s+preference\s+to)\s+(?={MENTION})", r"\1, not ", text
+    )
     text = re.sub(rf"(prefer\s+{MENTION})\s+to\s+(?={MENTION})", r"\1, not ", text)
-    return re.sub(rf"(?m)^(\s*{MENTION})[.)]\s+(?=(?:is|was|would|can|could|has|does|not|fits|False|True|Correct|Incorrect|Wrong|Right)\b)", r"\1 ", text)
+    return re.sub(
+        rf"(?m)^(\s*{MENTION})[.)]\s+(?=(?:is|was|would|can|could|has|does|not|fits|False|True|Correct|Incorrect|Wrong|Right)\b)",
+        r"\1 ",
+        text,
+    )
 
 
 def _clauses(sentence: str) -> list[str]:
@@ -184,20 +210,31 @@ def _claims_in(found: Marked, clause: str, before: str, sentence: str, number: i
         denied = _denied(pre, post)
         if taken_out:
             rest = pre[: taken_out.start()] + (bare[: place.start()] if index else "") + post
-            denied = not (words.DENIES.search(rest) or re.search(r"\b(?:all|every|everything|each)\b", rest, re.IGNORECASE) is None)
+            denied = not (
+                words.DENIES.search(rest)
+                or re.search(r"\b(?:all|every|everything|each)\b", rest, re.IGNORECASE) is None
+            )
             claims.append(Claim(mention.options, Strength.STATED, number, denied=denied))
             continue
         if denied:
             claims.append(Claim(mention.options, Strength.MENTIONED, number, denied=True))
             continue
         strength = _strength(pre, post, before, sentence, bare, first=index == 0)
-        doubted = words.CONSIDERS.search(pre + " \u2026 " + post) or sentence.rstrip().endswith(("?", "？", "؟")) or re.match(r"\W*if\b", sentence, re.IGNORECASE)
+        doubted = (
+            words.CONSIDERS.search(pre + " \u2026 " + post)
+            or sentence.rstrip().endswith(("?", "？", "؟"))
+            or re.match(r"\W*if\b", sentence, re.IGNORECASE)
+        )
         if doubted and strength < Strength.FINAL:
             continue
         if not mention.options and strength < Strength.STATED:
             continue
         claims.append(Claim(mention.options, strength, number))
-    if not places and (after := words.FINAL.search(bare)) and re.match(r"\s*[:=-]\s*\S|\s+is\s+(?:none|not\s+among)", bare[after.end() :]):
+    if (
+        not places
+        and (after := words.FINAL.search(bare))
+        and re.match(r"\s*[:=-]\s*\S|\s+is\s+(?:none|not\s+among)", bare[after.end() :])
+    ):
         claims.append(Claim(frozenset(), Strength.FINAL, number))
     return claims
 
@@ -206,7 +243,10 @@ def _denied(pre: str, post: str) -> bool:
     return words.DENIES.search(pre) is not None or words.DENIES.search(post) is not None
 
 
-_OPTION = re.compile(r"(?:option|choice|letter|statement|opcion|opcao|letra|lettera|opzione|proposition|pilihan|选项|選択肢)\s*$", re.IGNORECASE)
+_OPTION = re.compile(
+    r"(?:option|choice|letter|statement|opcion|opcao|letra|lettera|opzione|proposition|pilihan|选项|選択肢)\s*$",
+    re.IGNORECASE,
+)
 
 
 def _strength(pre: str, post: str, before: str, sentence: str, clause: str, *, first: bool) -> Strength:
@@ -218,7 +258,11 @@ def _strength(pre: str, post: str, before: str, sentence: str, clause: str, *, f
         return Strength.MENTIONED
     if words.ANSWER.search(lead) or words.CHOOSE.search(pre) or words.CHOOSE.search(before[-40:]):
         return Strength.STATED
-    if re.match(r"\s*(?:\w+\W+){0,3}?" + f"(?:{words.CORRECT.pattern})", post, re.IGNORECASE) or re.match(r"\s*(?:is|would|does|it is|fits)?\s*(?:best|most)\b", post) or re.fullmatch(r"\s*(?:is|would|does|it is|it has to be)\W*", post):
+    if (
+        re.match(r"\s*(?:\w+\W+){0,3}?" + f"(?:{words.CORRECT.pattern})", post, re.IGNORECASE)
+        or re.match(r"\s*(?:is|would|does|it is|fits)?\s*(?:best|most)\b", post)
+        or re.fullmatch(r"\s*(?:is|would|does|it is|it has to be)\W*", post)
+    ):
         return Strength.STATED
     if re.search(r"\b(?:best|most|well)\W*$", post) and re.search(r"\bfits?|matches|explains", post):
         return Strength.STATED

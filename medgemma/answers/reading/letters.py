@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 
 from medgemma.answers.reading.claims import Claim, Reading, Strength, claims_of, read
-from medgemma.answers.reading.mentions import MENTION, marked
+from medgemma.answers.reading.mentions import marked
 
 _EXCEPTION = re.compile(r"\b(?:EXCEPT|NOT|LEAST|FALSE|INCORRECT)\b|\bexcept\b")
 _NONE_OF_THEM = re.compile(r"none of (?:the above|these|them|the options)|no(?:ne)? of the", re.IGNORECASE)
@@ -42,12 +42,12 @@ def _none_of_them(claims: list[Claim], options: Mapping[str, str]) -> list[Claim
     if len(own) != 1:
         return []
     others = options.keys() - set(own)
-    return [
-        Claim(frozenset(own), Strength.STATED, c.clause) for c in claims if c.denied and c.options == others
-    ]
+    return [Claim(frozenset(own), Strength.STATED, c.clause) for c in claims if c.denied and c.options == others]
 
 
 def _exception(claims: list[Claim], options: Mapping[str, str]) -> list[Claim]:
     """The option that is left where the exception was asked for and a clause says of all others that it holds."""
-    left = [(options.keys() - c.options, c.clause) for c in claims if not c.denied and len(c.options) == len(options) - 1]
+    left = [
+        (options.keys() - c.options, c.clause) for c in claims if not c.denied and len(c.options) == len(options) - 1
+    ]
     return [Claim(frozenset(rest), Strength.STATED, clause) for rest, clause in left]

@@ -108,7 +108,9 @@ def fits(value: Any, schema: Mapping[str, Any]) -> bool:
         if schema.get("additionalProperties") is False and not value.keys() <= properties.keys():
             return False
         return all(fits(value[key], inner) for key, inner in properties.items() if key in value)
-    return all(fits(inner, schema["items"]) for inner in value) if isinstance(value, list) and "items" in schema else True
+    return (
+        all(fits(inner, schema["items"]) for inner in value) if isinstance(value, list) and "items" in schema else True
+    )
 
 
 def _is(value: Any, kind: str) -> bool:

@@ -4,6 +4,8 @@ Every place is replaced by one character of the private-use plane, so that what 
 "C. difficile", "vitamin A" or "Both A and B" as an option's own words are one mention, never a letter.
 """
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -23,7 +25,9 @@ _NOUNS_BEFORE = re.compile(
     r"slides?|images?|wave|interval|vitamina|epatite|hepatite|vitamine|schedule|kategorie|gruppe|grad|typ)\s+$",
     re.IGNORECASE,
 )
-_WORD_AFTER = re.compile(r" +(?:cells?|lymphocytes?|antigens?|streptococc\w*|fib\w*|waves?|lines?\b|positive|negative|\d)", re.IGNORECASE)
+_WORD_AFTER = re.compile(
+    r" +(?:cells?|lymphocytes?|antigens?|streptococc\w*|fib\w*|waves?|lines?\b|positive|negative|\d)", re.IGNORECASE
+)
 _VERB_AFTER = re.compile(
     r"\s+(?:is|isn't|was|are|has|had|would|can|can't|cannot|could|should|does|doesn't|did|do|fits?|seems?|looks?|raises?|lowers?|"
     r"describes?|means|and|or|nor|because|since|as|but|may|might|will|won't|remains?|wins|explains?|shows|here|now|it|over|"
@@ -39,7 +43,9 @@ _LETTER_NOUN = re.compile(
 )
 
 
-_NONE_OF_THEM = re.compile(r"\bnone\s+of\s+(?:the\s+(?:above|options|choices|others?)|these|them|those)(?:\s+\w+)?\b", re.IGNORECASE)
+_NONE_OF_THEM = re.compile(
+    r"\bnone\s+of\s+(?:the\s+(?:above|options|choices|others?)|these|them|those)(?:\s+\w+)?\b", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -93,10 +99,14 @@ def _mark_words(found: Marked, options: Mapping[str, str]) -> None:
         for pattern in _patterns_of(folded(text), [folded(other).lower() for other in options.values()])
     ]
     for _, letter, pattern in sorted(patterns, key=lambda row: -row[0]):
-        found.text = pattern.sub(lambda _, name=letter: found.mark(frozenset(name), False), found.text)
+        found.text = _sub_mark(pattern, found, letter)
     for letter, text in options.items():
         if not re.search(MENTION, found.text):
             _mark_reordered(found, letter, [part.split() for part in re.split(r"[,;]", folded(text)) if part.strip()])
+
+
+def _sub_mark(pattern: re.Pattern[str], found: Marked, letter: str) -> str:
+    return pattern.sub(lambda _: found.mark(frozenset(letter), False), found.text)
 
 
 def _mark_reordered(found: Marked, letter: str, parts: Sequence[Sequence[str]]) -> None:
@@ -119,14 +129,20 @@ def _patterns_of(text: str, all_texts: Sequence[str]) -> Iterator[re.Pattern[str
     gaps = _TOKEN.split(words)[1:-1]
     body = re.escape(tokens[0]) if tokens else ""
     for gap, token in zip(gaps, tokens[1:], strict=True):
-        spaced = r"[\s'-]*" if not gap.strip() else rf"\s*{re.escape(gap.strip())}?\s*" if gap.strip() not in ".:/" else rf"\s*{re.escape(gap.strip())}\s*"
+        spaced = (
+            r"[\s'-]*"
+            if not gap.strip()
+            else rf"\s*{re.escape(gap.strip())}?\s*"
+            if gap.strip() not in ".:/"
+            else rf"\s*{re.escape(gap.strip())}\s*"
+        )
         body += (spaced if gap.strip() or not (tokens and token.isalnum()) else r"[\s-]+") + re.escape(token)
     if not body:
         return
     article = r"(?:\b(?:[Aa]n?|[Tt]he)\s+)?" if words != text.strip().rstrip(".") else ""
     before = r"(?<![A-Za-z0-9.,])" if body[0].isdigit() else r"(?<![A-Za-z0-9])"
     yield re.compile(rf"{article}{before}{body}(?:e?s)?(?![A-Za-z0-9]|[.,]\d)", re.IGNORECASE)
-    if species := re.fullmatch(r"([A-Z])[a-z]{3,} ([a-z]{4,})(?: .*)?", words):
+    if species := re.fullmatch(r"([A-Z])[a-z]{3,} ([a-z]{4,})(?: .*)?", words):  # noqa: SIM102
         if not any(other.startswith(species[2]) for other in all_texts):
             yield re.compile(rf"(?<![A-Za-z]){species[1]}\.?\s*{species[2][:4]}[a-z]*")
 
@@ -148,9 +164,11 @@ def _mark_letters(found: Marked, options: Mapping[str, str]) -> None:
 def _is_letter(match: re.Match[str], found: Marked, text: str, options: Mapping[str, str]) -> bool:
     """Whether a letter that stands alone names an option, and is no article, pronoun, name or unit."""
     name, before, after = match.group("letter"), text[: match.start()], text[match.end() :]
-    if re.match(r"-\w|'\w|\.\s?[a-z]{3,}|\.[A-Za-z0-9]|/[a-z]", after) or re.search(r"[A-Za-z0-9]['-]$|(?<![A-Za-z0-9])[A-Za-z]\.$|[\d°]\s?$", before[-4:]):
-        if not re.match(r"'s\b", after) and not (match.group("open") or match.group("close")):
-            return False
+    is_part_of_word = re.match(r"-\w|'\w|\.\s?[a-z]{3,}|\.[A-Za-z0-9]|/[a-z]", after) or re.search(
+        r"[A-Za-z0-9]['-]$|(?<![A-Za-z0-9])[A-Za-z]\.$|[\d°]\s?$", before[-4:]
+    )
+    if is_part_of_word and not (re.match(r"'s\b", after) or match.group("open") or match.group("close")):
+        return False
     if _NOUNS_BEFORE.search(before) or (name.isupper() and _WORD_AFTER.match(after)):
         return False
     enclosed = bool(match.group("open") and match.group("close"))
@@ -159,7 +177,9 @@ def _is_letter(match: re.Match[str], found: Marked, text: str, options: Mapping[
     announced = re.search(r"[:=：]\s*$", before) is not None or _LETTER_NOUN.search(before) is not None
     if name.islower():
         at_start = line_start and (match.group("close") or not after.strip() or re.match(r"[.:)](?:\s|$)", after))
-        return bool(enclosed or at_start or (announced and ends and name not in "sm") or (announced and match.group("close")))
+        return bool(
+            enclosed or at_start or (announced and ends and name not in "sm") or (announced and match.group("close"))
+        )
     if name.upper() not in options:
         return bool((enclosed or (announced and ends) or (line_start and ends)) and name != "I")
     if enclosed or match.group("close") or after[:1] in "。はがをではのと가는은이입" and after:
@@ -173,8 +193,10 @@ def _is_letter(match: re.Match[str], found: Marked, text: str, options: Mapping[
     if name == "A" and (named := re.match(f"\\s*({MENTION})", after)):
         return found.of(named.group(1)).options == {"A"}
     if name == "A" and not (ends or re.match(f"\\s*(?:{AND}|{OR})(?![a-z])", after)):
-        return re.match(r"\s*[\u0370-\udfff]", after) is not None or bool(_VERB_AFTER.match(after)) or (
-            (announced or line_start) and not re.match(r"\s+[a-z0-9]", after)
+        return (
+            re.match(r"\s*[\u0370-\udfff]", after) is not None
+            or bool(_VERB_AFTER.match(after))
+            or ((announced or line_start) and not re.match(r"\s+[a-z0-9]", after))
         )
     return True
 

@@ -1,5 +1,7 @@
 """The number that a plain reply gives: in the unit asked, and no range, bound, operand, date or part of a name."""
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import re
 import unicodedata
 from collections.abc import Sequence
@@ -27,11 +29,36 @@ _LONG = {
 _WORDS = {
     word: value
     for value, word in enumerate(
-        "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen eighteen nineteen twenty".split()
+        [
+            "zero",
+            "one",
+            "two",
+            "three",
+            "four",
+            "five",
+            "six",
+            "seven",
+            "eight",
+            "nine",
+            "ten",
+            "eleven",
+            "twelve",
+            "thirteen",
+            "fourteen",
+            "fifteen",
+            "sixteen",
+            "seventeen",
+            "eighteen",
+            "nineteen",
+            "twenty",
+        ]
     )
 } | {"thirty": 30, "forty": 40, "fifty": 50, "sixty": 60, "seventy": 70, "eighty": 80, "ninety": 90, "half": 0.5}
 _TENS = "twenty|thirty|forty|fifty|sixty|seventy|eighty|ninety"
-_SPELT = re.compile(rf"\b(?:({_TENS})[- ](one|two|three|four|five|six|seven|eight|nine)|({'|'.join(_WORDS)}))\b(?!\s+(?:hundred|thousand|million))", re.IGNORECASE)
+_SPELT = re.compile(
+    rf"\b(?:({_TENS})[- ](one|two|three|four|five|six|seven|eight|nine)|({'|'.join(_WORDS)}))\b(?!\s+(?:hundred|thousand|million))",
+    re.IGNORECASE,
+)
 _DIGITS = r"\d{1,3}(?:\.\d{3})+,\d+|\d{1,3}(?:(?:[ ,'\u202f\u00a0]\d{3})+(?!\d)|(?:\.\d{3}){2,}(?!\d))(?:[.,]\d+)?|\d+(?:[.,]\d+)?|[.,]\d+"
 _NUMBER = re.compile(
     rf"(?<![A-Za-z0-9_.,/^])(?P<sign>[+-]\s?)?(?P<digits>{_DIGITS})(?:\s*/\s*(?P<below>\d+)(?![\d/.,]))?"
@@ -40,9 +67,17 @@ _NUMBER = re.compile(
 )
 _SIDES = re.compile(r"\d\s*(?:mm|cm)?\s*[x×]\s*(?!10\s*(?:\^|\*\*))\d[\d.,]*\s*(?:mm|cm|m)?\b(?!.*=)")
 """12 x 8 mm: two sides."""
-_DATE = re.compile(r"\b\d{1,2}[/.-]\d{1,2}[/.-]\d{4}\b|\b\d{1,2}[/.]\d{1,2}[/.]\d{2}\b|\b\d{4}-\d{2}-\d{2}\b|\b\d{1,2}:\d{2}(?::\d{2})?\b")
-_ASIDE = re.compile(r"\([^()]*(?:\b(?:normal|reference|range|ref|target|SD|CI|limits?|from|was|previously|upper|lower|vs|versus)\b|\d\s*(?:[-–]|to)\s*\d)[^()]*\)", re.IGNORECASE)
-_SPREAD = re.compile(r"(?:±|\+/-|\+-|\bSD\b|\bstandard\s+(?:deviation|error)\b(?:\s+of)?|\bSE\b|\b95\s*%\s*CI\b)\s*:?\s*[\[(]?\d[\d.,]*(?:\s*(?:[-–,]|to)\s*\d[\d.,]*)?\s*%?[\])]?", re.IGNORECASE)
+_DATE = re.compile(
+    r"\b\d{1,2}[/.-]\d{1,2}[/.-]\d{4}\b|\b\d{1,2}[/.]\d{1,2}[/.]\d{2}\b|\b\d{4}-\d{2}-\d{2}\b|\b\d{1,2}:\d{2}(?::\d{2})?\b"
+)
+_ASIDE = re.compile(
+    r"\([^()]*(?:\b(?:normal|reference|range|ref|target|SD|CI|limits?|from|was|previously|upper|lower|vs|versus)\b|\d\s*(?:[-–]|to)\s*\d)[^()]*\)",
+    re.IGNORECASE,
+)
+_SPREAD = re.compile(
+    r"(?:±|\+/-|\+-|\bSD\b|\bstandard\s+(?:deviation|error)\b(?:\s+of)?|\bSE\b|\b95\s*%\s*CI\b)\s*:?\s*[\[(]?\d[\d.,]*(?:\s*(?:[-–,]|to)\s*\d[\d.,]*)?\s*%?[\])]?",
+    re.IGNORECASE,
+)
 _BOUND = re.compile(
     r"(?:\b(?:at\s+(?:least|most)|below|under|less\s+than|more\s+than|over|above|up\s+to|greater\s+than|fewer\s+than|no\s+(?:more|less)\s+than|exceed\w*|"
     r"mindestens|hochstens|unter|uber|weniger\s+als|mehr\s+als|moins\s+de|plus\s+de|menos\s+de|mas\s+de|mais\s+de|meno\s+di|piu\s+di)|[<>≤≥])\s*(?:or\s+equal\s+to\s*)?$",
@@ -78,7 +113,9 @@ class _Found:
     is_aside: bool
 
 
-def said_number(text: str, unit: str = "", possible_range: tuple[float, float] | None = None, question: str = "") -> Number:
+def said_number(
+    text: str, unit: str = "", possible_range: tuple[float, float] | None = None, question: str = ""
+) -> Number:
     """Return the number that a reply gives.
 
     Args:
@@ -133,20 +170,29 @@ def _decided(found: Sequence[_Found], corrections: Sequence[int], *, has_unit: b
     values = {value for f in found for value in f.values}
     if len(values) == 1:
         return Number(values.pop())
-    return Number(None, "the text gives several numbers, and does not choose" if values else "the text gives no number in the unit")
+    return Number(
+        None,
+        "the text gives several numbers, and does not choose" if values else "the text gives no number in the unit",
+    )
 
 
-def _in_sentence(sentence: str, number: int, unit: str, within: tuple[float, float] | None, announced: bool) -> list[_Found]:
+def _in_sentence(
+    sentence: str, number: int, unit: str, within: tuple[float, float] | None, announced: bool
+) -> list[_Found]:
     text = _SPELT.sub(_spelt, sentence)
     final = max((m.end() for m in words.FINAL.finditer(text)), default=0)
     places = list(_NUMBER.finditer(text))
     found: list[_Found] = []
-    for index, place in enumerate(places):
+    for place in places:
         before, after = text[: place.start()], text[place.end() :]
         if re.match(r"\s*(?:=(?!=)|[+×*/÷^]|[x-]\s*[\d(])", after) and re.search(r"=", text):
             continue  # an operand
-        if re.match(r"\s*(?:[-–]|to|bis|a|-)\s*\d", after) or re.search(r"\bbetween\s+[\d.,]+\s*\S*\s*(?:and|-)\s*$|\d\s*\S{0,8}\s*(?:[-–]|\bto\b|\bbis\b)\s*$", before) or (
-            re.search(r"\b(?:between|zwischen|entre|tra)\s*$", before)
+        if (
+            re.match(r"\s*(?:[-–]|to|bis|a|-)\s*\d", after)
+            or re.search(
+                r"\bbetween\s+[\d.,]+\s*\S*\s*(?:and|-)\s*$|\d\s*\S{0,8}\s*(?:[-–]|\bto\b|\bbis\b)\s*$", before
+            )
+            or (re.search(r"\b(?:between|zwischen|entre|tra)\s*$", before))
         ):
             found.append(_Found((), number, Strength.MENTIONED, True, False, True, _aside(text, place)))
             continue
@@ -160,10 +206,19 @@ def _in_sentence(sentence: str, number: int, unit: str, within: tuple[float, flo
             continue
         strength = Strength.FINAL if announced or (final and place.start() >= final) else Strength.MENTIONED
         is_result = bool(re.search(r"=\s*(?:about|≈|~)?\s*$", before)) or bool(
-            re.search(r"\b(?:i\.?e\.?|in\s+other\s+words|makes|so|thus|therefore|hence|equals|corresponds\s+to|that\s+is|or\s+rather|total(?:s|ling)?)\b[^\d]*$", before, re.IGNORECASE)
+            re.search(
+                r"\b(?:i\.?e\.?|in\s+other\s+words|makes|so|thus|therefore|hence|equals|corresponds\s+to|that\s+is|or\s+rather|total(?:s|ling)?)\b[^\d]*$",
+                before,
+                re.IGNORECASE,
+            )
         )
         below = float(place.group("below") or "inf")
-        is_open = _BOUND.search(before) is not None or _SIDES.search(text) is not None or any(v * below > below for v in values if below != float("inf")) or (bool(unit) and re.match(r"\s*\S{0,12}\s+or\s+(?:more|less)\b", after) is not None)
+        is_open = (
+            _BOUND.search(before) is not None
+            or _SIDES.search(text) is not None
+            or any(v * below > below for v in values if below != float("inf"))
+            or (bool(unit) and re.match(r"\s*\S{0,12}\s+or\s+(?:more|less)\b", after) is not None)
+        )
         found.append(_Found(values, number, strength, is_own, is_result, is_open, _aside(text, place)))
     return _without_alternatives(text, found)
 
@@ -206,7 +261,14 @@ def _scale(after: str, unit: str) -> tuple[bool, float | None]:
     """Whether the unit asked follows, and the factor to it; None for another unit that only a formula converts."""
     if not unit:
         return False, 1.0
-    written = after.lstrip(" ~([").replace("μ", "µ").replace("²", "2").replace("^2", "2").replace("per ", "/").replace("/ ", "/")
+    written = (
+        after.lstrip(" ~([")
+        .replace("μ", "µ")
+        .replace("²", "2")
+        .replace("^2", "2")
+        .replace("per ", "/")
+        .replace("/ ", "/")
+    )
     for long, short in _LONG.items():
         written = re.sub(rf"(?i)(?<![A-Za-z]){long}\b", short, written)
     asked = unit.replace("μ", "µ").lower()
@@ -242,7 +304,9 @@ def _ratio(one: str, other: str) -> float | None:
 
 
 def _ascii_digits(text: str) -> str:
-    digits = "".join(str(unicodedata.digit(c)) if c.isdigit() and not c.isascii() and c not in "⁰¹²³⁴⁵⁶⁷⁸⁹" else c for c in text)
+    digits = "".join(
+        str(unicodedata.digit(c)) if c.isdigit() and not c.isascii() and c not in "⁰¹²³⁴⁵⁶⁷⁸⁹" else c for c in text
+    )
     return digits.translate(str.maketrans("٫−", ".-", "٬"))
 
 

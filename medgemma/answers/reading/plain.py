@@ -1,5 +1,7 @@
 """A reply as plain text: markup, LaTeX and full-width forms resolved, and what runs on to another question cut off."""
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import re
 import unicodedata
 
@@ -43,9 +45,7 @@ def _ticked(box: re.Match[str]) -> str:
 
 def _superscripts_kept(text: str) -> str:
     """Write superscript digits as powers, which NFKC would run into the number before."""
-    return re.sub(
-        r"(?<=\d)[⁺⁻]?[⁰¹²³⁴-⁹]+", lambda found: "^" + unicodedata.normalize("NFKC", found.group(0)), text
-    )
+    return re.sub(r"(?<=\d)[⁺⁻]?[⁰¹²³⁴-⁹]+", lambda found: "^" + unicodedata.normalize("NFKC", found.group(0)), text)
 
 
 def before_run_on(text: str) -> str:

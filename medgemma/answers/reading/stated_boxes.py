@@ -1,5 +1,7 @@
 """Boxes that a reply states in other forms than MedGemma's JSON: by named edges, in brackets, in a table."""
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +9,12 @@ from typing import Any
 from medgemma.answers.reading import words
 from medgemma.answers.reading.plain import plain
 
-_EDGES = (("ymin", "y0", "top", "y1"), ("xmin", "x0", "left", "x1"), ("ymax", "y1", "bottom", "y2"), ("xmax", "x1", "right", "x2"))
+_EDGES = (
+    ("ymin", "y0", "top", "y1"),
+    ("xmin", "x0", "left", "x1"),
+    ("ymax", "y1", "bottom", "y2"),
+    ("xmax", "x1", "right", "x2"),
+)
 _NUMBER = r"\s*(\d+(?:\.\d+)?)\s*"
 _BRACKETS = re.compile(rf"(?<![\d.,])[\[(]?{_NUMBER},{_NUMBER},{_NUMBER},{_NUMBER}(?:[\])]|(?![\d,]|\.\d))")
 _X_FIRST = re.compile(r"\bx\w*\W+y\w*\W+x\w*\W+y", re.IGNORECASE)
@@ -17,14 +24,22 @@ _TABLE = re.compile(
     + rf"(?:[\s|:-]*\n)?\s*\|?(?:\s*[A-Za-z][\w ]*\|)?{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|{_NUMBER}\|?",
     re.IGNORECASE,
 )
-_NAMED = re.compile(r"\b(ymin|xmin|ymax|xmax|y0|x0|y1|x1|y2|x2|top|left|bottom|right)\s*[:=]?\s*(?:edge\s*)?(?:is|at|near)?\s*(\d+(?:\.\d+)?)", re.IGNORECASE)
-_EXAMPLE = re.compile(r"\b(?:format|form|example|e\.g|such\s+as|as\s+in|template|instead\s+of|not|order)\b[^.\n]*$", re.IGNORECASE)
+_NAMED = re.compile(
+    r"\b(ymin|xmin|ymax|xmax|y0|x0|y1|x1|y2|x2|top|left|bottom|right)\s*[:=]?\s*(?:edge\s*)?(?:is|at|near)?\s*(\d+(?:\.\d+)?)",
+    re.IGNORECASE,
+)
+_EXAMPLE = re.compile(
+    r"\b(?:format|form|example|e\.g|such\s+as|as\s+in|template|instead\s+of|not|order)\b[^.\n]*$", re.IGNORECASE
+)
 _NONE = re.compile(
     r"\b(?:there\s+(?:is|are)\s+no|no\s+(?:\w+\s+){0,3}(?:is|are|was|were|can\s+be)?\s*(?:seen|visible|present|found|identified|box)|nothing\s+to\s+(?:box|locate)|"
     r"(?:is|are)\s+(?:not|absent)\s*(?:present|visible|seen|found)?|none\s+(?:is|are|was|were)?\s*(?:seen|present|visible|found))\b",
     re.IGNORECASE,
 )
-_CANNOT = re.compile(r"\b(?:can(?:not|'t)|unable|did\s+not\s+load|sorry|not\s+(?:provided|attached|able|possible|sure|clear))\b", re.IGNORECASE)
+_CANNOT = re.compile(
+    r"\b(?:can(?:not|'t)|unable|did\s+not\s+load|sorry|not\s+(?:provided|attached|able|possible|sure|clear))\b",
+    re.IGNORECASE,
+)
 
 
 def named_edges(row: Mapping[str, Any]) -> list[float] | None:
@@ -53,7 +68,11 @@ def boxes_in_prose(text: str) -> list[list[float]]:
             boxes = [[y0, x0, y1, x1] for x0, y0, x1, y1 in boxes]
         distinct = [box for i, box in enumerate(boxes) if box not in boxes[:i]]
         between = whole[lists[0].end() : lists[-1].start()]
-        takes_back = words.CORRECTS.search(between) or words.FINAL.search(between) or re.search(r"\bthat\s+is|\bthe\s+(?:left|right|other|correct)\s+one", between, re.IGNORECASE)
+        takes_back = (
+            words.CORRECTS.search(between)
+            or words.FINAL.search(between)
+            or re.search(r"\bthat\s+is|\bthe\s+(?:left|right|other|correct)\s+one", between, re.IGNORECASE)
+        )
         if len(distinct) == 1 or takes_back:
             return [boxes[-1]]
         return distinct if re.fullmatch(r"[\s,;&]*(?:and)?\s*", _joined(whole, lists)) else []

@@ -1,11 +1,16 @@
 """A letter in a reply that is JSON: under a key that says answer, as the one true verdict, or by its probability."""
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import json
 import re
 from collections.abc import Mapping
 from typing import Any
 
-_KEYS = re.compile(r"(?:final|correct|selected|chosen|best|the)?[_ -]*(?:answer|choice|option|letter|diagnosis|response|prediction|selection)[_ -]*(?:letter|key|id)?", re.IGNORECASE)
+_KEYS = re.compile(
+    r"(?:final|correct|selected|chosen|best|the)?[_ -]*(?:answer|choice|option|letter|diagnosis|response|prediction|selection)[_ -]*(?:letter|key|id)?",
+    re.IGNORECASE,
+)
 _FENCE = re.compile(r"^\s*(?:```|~~~)\w*\s*\n?|\n?\s*(?:```|~~~)\s*$")
 
 

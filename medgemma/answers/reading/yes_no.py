@@ -1,5 +1,7 @@
 """Whether a plain reply says yes or no to the question that was asked."""
 
+# ruff: noqa: E501  (patterns are lists of words)
+
 import re
 from dataclasses import dataclass
 
@@ -8,8 +10,12 @@ from medgemma.answers.reading.claims import Claim, Reading, Strength, read, sent
 from medgemma.answers.reading.plain import folded
 
 _END = r"(?=\s*(?:$|[.,;:!?|)\n，。、！।؟၊။]|\s-\s|[–—]))"
-_BOTH = re.compile(r"\byes\s*(?:/|or|and|,)\s*(?:or\s+|and\s+)?no\b|\bno\s*(?:/|or|and|,)\s*(?:or\s+|and\s+)?yes\b", re.IGNORECASE)
-_ECHO = re.compile(r"\(\s*yes\s*(?:/|or)\s*no\s*\)|(?:with|reply|answer|say|respond|either)\s+(?:\w+\s+)?yes\s+or\s+no", re.IGNORECASE)
+_BOTH = re.compile(
+    r"\byes\s*(?:/|or|and|,)\s*(?:or\s+|and\s+)?no\b|\bno\s*(?:/|or|and|,)\s*(?:or\s+|and\s+)?yes\b", re.IGNORECASE
+)
+_ECHO = re.compile(
+    r"\(\s*yes\s*(?:/|or)\s*no\s*\)|(?:with|reply|answer|say|respond|either)\s+(?:\w+\s+)?yes\s+or\s+no", re.IGNORECASE
+)
 _OPEN = re.compile(
     r"\b(?:can(?:not|'t)\s+(?:be\s+)?(?:\w+\s+)?(?:exclude|rule)\w*|may|might|could|possibl[ey]|possibility|uncertain|unclear|equivocal|indeterminate|"
     r"nicht\s+(?:sicher\s+)?auszuschliessen|moglich\w*|ne\s+(?:peut|saurait)\s+etre\s+exclue?|possible|no\s+se\s+puede\s+(?:descartar|excluir)|"
@@ -18,10 +24,23 @@ _OPEN = re.compile(
     re.IGNORECASE,
 )
 """What leaves the question open."""
-_PROBABLY = re.compile(r"^\W*(?:probably|most\s+likely|likely|presumably|wahrscheinlich|probablement|probablemente|provavelmente|probabilmente|mungkin)\s+(not|nicht|pas|no|nao|non|tidak|yes|ja|oui|si|sim|ya)\b", re.IGNORECASE)
-_NOT_SO = re.compile(r"\W*(?:(?:absolutely|definitely|certainly|clearly|of\s+course|i\s+think|very)\s+)?(?:not(?:\s+\w+){0,4}|(?:highly\s+)?unlikely)\W*", re.IGNORECASE)
-_OFFERS = re.compile(r"\W*(?:yes|sure|no\s+problem)\W+(?:I|let\s+me|of\s+course)\s*(?:can|will|'ll|would|am|look)?\b(?!\s+see)", re.IGNORECASE)
-_ANSWERED = re.compile(r"\b(?:answer|answered|say|reply|so|thus|therefore|hence|is|be|with|definitely|clearly|probably|but|then|a)\s+(?P<said>yes|no)" + _END, re.IGNORECASE)
+_PROBABLY = re.compile(
+    r"^\W*(?:probably|most\s+likely|likely|presumably|wahrscheinlich|probablement|probablemente|provavelmente|probabilmente|mungkin)\s+(not|nicht|pas|no|nao|non|tidak|yes|ja|oui|si|sim|ya)\b",
+    re.IGNORECASE,
+)
+_NOT_SO = re.compile(
+    r"\W*(?:(?:absolutely|definitely|certainly|clearly|of\s+course|i\s+think|very)\s+)?(?:not(?:\s+\w+){0,4}|(?:highly\s+)?unlikely)\W*",
+    re.IGNORECASE,
+)
+_OFFERS = re.compile(
+    r"\W*(?:yes|sure|no\s+problem)\W+(?:I|let\s+me|of\s+course)\s*(?:can|will|'ll|would|am|look)?\b(?!\s+see)",
+    re.IGNORECASE,
+)
+_ANSWERED = re.compile(
+    r"\b(?:answer|answered|say|reply|so|thus|therefore|hence|is|be|with|definitely|clearly|probably|but|then|a)\s+(?P<said>yes|no)"
+    + _END,
+    re.IGNORECASE,
+)
 
 
 _SAME = (
@@ -37,7 +56,10 @@ _SAME = (
     ("cardiomeg", "enlarged heart", "heart is enlarged"),
 )
 """Words for one finding; the first is the stem that a question names."""
-_ABNORMAL = re.compile(r"\b(?:enlarged|abnormal|widened|increased|reduced|dilated|too\s+(?:large|big|small)|cardiomegaly|displaced|malpositioned|shifted)\b", re.IGNORECASE)
+_ABNORMAL = re.compile(
+    r"\b(?:enlarged|abnormal|widened|increased|reduced|dilated|too\s+(?:large|big|small)|cardiomegaly|displaced|malpositioned|shifted)\b",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -76,7 +98,11 @@ _ASKS_PRESENCE_ELSEWHERE = (
 def existence(question: str) -> Existence | None:
     """Return what a question asks the existence of; None for another kind of question."""
     asked = folded(question).strip(" ?¿？؟。။\n").lower()
-    for patterns, is_absence, is_last in ((_ASKS_ABSENCE, True, True), (_ASKS_PRESENCE, False, True), (_ASKS_PRESENCE_ELSEWHERE, False, False)):
+    for patterns, is_absence, is_last in (
+        (_ASKS_ABSENCE, True, True),
+        (_ASKS_PRESENCE, False, True),
+        (_ASKS_PRESENCE_ELSEWHERE, False, False),
+    ):
         for pattern in patterns:
             if found := re.fullmatch(pattern, asked):
                 named = found.group("x").split()
@@ -106,7 +132,11 @@ def said_yes_no(text: str, question: str = "") -> Reading:
             after_question = asked is None or asked.head not in sentence.lower()
             continue
         claims += [
-            Claim(frozenset(said), Strength.MENTIONED if after_question and strength == Strength.STATED else strength, number)
+            Claim(
+                frozenset(said),
+                Strength.MENTIONED if after_question and strength == Strength.STATED else strength,
+                number,
+            )
             for said, strength in _said(sentence, asked, announced, question)
         ]
         announced = bool(re.search(rf"(?:{words.FINAL.pattern}|{words.ANSWER.pattern})\W*$", sentence, re.IGNORECASE))
@@ -136,9 +166,9 @@ def _said(sentence: str, asked: Existence | None, announced: bool, question: str
         return [({"yes", "no"}, Strength.STATED)]
     if direct and not (re.search(r"\bbut\b", rest) and not marker):
         return [({direct}, Strength.FINAL if announced else strength)]
-    found = list(_ANSWERED.finditer(sentence))
-    if found and not _OPEN.search(sentence):
-        return [({found[-1].group("said").lower()}, Strength.STATED)]
+    answered = list(_ANSWERED.finditer(sentence))
+    if answered and not _OPEN.search(sentence):
+        return [({answered[-1].group("said").lower()}, Strength.STATED)]
     cells = [cell.strip().lower() for cell in sentence.strip("| ").split("|")]
     if len(cells) > 1 and cells[-1] in ("yes", "no"):
         return [({cells[-1]}, Strength.STATED)]
@@ -154,7 +184,10 @@ def _direct(rest: str) -> str | None:
     start = rest.lstrip(" \"'([*-")
     for said, pattern in (("no", words.NO), ("yes", words.YES)):
         found = pattern.match(start)
-        if found and (re.match(_END, start[found.end() :]) or (said == "yes" and start[: found.end()].isascii() and start[:3].lower() == "yes")):
+        if found and (
+            re.match(_END, start[found.end() :])
+            or (said == "yes" and start[: found.end()].isascii() and start[:3].lower() == "yes")
+        ):
             return said
     return None
 
@@ -164,7 +197,9 @@ def _finding(sentence: str, asked: Existence) -> str | None:
     if _OPEN.search(sentence) or re.search(r"\b(?:whether|if|to\s+(?:decide|look))\b", sentence, re.IGNORECASE):
         return None
     bare = words.NOT_DENIALS.sub(" ", sentence)
-    clauses = [part for part in re.split(r"[,;]|\bbut\b|\bbecause\b|\bwith\s+no\b", bare) if _names(part.lower(), asked.head)]
+    clauses = [
+        part for part in re.split(r"[,;]|\bbut\b|\bbecause\b|\bwith\s+no\b", bare) if _names(part.lower(), asked.head)
+    ]
     if not clauses:
         is_none = re.search(r"\b(?:none|nothing)\W*(?:$|(?:is|was|were|are|exists?|seen|found)\b)", bare, re.IGNORECASE)
         return None if not is_none else "yes" if asked.is_absence else "no"
