@@ -70,7 +70,7 @@ def accept(verdicts: Sequence[Verdict], labels: Sequence[bool], groups: Sequence
     """
     agrees = [float(verdict.met == label) for verdict, label in zip(verdicts, labels, strict=True)]
     found = grouped_bootstrap_ci(agrees, groups)
-    interval = found.ci95_wilson if found.ci95_wilson and found.n_groups == found.n else found.ci95_percentile
+    interval = found.ci95_wilson if found.ci95_wilson and found.n_groups == found.n else found.ci95
     return Acceptance(found, required, interval.low >= required)
 
 
