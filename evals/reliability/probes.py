@@ -128,5 +128,5 @@ def _blank(folder: Path, group: str) -> str:
     path = folder / f"{hashlib.sha256(group.encode()).hexdigest()[:16]}.png"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (448, 448), (128, 128, 128)).save(path)
+        Image.new("RGB", (64, 64), (128, 128, 128)).save(path)
     return str(path)
