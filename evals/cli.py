@@ -185,6 +185,61 @@ def labels(
 
 
 @app.command()
+def reliability(
+    tasks: Annotated[
+        list[str], typer.Argument(metavar="TASK...", help="Names of tasks whose answer is a letter or short.")
+    ],
+    data: Annotated[Path, typer.Option(help="Holds one folder a card name, or is that folder.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for answers, reliability.json and the page; a stopped run goes on.")
+    ],
+    model: Model = "nano",
+    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server that answers instead.")] = "",
+    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at a time.")] = 8,
+    side: Annotated[str, typer.Option(help="Part of the data; the task's first if empty.")] = "",
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task, drawn by --seed.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the items, the orders and the other pictures.")] = 0,
+    orders: Annotated[int, typer.Option(min=1, help="Other orders of the options, drawn an item.")] = 2,
+    max_new_tokens: Annotated[int | None, typer.Option(min=1, help="Longest answer, in tokens.")] = None,
+    adapter: Adapter = None,
+    quantize: Quantize = "",
+    device: Device = "auto",
+    dtype: Dtype = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Does it hold, does it look: each item also in other words and orders, and with other pictures or none.
+
+    An answer is stable if it means the same in all wordings and orders, and it needs the picture if another patient's,
+    a grey one or none changes it. `compare` prints the moves between the quadrants of two models.
+    """
+    from evals.reliability.running import lines_of, probing_task, summarise
+    from evals.results.tables import aligned
+    from evals.running.options import RunOptions
+
+    decoder = {"adapter": adapter, "quantize": quantize or None}
+    options = RunOptions(side=side, limit=limit, seed=seed, max_new_tokens=max_new_tokens)
+    unlimited = RunOptions(side=side, seed=seed, max_new_tokens=max_new_tokens)
+    rows, failed = [], []
+    with ExitStack() as open_things:
+        answering = _Answering(model, {}, {"device": device, "dtype": dtype}, decoder)
+        if endpoint:
+            from medgemma.endpoint import Endpoint
+
+            server = Endpoint(endpoint, endpoint_model or None)
+            answering = _Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
+        for task in _chosen(tasks, data, _what_cannot_answer(bool(endpoint), decoder)):
+            asking = probing_task(task, options, out, orders)
+            failed.append(_run(asking, unlimited, data, out, answering, None, concurrency, quiet))
+            if failed[-1] is not None:
+                rows += lines_of(task.name, summarise(task, out, seed))
+    for line in aligned(rows):
+        typer.echo(line)
+    if failed != [0] * len(failed):
+        raise typer.Exit(1)
+
+
+@app.command()
 def score(folder: Dir) -> None:
     """Score the outputs in DIR again, without generating."""
     if _score(folder):
@@ -202,8 +257,17 @@ def compare(
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
 ) -> None:
     """Compare two models item by item: both values, second minus first, intervals and p values."""
+    from evals.reliability.running import RESULTS, compare_results, move_lines
     from evals.results.compare import as_table, compare_dirs, remarks, to_json
+    from evals.results.tables import aligned
 
+    if all((folder / RESULTS).is_file() for folder in (first, second)):
+        for line in aligned(
+            [row for task, found in compare_results(first, second, seed).items() for row in move_lines(task, found)]
+        ):
+            typer.echo(line)
+        if not any((folder / "scores.json").is_file() for folder in (first, second)):
+            return
     comparison = compare_dirs(first, second, common, seed)
     for line in remarks(comparison):
         say(line)

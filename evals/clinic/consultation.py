@@ -4,7 +4,7 @@ The protocol is AgentClinic's: the doctor has a fixed number of replies, of whic
 ("REQUEST TEST: ...") or ends the consultation ("DIAGNOSIS READY: ..."); the patient hears results, the measurement
 reader hears the patient; a moderator says whether the diagnosis is the right disease. Unlike there, thinking is
 stripped before another side hears a reply, the count of replies stands in the messages (so that a prefix can be
-cached), and a moderator's "Yes." counts as yes (there only the bare word does).
+cached), and the moderator is a judge that the doctor's words cannot talk to (evals/judging).
 
 Source: Schmidgall et al., AgentClinic, arXiv:2405.07960; its code, MIT, commit b6570edefb. No text of it is used.
 """
@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from typing import Literal
 
 from evals.clinic.dialogue import Backend, BackendFailed, ContextFull, Message, call, chat, without_thinking
-from evals.metrics.answers import yes_or_no
+from evals.judging.judge import judge_text
 
 Speaker = Literal["doctor", "patient", "measurement"]
 
@@ -46,7 +46,7 @@ class Case:
     last_turn: str
     """Ends the message before the doctor's last reply."""
     question: str
-    """Put to the moderator; has {correct} and {said}."""
+    """Put to the moderator, with the diagnosis and the doctor's reply as quoted data."""
     max_turns: int
     """Replies of the doctor."""
     max_characters: int
@@ -183,9 +183,15 @@ def _answer(case: Case, roles: Roles, turns: Sequence[Turn]) -> Turn:
 def _judge(case: Case, moderator: Backend | None, reply: str) -> Literal["yes", "no", "unclear", ""]:
     if moderator is None:
         return ""
-    question = case.question.format(correct=case.diagnosis, said=reply)
-    verdict = _called("moderator", moderator, chat(case.moderator, [("user", question)]))
-    return yes_or_no(without_thinking(verdict).text) or "unclear"
+    judged = judge_text(
+        lambda messages: _called("moderator", moderator, messages),
+        system=case.moderator,
+        question=case.question,
+        text=reply,
+        reference=case.diagnosis,
+        seed=case.case_id,
+    )
+    return {True: "yes", False: "no", None: "unclear"}[judged.met]  # type: ignore[return-value]
 
 
 def _called(side: str, backend: Backend, messages: Sequence[Message]) -> str:

@@ -61,11 +61,10 @@ MEASUREMENT = """You report the results of medical tests and examinations. Answe
 RESULTS: [results], from the findings below and nothing else. If they do not hold what is ordered, answer
 RESULTS: NORMAL READINGS. Findings: {facts}"""
 
-MODERATOR = "You decide whether two diagnoses name the same disease. Answer with one word, yes or no."
+MODERATOR = "You decide whether two diagnoses name the same disease."
 
-QUESTION = """Correct diagnosis: {correct}
-What the doctor said: {said}
-Do they name the same disease?"""
+QUESTION = "Does the judged text name the same disease as the reference?"
+"""The judge's frame (evals/judging) puts both as quoted data."""
 
 OPENING = "The patient has come in. Begin."
 COUNTER = "(Reply {turn} of {turns}.)"
@@ -247,5 +246,6 @@ ROWS = (
         breakdown="part",
         max_new_tokens=128,
         dialogue=Dialogue(NAME, hold, episode, ("patient", "measurement", "moderator")),
+        version=2,
     ),
 )

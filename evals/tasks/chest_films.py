@@ -99,7 +99,7 @@ def prompt(condition: str) -> str:
 
 def parse(item: Item, text: str) -> str:
     """Return yes, no, or an empty text."""
-    return parse_yes_no(text)
+    return parse_yes_no(text, item.prompt.partition("\n")[0])
 
 
 def grade(item: Item, output: Output) -> dict[str, float]:
@@ -311,6 +311,7 @@ def _row(name: str, films: FilmSet) -> Task:
         breakdown="condition",
         subgroups=("sex", "age_band", "view"),
         max_new_tokens=256,
+        version=2,
     )
 
 

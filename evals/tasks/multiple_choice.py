@@ -140,6 +140,7 @@ def _row(name: str, source: QuestionSet) -> Task:
         thinks=name != "medxpertqa-mm",
         max_new_tokens=MAX_NEW_TOKENS,
         fewshot_from=source.fewshot_from,
+        version=2,
     )
 
 

@@ -278,6 +278,7 @@ def _row(name: str, owned: OwnersRow) -> Task:
         is_jsonl=True,
         thinks=owned.thinks,
         max_new_tokens=owned.max_new_tokens,
+        version=2,
     )
 
 

@@ -267,6 +267,7 @@ def _asked(name: str, pictures: PictureSet) -> Task:
         pooled=pooled,
         subgroups=("sex", "age_band"),
         max_new_tokens=256,
+        version=2,
     )
 
 

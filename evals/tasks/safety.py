@@ -163,5 +163,6 @@ ROWS = (
         main_metric="safe_response",
         breakdown="category",
         max_new_tokens=300,
+        version=2,
     ),
 )

@@ -244,6 +244,7 @@ def _task(kind: TableKind) -> Task:
         pooled=partial(pooled, kind),
         breakdown="label",
         is_table=True,
+        version=2,
         max_new_tokens=max_new_tokens,
     )
 

@@ -5,7 +5,15 @@ Every parser gives a frozen record: what was found, or None and the reason why n
 
 from medgemma.answers.answer import Answer
 from medgemma.answers.boxes import Box, LocatedBox, ParsedBoxes, PixelBox, locate_boxes, parse_boxes, pixel_box
-from medgemma.answers.final import FinalLetter, FinalYesNo, final_letter, final_part, final_yes_no
+from medgemma.answers.final import (
+    FinalLetter,
+    FinalNumber,
+    FinalYesNo,
+    final_letter,
+    final_number,
+    final_part,
+    final_yes_no,
+)
 from medgemma.answers.json_in_text import JsonAnswer, json_answer
 from medgemma.answers.lab_report import LAB_REPORT_SCHEMA, LabReport, LabResult, parse_lab_report
 from medgemma.prompts.thinking import (
@@ -26,6 +34,7 @@ __all__ = [
     "Answer",
     "Box",
     "FinalLetter",
+    "FinalNumber",
     "FinalYesNo",
     "JsonAnswer",
     "LabReport",
@@ -37,6 +46,7 @@ __all__ = [
     "Spoken",
     "ThinkingTokens",
     "final_letter",
+    "final_number",
     "final_part",
     "final_yes_no",
     "json_answer",

@@ -5,11 +5,13 @@ localisation notebook, from 0 to 1 in the MedGemma 1.5 report.
 """
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 from medgemma.answers.json_in_text import json_answer
+from medgemma.answers.reading.stated_boxes import boxes_in_prose, named_edges, says_nothing_to_box
 from medgemma.engine.request import FinishReason
 from medsiglip.imaging import Picture, TechnicalTags
 from medsiglip.imaging.resize import shown
@@ -69,7 +71,10 @@ class LocatedBox:
 
 
 def parse_boxes(text: str, unit: BoxUnit | None = None, finish_reason: FinishReason = "stop") -> ParsedBoxes:
-    """The boxes of an answer, as a list of {"box_2d": [y0, x0, y1, x1], "label": ...}.
+    """The boxes of an answer: [{"box_2d": [y0, x0, y1, x1], "label": ...}], or how else it states them.
+
+    Read too: edges by their names (ymin, top, ...), four numbers in brackets, a table under y0, x0, y1, x1. Of boxes
+    in prose the last is meant. Pixels, and the example of a form, are no boxes.
 
     Args:
         text: an answer without its reasoning trace.
@@ -77,15 +82,13 @@ def parse_boxes(text: str, unit: BoxUnit | None = None, finish_reason: FinishRea
         finish_reason: of the answer.
 
     Returns:
-        Boxes inside the picture with an area; what is none is named in `reason`. Corners in the wrong order are not put
-        right. Numbers that are all 0 or 1 could be in either unit, and give none.
+        Boxes inside the picture with an area; what is none is named in `reason`, which is None too where the answer
+        says that there is nothing to box. Corners in the wrong order are not put right. Numbers that are all 0 or 1
+        could be in either unit, and give none.
     """
-    answer = json_answer(text, finish_reason)
-    if answer.reason:
-        return ParsedBoxes((), reason=answer.reason)
-    rows = _rows(answer.value)
+    rows, reason = _stated_rows(text, finish_reason)
     if not rows:
-        return ParsedBoxes((), reason='the JSON holds no boxes, expected [{"box_2d": [y0, x0, y1, x1], "label": ...}]')
+        return ParsedBoxes((), reason=reason)
     numbers = [n for row in rows if _is_numbers(row["box_2d"]) for n in row["box_2d"]]
     unit = unit or _unit_of(numbers)
     if unit is None:
@@ -98,6 +101,29 @@ def parse_boxes(text: str, unit: BoxUnit | None = None, finish_reason: FinishRea
         else:
             boxes.append(box)
     return ParsedBoxes(tuple(boxes), unit if boxes else None, "; ".join(faults) or None)
+
+
+_NO_BOX = 'the JSON holds no boxes, expected [{"box_2d": [y0, x0, y1, x1], "label": ...}]'
+
+
+def _stated_rows(text: str, finish_reason: FinishReason) -> tuple[list[Mapping[str, Any]], str | None]:
+    """The boxes of an answer as rows, and why there are none."""
+    answer = json_answer(text, finish_reason)
+    rows = _rows(answer.value)
+    if rows or finish_reason != "stop":
+        return rows, answer.reason
+    if re.search(r"\b(?:pixels?|px)\b", text, re.IGNORECASE):
+        return [], "the numbers are pixels of a picture whose size is not given"
+    rows = [{"box_2d": corners} for corners in boxes_in_prose(text)]
+    if rows:
+        return rows, None
+    if (
+        answer.value == []
+        or (isinstance(answer.value, Mapping) and list(answer.value.values()) == [[]])
+        or says_nothing_to_box(text)
+    ):
+        return [], None
+    return [], answer.reason or _NO_BOX
 
 
 def pixel_box(box: Box, height_px: int, width_px: int, resize_policy: str) -> PixelBox | None:
@@ -165,10 +191,13 @@ def patient_side(box: PixelBox, width_px: int, tags: TechnicalTags) -> tuple[Sid
 def _rows(value: Any) -> list[Mapping[str, Any]]:
     """The entries that name a box, however they are wrapped."""
     if isinstance(value, Mapping):
-        if "box_2d" in value:
-            return [value]
+        if "box_2d" in value or (edges := named_edges(value)):
+            return [value if "box_2d" in value else {"label": value.get("label", ""), "box_2d": edges}]
         value = next((inner for inner in value.values() if isinstance(inner, list)), [])
-    return [row for row in value if isinstance(row, Mapping) and "box_2d" in row] if isinstance(value, list) else []
+    if not isinstance(value, list):
+        return []
+    found = [row for row in value if isinstance(row, Mapping)]
+    return [r for row in found for r in ([row] if "box_2d" in row else _rows(row) if named_edges(row) else [])]
 
 
 def _is_numbers(value: Any) -> bool:

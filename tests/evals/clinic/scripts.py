@@ -1,5 +1,7 @@
 """Scripted sides and a small case, worked out by hand."""
 
+import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -23,7 +25,7 @@ CASE = Case(
     opening="Begin.",
     counter="({turn}/{turns})",
     last_turn="Now.",
-    question="{correct} or {said}?",
+    question="The same?",
     max_turns=4,
     max_characters=1000,
 )
@@ -47,6 +49,18 @@ class Script:
 
 def always(line: str) -> Backend:
     return lambda messages: line
+
+
+def moderator(verdict: str, heard: list[list[dict[str, Any]]] | None = None) -> Backend:
+    """A judge that gives its verdict as it is asked to, beside the nonce."""
+
+    def answer(messages: Sequence[Message]) -> str:
+        if heard is not None:
+            heard.append([dict(message) for message in messages])
+        nonce = re.findall(r"lines that hold (\w+)", messages[-1]["content"])[0]
+        return json.dumps({"nonce": nonce, "verdict": verdict})
+
+    return answer
 
 
 def roles(doctor: Backend, **others: Backend) -> Roles:

@@ -30,7 +30,7 @@ from evals.tasks.catalogue import TASKS
 from experience import Step, read_episodes
 from experience.storage.commit import recover
 from medgemma.endpoint import Endpoint, EndpointFault, EndpointRefused
-from tests.evals.clinic.scripts import Script, always, run
+from tests.evals.clinic.scripts import Script, always, moderator, run
 from tests.medgemma.faulty_server import serving
 from tests.nano import needs_nano
 
@@ -225,7 +225,7 @@ def test_another_patient_needs_another_folder(tmp_path: Path) -> None:
 
 def test_an_episode_is_the_doctors_side(tmp_path: Path) -> None:
     doctor = Script("<think>hm</think>Any pain?", "REQUEST TEST: WBC", "DIAGNOSIS READY: CLL")
-    run(TASK, [item()], players(doctor, moderator=always("yes")), tmp_path)
+    run(TASK, [item()], players(doctor, moderator=moderator("yes")), tmp_path)
     (episode,) = read_episodes(tmp_path / "episodes")
     first, second, third, last = episode.steps
     assert [m["role"] for m in first.observation["messages"]] == ["system", "user"]

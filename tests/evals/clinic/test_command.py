@@ -56,7 +56,11 @@ def test_servers_in_every_role(kit: Path, tmp_path: Path) -> None:
         ran = run(kit, tmp_path, "agent-clinic-medqa", "--limit", "4", "--endpoint", one.url, *roles)
     assert ran.exit_code == 0, ran.output
     found = scores(tmp_path, "agent-clinic-medqa")
-    assert (found["diagnosis_moderator"], found["moderator_unclear"], found["gave_diagnosis"]) == (0, 0, 1)
+    assert (found["diagnosis_moderator"], found["moderator_unclear"], found["gave_diagnosis"]) == (
+        0,
+        1,
+        1,
+    )  # a bare "No."
     assert (found["doctor_replies"], found["tests_ordered"]) == (3, 1)
     assert len(one.asked) == 4 * 3 and len(other.asked) == 4 * 3
     (output, *_) = read_outputs(tmp_path / "agent-clinic-medqa" / "outputs.jsonl")

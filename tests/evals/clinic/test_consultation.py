@@ -3,8 +3,8 @@ from dataclasses import replace
 import pytest
 
 from evals.clinic.consultation import Consultation, Turn, consult, consultation_in, named_diagnosis, text_of
-from evals.clinic.dialogue import BackendFailed, ContextFull, without_thinking
-from tests.evals.clinic.scripts import CASE, Script, always, roles
+from evals.clinic.dialogue import Backend, BackendFailed, ContextFull, without_thinking
+from tests.evals.clinic.scripts import CASE, Script, always, moderator, roles
 
 
 def said(held: Consultation) -> list[tuple[str, str]]:
@@ -13,8 +13,8 @@ def said(held: Consultation) -> list[tuple[str, str]]:
 
 def test_a_consultation_goes_to_the_right_sides_and_each_hears_its_part() -> None:
     doctor = Script("What is wrong?", "REQUEST TEST: EMG", "Since when?", "DIAGNOSIS READY: [Myasthenia gravis].")
-    patient, reader, moderator = Script("I see double.", "A month."), Script("RESULTS: decrement"), Script("Yes.")
-    held = consult(CASE, roles(doctor, patient=patient, measurement=reader, moderator=moderator))
+    patient, reader, heard = Script("I see double.", "A month."), Script("RESULTS: decrement"), []
+    held = consult(CASE, roles(doctor, patient=patient, measurement=reader, moderator=moderator("yes", heard)))
     assert said(held) == [
         ("doctor", "What is wrong?"),
         ("patient", "I see double."),
@@ -42,7 +42,9 @@ def test_a_consultation_goes_to_the_right_sides_and_each_hears_its_part() -> Non
         "RESULTS: decrement\n\nSince when?",
     ]
     assert [(m["role"], m["content"]) for m in reader.heard[0][1:]] == [("user", "I see double.\n\nREQUEST TEST: EMG")]
-    assert moderator.heard[0][1]["content"].startswith("Myasthenia gravis (MG) or DIAGNOSIS READY:")
+    asked = heard[0][1]["content"]
+    assert asked.startswith("The same?") and "reference begins ---\nMyasthenia gravis (MG)\n" in asked
+    assert "text begins ---\nDIAGNOSIS READY: [Myasthenia gravis].\n" in asked
     assert consultation_in(text_of(held)) == held
 
 
@@ -77,9 +79,9 @@ def test_what_the_doctor_thinks_is_kept_and_heard_by_nobody() -> None:
     doctor = Script(
         f"{secret}Any pain?", f"{secret}REQUEST TEST: EMG", "<think>SECRET never closed", "DIAGNOSIS READY: x"
     )
-    patient, reader, moderator = Script("No.", "<think>SECRET</think>Yes."), Script("RESULTS: 1"), Script("no")
-    held = consult(CASE, roles(doctor, patient=patient, measurement=reader, moderator=moderator))
-    for side in (doctor, patient, reader, moderator):
+    patient, reader, judge = Script("No.", "<think>SECRET</think>Yes."), Script("RESULTS: 1"), Script("no")
+    held = consult(CASE, roles(doctor, patient=patient, measurement=reader, moderator=judge))
+    for side in (doctor, patient, reader, judge):
         assert "SECRET" not in str(side.heard) and "unused9" not in str(side.heard)
     assert [turn.thinking for turn in held.turns if turn.speaker == "doctor"] == [
         "I suspect SECRET",
@@ -141,8 +143,14 @@ def test_a_stopped_run_is_not_a_failed_side() -> None:
 
 
 @pytest.mark.parametrize(
-    ("verdict", "expected"), [("Yes.", "yes"), ("no", "no"), ("<think>yes</think>No", "no"), ("maybe", "unclear")]
+    ("judge", "expected"),
+    [
+        (moderator("yes"), "yes"),
+        (moderator("no"), "no"),
+        (moderator("maybe"), "unclear"),
+        (always("Yes."), "unclear"),  # no nonce: anybody could have written it
+    ],
 )
-def test_verdicts(verdict: str, expected: str) -> None:
-    held = consult(CASE, roles(always("DIAGNOSIS READY: x"), moderator=always(verdict)))
+def test_verdicts(judge: Backend, expected: str) -> None:
+    held = consult(CASE, roles(always("DIAGNOSIS READY: x"), moderator=judge))
     assert held.verdict == expected and held.turns == (Turn("doctor", "DIAGNOSIS READY: x"),)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from medgemma.answers import final_letter, final_part, final_yes_no
+from medgemma.answers import final_letter, final_number, final_part, final_yes_no
 
 LETTERS = [
     ("Step by step.\nFinal Answer: (A)", "A"),
@@ -63,7 +63,7 @@ LETTERS = [
     ("Final Answer: 2", None),
     ("The lobe is dense and A is out.\n\n**B**", "B"),
     ("The lobe is dense.\n(B).", "B"),
-    ("The lobe is dense.\nB it is", None),
+    ("The lobe is dense.\nB it is", "B"),
     ("The lobe is dense.\nG", None),
 ]
 
@@ -102,15 +102,73 @@ def test_an_option_whose_text_is_a_letter_is_not_meant_by_it() -> None:
 
 
 def test_reasons_say_what_was_found() -> None:
-    assert final_letter("Final Answer: F").reason == "the final answer is F, which is none of A, B, C, D, E"
-    assert final_letter("Final Answer: A and B").reason == "the final answer names A and B: 'A and B'"
-    assert (
-        final_letter("Final Answer: pneumonia").reason == "the final answer begins with no option letter: 'pneumonia'"
-    )
-    assert final_letter("Final Answer:  ").reason == "nothing follows the final answer"
+    assert final_letter("Final Answer: F").reason == "the final answer is none of the options: 'Final Answer: F'"
+    assert final_letter("A and B").reason == "the text names A, B, and does not choose: 'A and B'"
+    assert final_letter("I think so").reason == "the text chooses no option: 'I think so'"
     assert final_letter("").reason == "the text is empty"
     long = final_letter("Final Answer: " + "word " * 100).reason
     assert long is not None and len(long) < 140
+
+
+FIVE = {"A": "Warfarin", "B": "Heparin", "C": "Aspirin", "D": "Apixaban", "E": "Alteplase"}
+
+
+@pytest.mark.parametrize(
+    ("text", "letter"),
+    [
+        ("It is B. Wait, no. It is C.", "C"),
+        ("Warfarin is too slow, heparin is contraindicated. Apixaban is the right drug.", "D"),
+        ("A colleague says A. I disagree: B.", "B"),
+        ("Everything but C can be discarded.", "C"),
+        ("I was torn between B and D but D wins.", "D"),
+        ("B over D.", "B"),
+        ("A \u274c\nB \u2705\nC \u274c\nD \u274c\nE \u274c", "B"),
+        ("The answer is definitely not A.", None),
+        ("Question 1: B\nQuestion 2: C", None),
+        ('{"answer": "D"}', "D"),
+        ("B\n\nQuestion: which dose?\nAnswer: C", "B"),
+        ("Antwort: A. Entschuldigung, richtig ist C.", "C"),
+        ("A\uac00 \uc544\ub2c8\ub77c B\uc785\ub2c8\ub2e4.", "B"),
+        ("No es A sino B.", "B"),
+        ("A au B.", None),
+    ],
+)
+def test_statements_are_read_as_a_person_reads_them(text: str, letter: str | None) -> None:
+    assert final_letter(text, FIVE).letter == letter
+
+
+@pytest.mark.parametrize(
+    ("text", "question", "yes"),
+    [
+        ("There is no effusion.", "Is there an effusion?", False),
+        ("There is no effusion.", "Is an effusion absent?", True),
+        ("A small effusion may be present.", "Is there an effusion?", None),
+        ("The heart is enlarged.", "Is the heart of normal size?", False),
+        ("No doubt, the clavicle is fractured.", "Does the film show a fracture?", True),
+        ("No comment.", "Is there an effusion?", None),
+    ],
+)
+def test_a_finding_answers_its_question(text: str, question: str, yes: bool | None) -> None:
+    assert final_yes_no(text, question).yes is yes
+
+
+@pytest.mark.parametrize(
+    ("text", "unit", "value"),
+    [
+        ("12.3 g/dL (reference range 12.0-15.5)", "g/dL", 12.3),
+        ("about 1.2 cm", "mm", 12.0),
+        ("5.4 mmol/L", "mg/dL", None),
+        ("at least 8 mm", "mm", None),
+        ("9.1 or 9.7", "", None),
+        ("2 + 3 = 5", "", 5.0),
+        ("1,048,576", "", 1048576.0),
+        ("31,6 kg/m2", "kg/m2", 31.6),
+        ("4.5 \u00d7 10^4 copies", "", 45000.0),
+        ("40 mg. No, a day makes 80 mg.", "mg", 80.0),
+    ],
+)
+def test_final_number(text: str, unit: str, value: float | None) -> None:
+    assert final_number(text, unit).value == value
 
 
 @pytest.mark.parametrize(
@@ -123,7 +181,8 @@ def test_reasons_say_what_was_found() -> None:
         ("no", False),
         ("NO, I do not", False),
         ("No. Final Answer: yes", True),
-        ("Final answer: no\nFinal answer: yes", True),
+        ("Final answer: no\nFinal answer: yes", None),  # two, and no word that takes the first back
+        ("Final answer: no\nCorrection: Final answer: yes", True),
         ("The answer is: **no**", False),
         ("Yes, no effusion is seen", None),
         ("Final Answer: yes or no", None),
