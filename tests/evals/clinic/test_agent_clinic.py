@@ -446,6 +446,9 @@ def test_threads_share_one_engine() -> None:
 
     from medgemma.shared_engine import SharedEngine
 
+    class Asked(str):
+        sampling = SimpleNamespace(num_samples=1)
+
     class Engine:
         def __init__(self) -> None:
             self.running: dict[int, list[object]] = {}
@@ -478,13 +481,13 @@ def test_threads_share_one_engine() -> None:
 
     engine = Engine()
     shared = SharedEngine(engine)  # type: ignore[arg-type]
-    assert shared.complete("a") == "to a"  # type: ignore[arg-type, comparison-overlap]
+    assert shared.complete(Asked("a")) == "to a"  # type: ignore[arg-type, comparison-overlap]
     with pytest.raises(ValueError, match="refused"):
-        shared.complete("bad")  # type: ignore[arg-type]
+        shared.complete(Asked("bad"))  # type: ignore[arg-type]
     engine.fail = True
     with pytest.raises(RuntimeError, match="out of memory"):
-        shared.complete("b")  # type: ignore[arg-type]
+        shared.complete(Asked("b"))  # type: ignore[arg-type]
     with ThreadPoolExecutor(8) as pool:
-        names = [str(n) for n in range(200)]
+        names = [Asked(n) for n in range(200)]
         assert list(pool.map(shared.complete, names)) == [f"to {name}" for name in names]  # type: ignore[arg-type]
     assert not engine.running and engine.most > 1
