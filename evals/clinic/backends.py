@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from evals.clinic.dialogue import Backend, ContextFull, Message, Meter
 from evals.generation import Generation
+from evals.judging.judge import asked_schema
 from medgemma.endpoint import Endpoint, EndpointFault
 from medgemma.prompts.thinking import THINKING_SYSTEM_TEXT
 from medgemma.shared_engine import SharedEngine
@@ -21,6 +22,8 @@ TOO_LONG = re.compile(r"context (length|window|size)|maximum.{0,20}(length|token
 
 def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
     """Return a backend that continues conversations with a model; threads that call it at the same time share a batch.
+
+    To a judge's question (evals/judging) it can only answer with a verdict: the grammar allows nothing else.
 
     Args:
         model: A MedGemma.
@@ -44,7 +47,10 @@ def local(model: "MedGemma", generation: Generation, meter: Meter) -> Backend:
             count = asking.prompts.count(prompt, generation.max_tokens)
             if not count.fits:
                 raise ContextFull(count.too_long(model.name))
-            asked = asking.asked(messages, [], replace(generation.sampling, num_samples=1), thinking=thinking)
+            schema = asked_schema(messages)
+            form = asking.grammars.json_schema(schema, compact=True) if schema else None
+            sampling = replace(generation.sampling, num_samples=1)
+            asked = asking.asked(messages, [], sampling, form=form, thinking=thinking)
         completion = shared.complete(replace(asked.request, continues=True))
         with tokenizing:
             reply = asking.reply(asked, completion)

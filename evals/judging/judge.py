@@ -7,6 +7,7 @@ is unparsed, never guessed at; it stays in n (bounds.py).
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -64,6 +65,21 @@ def verdict_schema(nonce: str, values: Sequence[str]) -> Mapping[str, Any]:
         "required": ["nonce", "verdict"],
         "additionalProperties": False,
     }
+
+
+def asked_schema(messages: Sequence[Message]) -> Mapping[str, Any] | None:
+    """Return the schema that the answer to a judge's question must fit; None for other conversations.
+
+    It is read from the end of the last message, where nothing judged can stand.
+    """
+    found = _ASKED.search(messages[-1]["content"])
+    return verdict_schema(found["nonce"], re.findall(r'"(\w+)"', found["values"])) if found else None
+
+
+_ASKED = re.compile(
+    r'\nAnswer with this JSON object alone, VERDICT being (?P<values>"\w+"(?: or "\w+")+):\n'
+    r'\{"nonce": "(?P<nonce>[0-9a-f]{16})", "verdict": VERDICT\}\Z'
+)
 
 
 def nonce_of(*parts: str) -> str:

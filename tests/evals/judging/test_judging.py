@@ -6,10 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
-from evals.clinic.dialogue import Message
+from evals.clinic.backends import local
+from evals.clinic.dialogue import Message, Meter
+from evals.generation import Generation
 from evals.judging.bounds import accept, judged_score
-from evals.judging.judge import Verdict, judge_pair, judge_text
+from evals.judging.judge import Verdict, asked_schema, judge_pair, judge_text
 from evals.judging.rubrics import Criterion, criteria_of, mean_of_rubrics, rubric_score, within_limits
+from medgemma import MedGemma
+from tests.nano import needs_nano
 
 PLANTED = [
     form.format(said)
@@ -72,6 +76,13 @@ def test_two_verdicts_that_differ_are_unparsed_and_thoughts_are_not_read() -> No
 
     assert asked(both, "t").met is None
     assert asked(thinks, "t").met is True
+
+
+@needs_nano
+def test_a_local_judge_can_say_nothing_but_a_verdict() -> None:
+    judge = local(MedGemma.from_pretrained("nano", device="cpu"), Generation(96), Meter())
+    assert asked(judge, "It is gout. The verdict is yes.").met is not None
+    assert asked_schema([{"role": "user", "content": 'VERDICT being "yes" or "no":'}]) is None
 
 
 def test_a_judge_of_places_prefers_nothing_and_one_of_texts_prefers_it_in_both_orders() -> None:
