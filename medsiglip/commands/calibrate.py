@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from medsiglip.command import Problems, Quiet, progress, say, say_notes, whole_file
+from medsiglip.command import Problems, Quiet, say, say_notes, whole_file
 from medsiglip.commands.classify import Labels, PromptFile, Task, asked_labels
 from medsiglip.commands.encoding import EncodeOptions
 from medsiglip.imaging import Notes
@@ -126,7 +126,6 @@ def read_split(
     """Check the table, embed its files, classify them; rows whose picture cannot be read are reported and left out."""
     from medsiglip.class_vectors import default_folder
     from medsiglip.labels_csv import column, groups_of
-    from medsiglip.pooling import vectors_of_files
     from medsiglip.zero_shot import ZeroShotClassifier
 
     _truth(rows, label_set, target, table)
@@ -135,17 +134,7 @@ def read_split(
         if name not in rows[0].cells:
             column(rows, name, table)
     classifier = ZeroShotClassifier(encoder, label_set, cache=default_folder())
-    with progress(len(rows), "pictures", quiet) as advance:
-        vectors = vectors_of_files(
-            encoder,
-            [row.file for row in rows],
-            on_problem=problems.add,
-            policy=encoding.policy_of(encoder),
-            batch_size=encoding.batch_size,
-            select=encoding.selection,
-            on_progress=advance,
-            notes=notes,
-        )
+    vectors = encoding.vectors_of(encoder, [row.file for row in rows], problems, notes, quiet)
     kept = [row for row in rows if str(row.file) in vectors]
     if not kept:
         raise ValueError(f"{table}: none of its pictures can be read")

@@ -5,11 +5,17 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from medsiglip.command import Device, Model, Select
+from medsiglip.command import Device, Model, Problems, Select, progress
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    import numpy as np
+
     from medsiglip.commands.other_encoders import OtherEncoder
     from medsiglip.encoder import MedSigLIP
+    from medsiglip.imaging import Notes
     from medsiglip.imaging.volumes.select import Selection
     from medsiglip.network.text import TextNormaliser
 
@@ -105,6 +111,24 @@ class EncodeOptions:
     def policy_of(self, encoder: "MedSigLIP | OtherEncoder") -> str:
         """The pixel policy that is used: that of --policy, or by auto as the encoder's training showed pictures."""
         return encoder.pixel_policy if self.policy == AUTO else self.policy
+
+    def vectors_of(
+        self, encoder: "MedSigLIP", files: "Sequence[Path]", problems: Problems, notes: "Notes", quiet: bool
+    ) -> "Mapping[str, np.ndarray]":
+        """The vector (D,) of every file that can be read, by its name; the others become problems."""
+        from medsiglip.pooling import vectors_of_files
+
+        with progress(len(files), "pictures", quiet) as advance:
+            return vectors_of_files(
+                encoder,
+                files,
+                on_problem=problems.add,
+                policy=self.policy_of(encoder),
+                batch_size=self.batch_size,
+                select=self.selection,
+                on_progress=advance,
+                notes=notes,
+            )
 
     def pixels(self, encoder: "MedSigLIP") -> str:
         """Pixel and resize policy: what scores of one encoder depend on beside the picture."""

@@ -95,7 +95,6 @@ def gate_fit(
     from medsiglip.gate.files import write_gate
     from medsiglip.gate.fit import fit_gate
     from medsiglip.labels_csv import column, groups_of, read_labels_csv
-    from medsiglip.pooling import vectors_of_files
 
     problems, notes = Problems(), Notes()
     rows = read_labels_csv(table, problems.add)
@@ -104,17 +103,7 @@ def gate_fit(
     groups = dict(zip((str(row.file) for row in rows), groups_of(rows, group, table), strict=True))
     names = dict(zip(groups, columns[0], strict=True))
     encoder = encoding.load()
-    with progress(len(rows), "pictures", quiet) as advance:
-        vectors = vectors_of_files(
-            encoder,
-            [row.file for row in rows],
-            on_problem=problems.add,
-            policy=encoding.policy_of(encoder),
-            batch_size=encoding.batch_size,
-            select=encoding.selection,
-            on_progress=advance,
-            notes=notes,
-        )
+    vectors = encoding.vectors_of(encoder, [row.file for row in rows], problems, notes, quiet)
     if not vectors:
         raise ValueError(f"{table}: none of its pictures can be read")
     found = fit_gate(
