@@ -14,6 +14,7 @@ import numpy as np
 
 from medsiglip.checkpoints.folders import read_json, resolve_model
 from medsiglip.checkpoints.identity import fingerprint, identity
+from medsiglip.checkpoints.weights import quiet_transformers
 from medsiglip.encoder import MedSigLIP, keep_freed_memory, pick_device, pick_dtype, unit
 from medsiglip.imaging import Picture, Square
 from medsiglip.imaging.frame import VOI
@@ -81,13 +82,14 @@ def load_encoder(model: str, *, device: str = "auto", dtype: str | None = None) 
     if place == "cpu":
         keep_freed_memory()
     try:
-        network, found = AutoModel.from_pretrained(
-            folder,
-            dtype=pick_dtype(dtype, place),
-            use_safetensors=True,
-            local_files_only=True,
-            output_loading_info=True,
-        )
+        with quiet_transformers():
+            network, found = AutoModel.from_pretrained(
+                folder,
+                dtype=pick_dtype(dtype, place),
+                use_safetensors=True,
+                local_files_only=True,
+                output_loading_info=True,
+            )
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
     except (OSError, ValueError, KeyError, ImportError) as error:
         reason = " ".join(str(error).split())[:200]

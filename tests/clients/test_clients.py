@@ -13,8 +13,8 @@ from tests.medgemma.server.conftest import nano as nano
 from tests.medgemma.server.conftest import served as served
 from tests.nano import needs_nano
 
-PYTHON = os.environ.get("CLIENTS_PYTHON", "")
-pytestmark = [needs_nano, pytest.mark.slow, pytest.mark.skipif(not PYTHON, reason="run `make test-clients`")]
+PYTHON = os.environ["CLIENTS_PYTHON"]
+pytestmark = [needs_nano, pytest.mark.slow]
 
 
 def test_other_clients_get_the_same_answer(served: Running) -> None:

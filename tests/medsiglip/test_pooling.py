@@ -5,6 +5,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from medsiglip.checkpoints.weights import quiet_transformers
 from medsiglip.imaging import Volume, open_images
 from medsiglip.pooling import pooled
 from tests.medsiglip.imaging.made_series import ct_file
@@ -64,7 +65,8 @@ def saved(kind, folder):
         tower = {**size, "intermediate_size": 32}
         text = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "vocab_size": 10}
         model = transformers.CLIPModel(transformers.CLIPConfig(vision_config=tower, text_config=text, projection_dim=8))
-    model.save_pretrained(folder)
+    with quiet_transformers():
+        model.save_pretrained(folder)
     from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     ViTImageProcessorPil(size={"height": 28, "width": 28}).save_pretrained(folder)
