@@ -40,16 +40,28 @@ def load_config(config_class: type[Config], files: Sequence[Path], overrides: Se
         raise ValueError(f"configuration {key}: {first['msg']}; got {first.get('input')!r}") from error
 
 
-def keep_config(config: BaseModel, out: Path) -> None:
+def keep_config(config: BaseModel, out: Path, learned: str = "") -> None:
     """Write the resolved configuration as OUT/config.yaml.
 
+    Args:
+        config: of the recipe.
+        out: the run's folder.
+        learned: what identifies the data, a line; kept as a comment.
+
     Raises:
-        ValueError: OUT holds a run of another configuration, which this one must not go on with.
+        ValueError: OUT holds a run of another configuration or other data, which this one must not go on with.
     """
     out.mkdir(parents=True, exist_ok=True)
     path, text = out / "config.yaml", yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
-    if path.is_file() and path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"{path}: another configuration was run here; give it again, or another --out")
+    text = f"# {learned}\n{text}" if learned else text
+    has_run = any(entry.name != path.name and not entry.name.endswith(".partial") for entry in out.iterdir())
+    before = path.read_text(encoding="utf-8") if path.is_file() and has_run else text
+    if before != text:
+        differs = [line for line in before.splitlines() if line not in text.splitlines()][:3]
+        raise ValueError(
+            f"{path}: another run is here, with {'; '.join(line.strip(' #') for line in differs) or 'fewer settings'}; "
+            "repeat it as it was, or give another --out"
+        )
     partial = path.with_suffix(f".{os.getpid()}.partial")  # several processes of one run write it at once
     partial.write_text(text, encoding="utf-8")
     partial.replace(path)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from data_cards.table import Row, Table
 from medgemma.asking import AnswerOptions
 from medgemma.prompts.content import finding_lines, open_study, pictures_of, study_parts
+from medsiglip.command import refuse_input_as_out
 from medsiglip.imaging import FileProblem
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def answer_table(
     """
     if out.suffix not in (".csv", ".parquet"):
         raise ValueError(f"{out}: write answers to a .csv or .parquet file")
+    refuse_input_as_out(out, table.source)
     partial = out.with_name(out.name + ".partial")
     out.parent.mkdir(parents=True, exist_ok=True)
     done = {line["key"]: line for line in _kept(partial)}

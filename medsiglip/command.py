@@ -145,6 +145,16 @@ def whole_file(out: Path | None) -> Iterator[IO[str]]:
     partial.replace(out)
 
 
+def refuse_input_as_out(out: Path, source: Path) -> None:
+    """Refuse to write over the table that is read.
+
+    Raises:
+        ValueError: the two are one file.
+    """
+    if out.exists() and source.exists() and out.samefile(source):
+        raise ValueError(f"{out}: the table's own file; give another --out")
+
+
 class Advance:
     """Advances a progress bar when called."""
 

@@ -50,6 +50,7 @@ def read_table(source: str | Path, columns: Columns | None = None, *, labelled: 
 def table_of(source: Path, records: Records, columns: Columns, *, labelled: bool = True) -> Table:
     """Make the rows of records, as `read_table` does."""
     _demand_columns(source, records, columns)
+    _demand_pattern(columns.group_pattern)
     profiles = profiles_of(records.columns, (record.cells for record in records.read()))
     if not any(profile.num_filled for profile in profiles.values()):
         raise ValueError(f"{source}: has no rows; expected one a picture, a question or a conversation")
@@ -86,6 +87,13 @@ class _Reading(NamedTuple):
     targets: list[LabelColumns]
     files: Files
     labelled: bool
+
+
+def _demand_pattern(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise ValueError(f"--group-pattern {pattern!r} is no regular expression ({error}); mend it") from error
 
 
 def _draft(record: Record, reading: _Reading) -> Draft:

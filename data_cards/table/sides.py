@@ -155,7 +155,9 @@ def _small_sides(drafts: Sequence[Draft]) -> list[str]:
     for draft in drafts:
         groups[_OF_SIDE[side(draft.row.group)]].add(draft.row.group)
     empty = [split for split in SPLITS if not groups[split]]
-    return [f"no group falls on {' and '.join(empty)}: there are too few; name the sides (--split)"] if empty else []
+    if not empty:
+        return []
+    return [f"no group falls on {' and '.join(empty)}: give more groups, or a column of sides (--split)"]
 
 
 def group_key(text: str, pattern: str) -> str | None:

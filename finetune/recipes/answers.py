@@ -25,7 +25,15 @@ from finetune.forward import checkpoint_activations
 from finetune.live import live
 from finetune.packing import Layout
 from finetune.supervised import tune_decoder
-from finetune.tables.examples import SeenPictures, examples_of, read_study, table_items, usable, with_shuffled_answers
+from finetune.tables.examples import (
+    SeenPictures,
+    examples_of,
+    identity_line,
+    read_study,
+    table_items,
+    usable,
+    with_shuffled_answers,
+)
 from finetune.tables.scoring import CommonestAnswer, score_models
 from finetune.training import (
     Evaluation,
@@ -85,7 +93,7 @@ def run_table(config: Config, table: Table, out: Path, quiet: bool) -> None:
     """
     table = usable(table, config.faulty_rows)
     ranks, device = join_ranks(config.device)
-    keep_config(config, out)
+    keep_config(config, out, identity_line(table))
     train, validation = table_items(table, "train"), table_items(table, "validation")
     if not train:
         raise ValueError(f"{table.source}: no row is on the side train; name another --split, or none")

@@ -28,7 +28,7 @@ from finetune.tables.classification import (
     train_tower,
 )
 from finetune.tables.classification_scores import metric_of, score, write_predictions
-from finetune.tables.examples import MOST_FAULTS_SHOWN, SeenPictures, read_study, usable
+from finetune.tables.examples import MOST_FAULTS_SHOWN, SeenPictures, identity_line, read_study, usable
 from finetune.tables.scoring import scored_side
 from finetune.training import Evaluation, Loop, Ranks, Schedule, join_ranks, leave_ranks, load_best
 from medsiglip.command import one_line, progress, say
@@ -79,12 +79,14 @@ def run_table(config: Config, table: Table, out: Path, quiet: bool) -> None:
         raise ValueError(f"{table.source}: {target.name} is of the kind {target.kind}; expected classes or findings")
     answer: Answer = "class" if target.kind == "class" else "multi-label"
     ranks, device = join_ranks(config.device)
-    keep_config(config, out)
+    keep_config(config, out, identity_line(table))
     encoder = MedSigLIP.from_pretrained(config.model, device=str(device), dtype="float32")
     pictures = SeenPictures(encoder.preprocessing, read_study)
     sides = {split: _labelled(table, target, split, pictures, quiet) for split in SPLITS}
     if not len(sides["train"]):
         raise ValueError(f"{table.source}: no row with {target.name} is on the side train; name another --split")
+    if len(sides["train"]) < 2:
+        raise ValueError(f"{table.source}: one row is on the side train; a head needs several of each class")
     if config.labels == "shuffled":
         for split in ("train", "validation"):
             sides[split] = _shuffled(sides[split], config.seed)

@@ -3,10 +3,12 @@
 Letters: S side in pixels.
 """
 
+import json
 import random
 from collections import defaultdict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +133,12 @@ def completion_ids(model: MedGemma, text: str) -> tuple[int, ...]:
 def read_study(files: tuple[str, ...]) -> list[Picture]:
     """A study's pictures in the order of their slots."""
     return pictures_of(study_parts(open_study([Path(file) for file in files])))
+
+
+def identity_line(table: Table) -> str:
+    """What a run has learned from: the table's name, and a hash of all its rows as they were understood."""
+    rows = json.dumps([asdict(row) for row in table.rows], default=str, sort_keys=True)
+    return f"table {table.source}, {len(table.rows)} rows, sha256 {sha256(rows.encode()).hexdigest()[:16]}"
 
 
 def usable(table: Table, faulty_rows: str) -> Table:

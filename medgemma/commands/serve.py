@@ -2,6 +2,7 @@
 
 import logging
 import os
+import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -117,6 +118,7 @@ def serve(
         typer.echo(upstream_command(print_upstream, served.model, served.upstream_images or volumes.slices))
         return
     settings = _settings(reach, limits, volumes)
+    _demand_port(reach.host, reach.port)
     if reach.host not in LOOPBACK and settings.token is None:
         say(f"note: anybody who reaches {reach.host} may ask; set {TOKEN_VARIABLE} to a token to be asked for")
     faults: list[BaseException] = []
@@ -145,6 +147,16 @@ def serve(
     server.run()
     if faults:
         raise ValueError(one_line(faults[0]))
+
+
+def _demand_port(host: str, port: int) -> None:
+    """Before anything loads: uvicorn would only log that a port is taken."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ValueError(f"port {port} of {host} cannot be had ({error.strerror}); give another --port") from error
 
 
 def _settings(reach: Reach, limits: ServeLimits, volumes: VolumeOptions) -> "Settings":

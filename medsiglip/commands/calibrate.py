@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from medsiglip.command import Problems, Quiet, say, say_notes, whole_file
+from medsiglip.command import Problems, Quiet, refuse_input_as_out, say, say_notes, whole_file
 from medsiglip.commands.classify import Labels, PromptFile, Task, asked_labels
 from medsiglip.commands.encoding import EncodeOptions
 from medsiglip.imaging import Notes
@@ -76,6 +76,7 @@ def calibrate(
 
     if method not in METHODS:
         raise ValueError(f"method {method!r} is unknown; choose one of {', '.join(METHODS)}")
+    refuse_input_as_out(out, table)
     label_set = asked_labels(labels, task, prompts, independent)
     problems, notes = Problems(), Notes()
     rows = _rows(table, problems)

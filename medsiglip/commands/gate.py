@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 import typer
 
-from medsiglip.command import Files, Problems, Quiet, files_of, progress, say, say_notes, whole_file
+from medsiglip.command import (
+    Files,
+    Problems,
+    Quiet,
+    files_of,
+    progress,
+    refuse_input_as_out,
+    say,
+    say_notes,
+    whole_file,
+)
 from medsiglip.commands.calibrate import Group, Site, Table
 from medsiglip.commands.encoding import EncodeOptions
 from medsiglip.imaging import Notes
@@ -96,6 +106,7 @@ def gate_fit(
     from medsiglip.gate.fit import fit_gate
     from medsiglip.labels_csv import column, groups_of, read_labels_csv
 
+    refuse_input_as_out(out, table)
     problems, notes = Problems(), Notes()
     rows = read_labels_csv(table, problems.add)
     columns = [column(rows, name, table) if name else [""] * len(rows) for name in (target, modality, body_part)]

@@ -81,5 +81,8 @@ def bca_interval(value: float, resamples: NDArray[np.float64], jackknife: NDArra
 
 def _acceleration(jackknife: NDArray[np.float64]) -> float:
     away = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
-    spread = float((away**2).sum())
-    return float((away**3).sum()) / (6 * spread**1.5) if spread > 0 else 0.0
+    largest = float(np.abs(away).max())
+    if largest == 0:
+        return 0.0
+    away = away / largest  # the ratio has no scale, and powers of tiny differences would be 0
+    return float((away**3).sum() / (6 * (away**2).sum() ** 1.5))

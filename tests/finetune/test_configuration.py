@@ -79,10 +79,12 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 def test_a_folder_keeps_to_one_configuration(file: Path, tmp_path: Path) -> None:
     config, out = load_config(Outer, [file], []), tmp_path / "run"
+    keep_config(load_config(Outer, [file], ["seed=2"]), out)  # nothing has run: it is replaced
     keep_config(config, out)
+    (out / "stages").mkdir()
     keep_config(config, out)
     assert load_config(Outer, [out / "config.yaml"], []) == config
-    with pytest.raises(ValueError, match=r"config.yaml: another configuration was run here; give it again"):
+    with pytest.raises(ValueError, match=r"config.yaml: another run is here, with seed: \d+; repeat it"):
         keep_config(load_config(Outer, [file], ["seed=2"]), out)
     assert load_config(Outer, [out / "config.yaml"], []) == config
 

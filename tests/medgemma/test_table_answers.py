@@ -43,6 +43,14 @@ def test_every_row_has_its_line(gemma: MedGemma, tmp_path: Path) -> None:
     assert not (tmp_path / "out.csv.partial").exists()
 
 
+def test_the_table_is_never_written_over(gemma: MedGemma, tmp_path: Path) -> None:
+    source = table(tmp_path)
+    before = source.read_bytes()
+    with pytest.raises(ValueError, match="T.csv: the table's own file; give another --out"):
+        run(gemma, source, source, "ask")
+    assert source.read_bytes() == before
+
+
 def test_probabilities_of_choices(gemma: MedGemma, tmp_path: Path) -> None:
     asked = {"questions": ("Is it PA?", "Is it AP?"), "choices": ("yes", "no")}
     lines, _ = run(gemma, table(tmp_path), tmp_path / "out.csv", **asked)

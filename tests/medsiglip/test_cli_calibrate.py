@@ -132,3 +132,11 @@ def test_what_ships_beside_a_model_is_used_unless_it_is_refused(medsiglip, site,
     shipped = read_calibration(model / FILE.format("softmax"))
     write_calibration(replace(shipped, encoder="other weights"), model / FILE.format("softmax"))
     assert used() == ""
+
+
+def test_the_table_is_never_written_over(medsiglip, site):
+    before = (site / "labels.csv").read_bytes()
+    words = ("calibrate", site / "labels.csv", "--prompts", site / "softmax.yaml", "--out", site / "labels.csv")
+    status, _, err = medsiglip(*words)
+    assert status == 1 and "labels.csv: the table's own file; give another --out" in err[0]
+    assert (site / "labels.csv").read_bytes() == before

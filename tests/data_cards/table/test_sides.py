@@ -113,3 +113,8 @@ def test_a_pattern_finds_the_group_and_its_absence_is_a_fault(tmp_path: Path) ->
     table = read(tmp_path, text, Columns(group="file", group_pattern=r"p\d+"))
     assert [row.group for row in table.rows] == ["p12", "p12", "p7"]
     assert table.faulty[0].fault == r"T.csv row 4: file holds no group (p\d+)"
+
+
+def test_a_group_pattern_that_is_none_is_one_line(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--group-pattern '\(\(' is no regular expression"):
+        read(tmp_path, "file,label\na.png,x\n", Columns(group_pattern="(("))

@@ -98,6 +98,24 @@ def test_a_tuned_tower_is_in_the_model_and_its_adapter_merges(tower: str, tmp_pa
         torch.testing.assert_close(merged.vision_model.state_dict()[name], value, rtol=0, atol=1e-6)
 
 
+def test_a_folder_keeps_to_one_table(tmp_path: Path) -> None:
+    table = colour_table(tmp_path / "data")
+    ran(table, tmp_path / "run", *FEW)
+    before = (tmp_path / "run" / "scores.json").read_bytes()
+    lines = table.read_text().splitlines()
+    other = table.with_name("other.csv")
+    other.write_text("\n".join([lines[0], *reversed(lines[1:])]) + "\n")
+    assert "another run is here, with table " in ran(other, tmp_path / "run", *FEW, status=1)
+    assert (tmp_path / "run" / "scores.json").read_bytes() == before
+    ran(table, tmp_path / "run", *FEW)
+
+
+def test_a_run_that_never_began_leaves_its_folder_free(tmp_path: Path) -> None:
+    broken = colour_table(tmp_path / "data", broken=1)
+    assert "cannot be read" in ran(broken, tmp_path / "run", status=1)
+    ran(colour_table(tmp_path / "data"), tmp_path / "run", *FEW)
+
+
 def test_what_is_refused(tmp_path: Path) -> None:
     table = colour_table(tmp_path / "data", broken=1)
     assert "rows of train have pictures that cannot be read: T.csv row 3" in ran(table, tmp_path / "a", status=1)

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -59,3 +60,16 @@ def _port(log: Path, process: subprocess.Popen[bytes]) -> int:
             return int(found.group(1))
         time.sleep(0.1)
     raise AssertionError(log.read_text())
+
+
+def test_a_port_that_is_taken_is_one_line() -> None:
+    from typer.testing import CliRunner
+
+    from medgemma.cli import app
+
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        result = CliRunner().invoke(app, ["serve", "--port", str(port)])
+    assert f"port {port} of 127.0.0.1 cannot be had" in str(result.exception)

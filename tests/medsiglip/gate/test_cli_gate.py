@@ -102,3 +102,11 @@ def test_faults_of_the_table_leave_nothing_behind(medsiglip, site, tmp_path, edi
     words = ("--modality", "modality", "--body-part", "part", "--group", "patient", "--out", tmp_path / "g")
     status, _, err = medsiglip("gate-fit", site / "kinds.csv", *words)
     assert status == 1 and message in err[0] and not list(tmp_path.glob("g*"))
+
+
+def test_the_table_is_never_written_over(medsiglip, site):
+    before = (site / "kinds.csv").read_bytes()
+    words = ("gate-fit", site / "kinds.csv", "--group", "patient", "--out", site / "kinds.csv")
+    status, _, err = medsiglip(*words)
+    assert status == 1 and "kinds.csv: the table's own file; give another --out" in err[0]
+    assert (site / "kinds.csv").read_bytes() == before

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.stats import binomtest, bootstrap
 
-from medsiglip.metrics.bootstrap import MAX_BLOCKS, delete_group_weights, group_weights
+from medsiglip.metrics.bootstrap import MAX_BLOCKS, _acceleration, delete_group_weights, group_weights
 from medsiglip.metrics.ranking import auroc_of_weights
 from medsiglip.metrics.statistics import (
     grouped_bootstrap_ci,
@@ -166,3 +166,12 @@ def test_ten_thousand_items_are_resampled_in_chunks_that_fit() -> None:
     patients = [str(i) for i in range(10_000)]
     found = grouped_weighted_ci(auroc_of_weights(scores + truth, truth), patients)
     assert found.ci95.high - found.ci95.low < 0.03 and found.ci95.low < found.value < found.ci95.high
+
+
+def test_differences_too_small_to_square_have_an_interval() -> None:
+    values = np.ones(40)
+    values[0] = 1 - 1e-120
+    found = grouped_bootstrap_ci(values, [str(i) for i in range(40)], n_resamples=999)
+    assert found.ci95.low <= found.ci95.high == pytest.approx(1.0)
+    small, plain = (_acceleration(scale * np.array([1.0, 2.0, 4.0, 8.0])) for scale in (1e-120, 1.0))
+    assert small == pytest.approx(plain) != 0

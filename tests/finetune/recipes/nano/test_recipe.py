@@ -304,7 +304,7 @@ def test_the_seed_decides_and_nothing_else(mini_kit: Path, trained: Path, tmp_pa
 
 def test_another_configuration_in_the_same_folder_is_refused(mini_kit: Path, trained: Path) -> None:
     before = weights(trained)
-    with pytest.raises(ValueError, match="another configuration was run here"):
+    with pytest.raises(ValueError, match="another run is here, with seed: 0"):
         nano.run(config("seed=1"), mini_kit, trained, quiet=True)
     assert all(torch.equal(before[key], tensor) for key, tensor in weights(trained).items())
 
