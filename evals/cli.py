@@ -1,15 +1,14 @@
 """The command `medgemma-eval`: list tasks, run them, score again, compare, report."""
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from data_cards.table.options import TableOptions
+from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
     Device,
@@ -26,15 +25,11 @@ from medsiglip.command import (
 )
 
 if TYPE_CHECKING:
-    from evals.running.options import RunOptions
-    from evals.tasks.task import Task
+    pass
 
 app = new_app(
     "Evaluations: run tasks on a model, resume, score with confidence intervals, compare, report. Not a medical device."
 )
-
-ALL_KIT = "all-kit"
-"""Stands for every task whose data is there."""
 
 Dir = Annotated[Path, typer.Argument(metavar="DIR", help="The --out of earlier runs.")]
 
@@ -126,26 +121,26 @@ def run_command(
     if endpoint and (adapter or quantize):
         raise ValueError("--adapter and --quantize are for weights here; start the server with them")
     decoder = {"adapter": adapter, "quantize": quantize or None}
-    cannot = _what_cannot_answer(bool(endpoint), decoder)
+    cannot = what_cannot_answer(bool(endpoint), decoder)
     if table.table is not None:
-        data, chosen, options = table.table, *_of_table(table, tasks or [], data, options)
+        data, chosen, options = table.table, *of_table(table, tasks or [], data, options)
     elif tasks and data is not None:
-        chosen = _chosen(tasks, data, cannot)
+        chosen = chosen_tasks(tasks, data, cannot)
     else:
         raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
-        answering = _Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
+        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
         if endpoint:
             from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = _Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
+            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
         kept = None
         if cache:
             from evals.running.cache import AnswerCache
 
             kept = open_things.enter_context(AnswerCache(cache))
-        failed = [_run(task, options, data, out, answering, kept, concurrency, quiet) for task in chosen]
+        failed = [run_one(task, options, data, out, answering, kept, concurrency, quiet) for task in chosen]
     if any(count is not None for count in failed):
         _score(out)
     if failed != [0] * len(chosen):
@@ -222,15 +217,15 @@ def reliability(
     unlimited = RunOptions(side=side, seed=seed, max_new_tokens=max_new_tokens)
     rows, failed = [], []
     with ExitStack() as open_things:
-        answering = _Answering(model, {}, {"device": device, "dtype": dtype}, decoder)
+        answering = Answering(model, {}, {"device": device, "dtype": dtype}, decoder)
         if endpoint:
             from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None)
-            answering = _Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
-        for task in _chosen(tasks, data, _what_cannot_answer(bool(endpoint), decoder)):
+            answering = Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
+        for task in chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder)):
             asking = probing_task(task, options, out, orders)
-            failed.append(_run(asking, unlimited, data, out, answering, None, concurrency, quiet))
+            failed.append(run_one(asking, unlimited, data, out, answering, None, concurrency, quiet))
             if failed[-1] is not None:
                 rows += lines_of(task.name, summarise(task, out, seed))
     for line in aligned(rows):
@@ -301,170 +296,6 @@ def report(
         typer.echo(render.markdown(folder), nl=False)
 
 
-def main() -> None:
-    """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
-    run(app)
-
-
-class _Answering:
-    """What answers: a server, or models that are loaded when the first task wants them."""
-
-    def __init__(
-        self,
-        model: str,
-        roles: Mapping[str, str],
-        placed: Mapping[str, Any],
-        decoder: Mapping[str, Any],
-        server: Any = None,
-    ) -> None:
-        self.model = model
-        self.is_server = server is not None
-        self._roles, self._placed, self._decoder = roles, placed, decoder
-        self._loaded: dict[str, Any] = {"text": server} if server else {}
-
-    def for_task(self, task: "Task", options: "RunOptions") -> Any:
-        """Return the model for a task, with those who play the other roles if it is a dialogue."""
-        from evals.clinic.casting import local_players, server_players
-
-        kind = "label" if task.answers == "label" else "text"
-        if kind not in self._loaded:
-            self._loaded[kind] = _load(kind, self.model, self._placed, self._decoder)
-        model = self._loaded[kind]
-        if not task.dialogue:
-            return model
-        if self.is_server:
-            return server_players(model, self._roles, options.generation(task))
-        return local_players(model, self._roles, options.generation(task))
-
-
-class _CannotAnswer(NamedTuple):
-    """Kinds of task that what answers is not made for."""
-
-    kinds: tuple[str, ...]
-    reason: str
-
-
-def _what_cannot_answer(is_server: bool, decoder: Mapping[str, Any]) -> _CannotAnswer:
-    if is_server:
-        return _CannotAnswer(("label", "choices"), "reads the weights, which --endpoint does not show")
-    if any(decoder.values()):
-        return _CannotAnswer(("label",), "is for the encoder, which --adapter and --quantize do not change")
-    return _CannotAnswer((), "")
-
-
-def _of_table(
-    asked: TableOptions, names: Sequence[str], data: Path | None, options: "RunOptions"
-) -> tuple[list["Task"], "RunOptions"]:
-    """Return the tasks of a table, and the options with its side; say what was understood before anything runs."""
-    from dataclasses import replace
-
-    from evals.tasks.tables import default_side, table_kinds, task_name, task_of
-
-    if data is not None:
-        raise ValueError(f"got --data {data} and --table {asked.table}; give one of them")
-    table = asked.read()
-    for line in (*table.described(), *table.findings):
-        say(line)
-    kinds = {task_name(kind): kind for kind in table_kinds(table)}
-    unknown = [name for name in names if name not in kinds]
-    if unknown:
-        raise ValueError(f"{table.source}: got task {unknown[0]!r}; its rows are asked by {', '.join(kinds)}")
-    side = options.side or default_side(table)
-    say(f"asked: {', '.join(names or kinds)}; rows: {side}" + ("" if options.side else " (--side names another)"))
-    return [task_of(table, kinds[name]) for name in dict.fromkeys(names or kinds)], replace(options, side=side)
-
-
-def _chosen(names: Sequence[str], data: Path, cannot: _CannotAnswer) -> list["Task"]:
-    """Return the tasks of the names, each once; say which ones `all-kit` leaves out."""
-    from evals.tasks.catalogue import TASKS, task_named
-
-    if ALL_KIT not in names:
-        chosen = [task_named(name) for name in dict.fromkeys(names)]
-        for task in chosen:
-            if task.answers in cannot.kinds:
-                raise ValueError(f"task {task.name}: {cannot.reason}; run it without")
-        return chosen
-    tasks = [task for task in TASKS.values() if task.cards]
-    fitting = [task for task in tasks if task.answers not in cannot.kinds]
-    absent = {task.name: [card for card in task.cards if not _is_there(card, data)] for task in fitting}
-    missing = ", ".join(f"{name} ({', '.join(cards)})" for name, cards in absent.items() if cards)
-    if missing:
-        say(f"not run, their data is not in {data}: {missing}")
-    if len(fitting) < len(tasks):
-        say(f"not run, {len(tasks) - len(fitting)} tasks; each {cannot.reason}")
-    return [task for task in fitting if not absent[task.name]]
-
-
-def _is_there(card: str, data: Path) -> bool:
-    from data_cards.readers.tables import find_set
-
-    try:
-        return find_set(data, card).is_dir()
-    except ValueError:
-        return False
-
-
-def _run(
-    task: "Task",
-    options: "RunOptions",
-    data: Path,
-    out: Path,
-    answering: _Answering,
-    cache: Any,
-    concurrency: int,
-    quiet: bool,
-) -> int | None:
-    """Run one task; return the number of items that failed, None if it could not be run; say which and why."""
-    from evals.running.runner import run_task
-    from medgemma.endpoint import EndpointRefused
-
-    command = " ".join(["medgemma-eval", *sys.argv[1:]])
-    try:
-        model = answering.for_task(task, options)
-        with progress(None, f"items of {task.name}", quiet) as advance:
-            ran = run_task(
-                task,
-                options,
-                data,
-                out,
-                model,
-                answering.model,
-                command,
-                advance,
-                expect=advance.expect,
-                cache=cache,
-                concurrency=concurrency if answering.is_server else 1,
-            )
-    except EndpointRefused:
-        raise
-    except (ValueError, OSError) as fault:
-        say(f"error: {task.name}: {one_line(fault)}")
-        return None
-    for table in ran.data_differs_from_card:
-        say(f"warning: {table} is not the copy its card describes; figures on it do not compare with others")
-    if ran.shown_as_examples:
-        asked = ", ".join(ran.shown_as_examples[:3])
-        say(f"warning: {task.name}: {len(ran.shown_as_examples)} item(s) are in the worked examples too: {asked}")
-    if ran.set_aside:
-        say(
-            f"note: {task.name}: the model's tokenizer, template, pixels or settings have changed since it answered; "
-            f"all items were asked anew, and the old answers are in {ran.set_aside.name}"
-        )
-    for output in ran.failed:
-        say(f"error: {task.name}: {output.item_id}: {output.error}")
-    return len(ran.failed)
-
-
-def _load(kind: str, model: str, placed: Mapping[str, Any], decoder: Mapping[str, Any]) -> Any:
-    if kind == "text":
-        from medgemma import MedGemma
-
-        return MedGemma.from_pretrained(model, **placed, **decoder)
-    from medsiglip import MedSigLIP
-
-    return MedSigLIP.from_pretrained(model, **placed)
-
-
 def _score(folder: Path) -> bool:
     """Score and print; return whether items failed or are unanswered, which is said."""
     from evals.results.scores import score_dir, shortfalls
@@ -490,3 +321,8 @@ def _cells(figure: dict[str, Any]) -> tuple[str, str]:
     value = "undefined" if figure["value"] is None else f"{figure['value']:.3f}"
     interval = f" ({figure['note']})" if low is None else f" [{low:.3f}, {high:.3f}]"
     return value + interval, f"n={figure['n']} groups={figure['n_groups']}"
+
+
+def main() -> None:
+    """Run the command; a user's mistake becomes one line on stderr and exit status 1."""
+    run(app)

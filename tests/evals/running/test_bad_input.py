@@ -52,7 +52,7 @@ def write_rows(copy: Path, rows: Sequence[str]) -> None:
 
 def run(copy: Path, out: Path, *options: str, tasks: Sequence[str] = ("vqa-rad",)) -> Result:
     command = ["run", *tasks, "--data", str(copy.parent), "--out", str(out), "--quiet", *options]
-    with mock.patch("evals.cli._load", lambda *_: FakeAnswerer()):
+    with mock.patch("evals.asking.load_model", lambda *_: FakeAnswerer()):
         return CliRunner().invoke(evals.cli.app, command)
 
 

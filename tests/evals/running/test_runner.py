@@ -363,7 +363,7 @@ def test_zero_shot_picks_the_nearest_class_and_scores(tmp_path: Path) -> None:
 @pytest.mark.kit
 def test_command_runs_resumes_and_scores(kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = {"text": FakeAnswerer(), "label": FakeEmbedder()}
-    monkeypatch.setattr(evals.cli, "_load", lambda answers, *rest: models[answers])
+    monkeypatch.setattr(evals.asking, "load_model", lambda answers, *rest: models[answers])
     monkeypatch.setattr(sys, "argv", ["medgemma-eval", "run"])
     command = ["run", "vqa-rad", "--data", str(kit), "--out", str(tmp_path), "--limit", "40", "--quiet"]
     first = CliRunner().invoke(evals.cli.app, command)
@@ -399,7 +399,7 @@ def test_copy_that_differs_runs_with_a_warning_and_a_bad_picture_exits_1(
     own.mkdir(parents=True)
     table = (kit / "vqa-rad" / "labels.csv").read_text().replace("images/synpic", "images/bad", 1)
     (own / "labels.csv").write_text(table)
-    monkeypatch.setattr(evals.cli, "_load", lambda *rest: FakeAnswerer(batch=16))
+    monkeypatch.setattr(evals.asking, "load_model", lambda *rest: FakeAnswerer(batch=16))
     command = [
         "run",
         "vqa-rad",

@@ -170,7 +170,7 @@ class Naming:
 
 
 def run(*words: str) -> Result:
-    with mock.patch("evals.cli._load", lambda *_: Naming()):
+    with mock.patch("evals.asking.load_model", lambda *_: Naming()):
         return CliRunner().invoke(evals.cli.app, ["run", *words, "--quiet"])
 
 
