@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 
 from data_cards.table import Split, Table
 from evals.items import Item
-from evals.results.compare import Comparison, as_table, compare_dirs, to_json
-from evals.results.scores import score_dir
+from evals.results.compare import Comparison
 from evals.running.options import RunOptions
-from evals.running.runner import run_task
 from evals.tasks.tables import completion, table_kinds, task_of
-from medsiglip.command import progress, say, whole_file
-
-Load = Callable[[], Any]
+from finetune.tables.before_after import Asked, Load, ask, compare_all, folder_name
+from medsiglip.command import say
 
 
 class Reply(NamedTuple):
@@ -86,21 +83,12 @@ def score_models(
     if side is None:
         say(f"{table.source}: every row is on the side train, so nothing is scored; name a --split column")
         return {}
+    asked = [
+        Asked(task_of(table, kind), table.source, RunOptions(side=side, limit=limit)) for kind in table_kinds(table)
+    ]
     for name, load in models.items():
-        model, folder = load(), out / name.replace(" ", "-")
-        for kind in table_kinds(table):
-            task, options = task_of(table, kind), RunOptions(side=side, limit=limit)
-            with progress(None, f"items of {task.name} by {name}", quiet) as advance:
-                run_task(task, options, table.source, folder, model, name, command, advance)
-        score_dir(folder)
-        del model
-    *others, last = models
-    compared = {name: compare_dirs(out / name.replace(" ", "-"), out / last.replace(" ", "-")) for name in others}
-    for name, comparison in compared.items():
-        say(f"{last} against {name}, on the side {side}:\n{as_table(comparison)}")
-    with whole_file(out / "gain.json") as file:
-        file.write(json.dumps({name: to_json(c) for name, c in compared.items()}, indent=1, allow_nan=False) + "\n")
-    return compared
+        ask(asked, load(), name, out / folder_name(name), command, quiet)
+    return compare_all(list(models), out, side)
 
 
 def _first(counts: Counter[str]) -> str:
