@@ -24,8 +24,8 @@ from evals.outputs import Output
 from evals.tasks.final_answer import spoken
 from evals.tasks.owners_rows import CONCISE, RECORD
 from evals.tasks.record_answers import is_right
-from evals.tasks.record_text import record_text
 from evals.tasks.task import ItemOptions, Task
+from medgemma.records.facts import record_text
 
 CARD = "synthea-fhir-r4"
 
