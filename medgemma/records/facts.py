@@ -140,7 +140,11 @@ def record_text(resources: Iterable[Resource], categories: Sequence[str] = ()) -
         resources: Of one patient.
         categories: Only these resource types; all if empty. The patient's own line is always there.
     """
-    facts = facts_of(resources).facts
+    return facts_text(facts_of(resources).facts, categories)
+
+
+def facts_text(facts: Iterable[Fact], categories: Sequence[str] = ()) -> str:
+    """Return facts as `record_text` does."""
     return "\n".join(f.line for f in facts if f.category == "Patient" or not categories or f.category in categories)
 
 
