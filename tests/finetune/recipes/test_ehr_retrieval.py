@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -123,9 +124,17 @@ def test_what_follows_a_name_is_what_is_asked_for() -> None:
 
 
 @pytest.mark.slow
-def test_a_table_becomes_a_scored_model(tmp_path: Path) -> None:
-    """A few steps from bundles to a table of before and after; no quality is asked of them."""
-    settings = ["epochs=2", "examples_per_step=4", "evaluations=1", "adapter.method=lora"]
+@pytest.mark.parametrize("shape", ["nano", "hub"])
+def test_a_table_becomes_a_scored_model(shape: str, shapes: Callable[[str], Path], tmp_path: Path) -> None:
+    """A few steps from bundles to a table of before and after, of nano and of its weights under the Hub's files."""
+    settings = [
+        f"model={shapes(shape)}",
+        "epochs=2",
+        "merge=false",
+        "examples_per_step=4",
+        "evaluations=1",
+        "adapter.method=lora",
+    ]
     arguments = ["run", "ehr_retrieval", "--table", str(own_records(tmp_path)), "--files", "record", "--quiet"]
     arguments += ["--question", "question", "--answer", "answer", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments + [f"--set={setting}" for setting in settings])
