@@ -36,7 +36,7 @@ class NumberedPictures(FeatureCache):
 
 def new_engine(model: Any, **kwargs: Any) -> Engine:
     engine = Engine(model, stop_ids=STOP, **kwargs)
-    engine.features = NumberedPictures(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = NumberedPictures(model, None)  # type: ignore[arg-type]
     return engine
 
 
@@ -313,7 +313,7 @@ def test_a_picture_of_nan_fails_its_own_request_and_leaves_no_trace(engine: Engi
             made[[picture == 99 for picture in pictures]] = torch.nan
             return made
 
-    engine.features = OneBad(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = OneBad(model, None)  # type: ignore[arg-type]
     bad = request(small.joined(SHARED, small.prompt(3, 5)), 99)
     done = engine.generate([asked[0], bad, asked[2]])
     assert [list(done[0][0].token_ids), list(done[2][0].token_ids)] == [answers[0], answers[2]]
