@@ -5,8 +5,8 @@
 Second and third stage average the task vectors of several such runs on the sphere, and go back toward the start (§3.2,
 §3.3): `medgemma merge BASE RUN RUN --slerp --toward-base 0.7` (1 - η). What comes out is the next round's start.
 
-The paper has μ = 0.01, β = 0.1, two runs that differ in the order of their prompts, η = 0.3. KL to the average is no KL to
-the reference: that one is logged, and has no bound here.
+The paper has μ = 0.01, β = 0.1, two runs that differ in the order of their prompts, η = 0.3. KL to the average is no
+KL to the reference: that one is logged, and has no bound here.
 
 Source: Ramé et al., WARP, arXiv:2406.16768 (2024).
 """
