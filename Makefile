@@ -137,12 +137,14 @@ test-lm-eval: $(STAMP)
 	  touch $(LM_EVAL)/.installed; }
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
 
-# TRL's trainer, whose pins are its own, as the peer of the loss (benchmarks/losses.py) and as the host of our collator.
+# TRL's trainer, whose pins are its own, as the peer of the losses (benchmarks/losses.py) and as the host of our collator.
+# Liger's divergence from a teacher is plain torch; its other parts want triton.
 $(TRL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[train]" \
 	  trl==1.16.0 pytest
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --no-deps liger-kernel==0.8.5
 	touch $@
 
 test-trl: $(TRL)/.installed
