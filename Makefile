@@ -55,6 +55,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine
 	LM_EVAL_PYTHON=$(wildcard $(LM_EVAL)/bin/python) $(BIN)/python -m benchmarks.evals
 	TRL_PYTHON=$(wildcard $(TRL)/bin/python) $(BIN)/python -m benchmarks.losses
+	TRL_PYTHON=$(wildcard $(TRL)/bin/python) $(BIN)/python -m benchmarks.losses --loss divergence
 
 # nano on every task whose data is in the kit, written to docs/kit-table.md. A failed item is named and does not stop it;
 # the folder is emptied first, so that no row can be an earlier model's. README.md shows five of its rows; a test compares.
