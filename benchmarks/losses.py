@@ -64,7 +64,7 @@ def main() -> None:
     ]
     rounds = [_round(python, options.loss, cases, options.steps, number) for number in range(options.rounds)]
     if of_divergence and has_trl:
-        rounds[0] |= _round(python, options.loss, list(divergence_cases.LONG_CASES), 1, 0)
+        rounds[0] |= _round(python, options.loss, _long_cases(), 1, 0)
     record: dict[str, Any] = {
         "benchmark": "losses" if not of_divergence else "losses, divergence",
         **provenance(),
@@ -256,6 +256,16 @@ def _hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
 
 
 # Processes
+
+
+def _long_cases() -> list[str]:
+    """Those that the memory holds: a process that is killed for it would take others along."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    fits = [case for case in divergence_cases.LONG_CASES if "dense" not in case or free > divergence_cases.LONG_BYTES]
+    if len(fits) < len(divergence_cases.LONG_CASES):
+        print(f"  dense, 2×512 is left out: {free / 2**30:.0f} GiB are free", file=sys.stderr)
+    return fits
 
 
 def _round(python: str, loss: str, cases: list[str], steps: int, number: int) -> dict[str, dict[str, float]]:
