@@ -16,6 +16,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from copy import deepcopy
 from dataclasses import dataclass
 from functools import lru_cache
@@ -70,10 +71,10 @@ class WalkSampler:
         of: Frozen | None = None,
     ) -> list[Rollout]:
         """See `finetune.on_policy.Sampler`."""
-        model = self.model if of is None else of.network.model
-        prompts = [row.prompt.input_ids for row in rows for _ in range(num_samples)]
+        prompts = torch.tensor([row.prompt.input_ids for row in rows for _ in range(num_samples)])
         draws = [torch.rand(num_samples, MAX_TOKENS, generator=torch.Generator().manual_seed(s)) for s in seeds]
-        said = walk(model, torch.tensor(prompts), torch.cat(draws))
+        with nullcontext() if of is None else of.running():
+            said = walk(self.model, prompts, torch.cat(draws))
         version = self.version if of is None else of.name
         return [
             Rollout(row.prompt.input_ids, ids, (), row.place, group, ids[-1] == END, logprobs, logprobs, version)

@@ -8,14 +8,15 @@ Source: Sessa et al., BOND, arXiv:2407.14622, Algorithms 1 and 2, eq. 18; Ramé 
 """
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch.nn import functional
 
-from finetune.on_policy import Frozen, Network, copy_of
+from finetune.on_policy import Frozen, Network
 
 NAME = "anchor"
 
@@ -43,11 +44,13 @@ class Following:
 class Anchor:
     """The policy as it was at first, and then following it. Saved and restored with the run (`finetune.training.Kept`).
 
+    It is the policy's own network, with other weights put in place while it is asked: the engine samples from it too.
+
     Args:
-        policy: whose trained weights it begins with.
+        policy: whose trained weights it begins with, and keeps a second time.
         following: how it moves.
-        peft: PEFT's model around the policy, where an adapter is trained; its matrices then cost their size in float32.
-            None where weights are trained themselves: the anchor is a second network.
+        peft: PEFT's model around the policy, where an adapter is trained: its matrices B·A are kept, in float32. None
+            where weights are trained themselves.
 
     Raises:
         ValueError: an adapter whose update is not B·A alone: DoRA, or weights trained whole beside it.
@@ -55,59 +58,56 @@ class Anchor:
 
     def __init__(self, policy: Network, following: Following, peft: Any = None) -> None:
         self.following = following
-        self.policy = policy
         self._layers = _layers(peft) if peft is not None else {}
-        self._updates = {name: _update(layer) for name, layer in self._layers.items()}
-        if peft is None:
-            self.frozen = copy_of(policy, NAME)
-        else:
-            self.frozen = Frozen(NAME, policy, lambda: self._in_place(peft.disable_adapter))
+        trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad and peft is None}
+        self._trained = trained
+        self._kept = {name: value.clone() for name, value in self._now()}
+        in_place = self._swapped if peft is None else partial(self._beside, peft.disable_adapter)
+        self.frozen = Frozen(NAME, policy, in_place)
 
     def follow(self, step: int) -> bool:
         """Move before a step, if it is due; says whether it did."""
         if not self.following.is_due(step):
             return False
         with torch.no_grad():
-            for mine, now in self._pairs():
-                mine.lerp_(now.to(mine.dtype), self.following.rate)
-        self._forget()
+            for name, now in self._now():
+                self._kept[name].lerp_(now, self.following.rate)
         return True
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """See `Kept`."""
-        return {f"{NAME}.{name}": value for name, value in self._own().items()}
+        return {f"{NAME}.{name}": value for name, value in self._kept.items()}
 
     def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
         """See `Kept`."""
-        with torch.no_grad():
-            for name, value in self._own().items():
-                value.copy_(tensors[f"{NAME}.{name}"])
-        self._forget()
+        for name, value in self._kept.items():
+            value.copy_(tensors[f"{NAME}.{name}"])
 
-    def _forget(self) -> None:
-        if not self._layers:  # an adapter's anchor is the policy's network, whose tower stays
-            self.frozen.network.forget()
-
-    def _own(self) -> dict[str, torch.Tensor]:
-        if self._layers:
-            return self._updates
-        trained = {name for name, parameter in self.policy.model.named_parameters() if parameter.requires_grad}
-        return {n: p.detach() for n, p in self.frozen.network.model.named_parameters() if n in trained}
-
-    def _pairs(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        if self._layers:
-            yield from ((self._updates[name], _update(layer)) for name, layer in self._layers.items())
-        else:
-            now = dict(self.policy.model.named_parameters())
-            yield from ((value, now[name].detach()) for name, value in self._own().items())
+    def _now(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """What the policy has where the anchor has its own."""
+        yield from ((name, parameter.detach()) for name, parameter in self._trained.items())
+        yield from ((name, _update(layer)) for name, layer in self._layers.items())
 
     @contextmanager
-    def _in_place(self, disabled: Callable[[], AbstractContextManager[Any]] = nullcontext) -> Iterator[None]:
-        """The policy's network as the anchor: its adapter off, the anchor's update added to what each layer gives."""
+    def _swapped(self) -> Iterator[None]:
+        """The trained weights change places with the anchor's."""
+        self._swap()
+        try:
+            yield
+        finally:
+            self._swap()
+
+    def _swap(self) -> None:
+        for name, parameter in self._trained.items():
+            parameter.data, self._kept[name] = self._kept[name], parameter.data
+
+    @contextmanager
+    def _beside(self, disabled: Callable[[], AbstractContextManager[Any]]) -> Iterator[None]:
+        """The adapter off, the anchor's update added to what each layer gives."""
         hooks = []
         try:
             for name, layer in self._layers.items():
-                hooks.append(layer.get_base_layer().register_forward_hook(_adding(self._updates[name])))
+                hooks.append(layer.get_base_layer().register_forward_hook(_adding(self._kept[name])))
             with disabled():
                 yield
         finally:

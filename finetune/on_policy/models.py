@@ -76,10 +76,6 @@ class Network:
             tiled_loss(states, self.head(), tell, temperature=temperature, soft_cap=self.soft_cap)
         return said.cpu()
 
-    def forget(self) -> None:
-        """Drop the pictures' patches, after the tower has changed."""
-        self._patches.clear()
-
     def _kept(self, batch: Batch) -> torch.Tensor:
         """(P, N, width); each picture alone, so that its bits do not depend on what is drawn with it."""
         if len(self._patches) + len(batch.pictures) > KEPT_PICTURES:
