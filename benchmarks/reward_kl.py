@@ -27,13 +27,13 @@ import torch
 from torch.nn import functional
 
 from benchmarks.measure import append, machine, provenance
-from finetune.algorithms.anchors import Anchor, Following
 from finetune.algorithms.best_of_n import best_of, best_of_n_kl_bound
 from finetune.algorithms.bond import Bond
+from finetune.algorithms.following import Following
 from finetune.algorithms.grpo import Grpo
 from finetune.algorithms.j_bond import JBond
 from finetune.algorithms.reinforce import Reinforce
-from finetune.on_policy import Frozen, Network, OnPolicy, PromptRow, Reward, Rollout, copy_of, train_on_policy
+from finetune.on_policy import Anchor, Frozen, Network, OnPolicy, PromptRow, Reward, Rollout, copy_of, train_on_policy
 from finetune.packing import Layout
 from finetune.training import Loop, Schedule
 from medgemma.engine import Sampling
@@ -188,14 +188,14 @@ class Setting:
 def settings() -> dict[str, Setting]:
     """By name. η, β and γ of J-BOND and the four β of REINFORCE are the paper's; GRPO's β is that of its own."""
     found = {
-        "j-bond": Setting(lambda policy: JBond(Anchor(policy, Following(0.05))), 3),
-        "j-bond gamma 1": Setting(lambda policy: JBond(Anchor(policy, Following(0.05)), gamma=1.0), 3),
+        "j-bond": Setting(lambda policy: JBond(Anchor(policy), Following(0.05)), 3),
+        "j-bond gamma 1": Setting(lambda policy: JBond(Anchor(policy), Following(0.05), gamma=1.0), 3),
         "grpo": Setting(lambda _: Grpo(4, 0.04), 4),
     }
     for n in (4, 8, 16):
-        found[f"bond {n}"] = Setting(lambda policy, n=n: Bond(n, Anchor(policy, Following(0.0))), 17)
+        found[f"bond {n}"] = Setting(lambda policy, n=n: Bond(n, Anchor(policy)), 17)
     for n in (2, 4):
-        found[f"iterative bond {n}"] = Setting(lambda policy, n=n: Bond(n, Anchor(policy, Following(1.0, 25))), 17)
+        found[f"iterative bond {n}"] = Setting(lambda policy, n=n: Bond(n, Anchor(policy), Following(1.0, 25)), 17)
     for beta in (0.001, 0.01, 0.1, 1.0):
         found[f"reinforce {beta:g}"] = Setting(lambda _, beta=beta: Reinforce(2, beta), 2)
     return found

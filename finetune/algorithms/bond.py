@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import torch
 
-from finetune.algorithms.anchors import Anchor
 from finetune.algorithms.best_of_n import best_of, bond_reward, estimated_ranks
+from finetune.algorithms.following import STILL, Following, log_ratios
 from finetune.algorithms.likelihood import weighted_log_likelihood
 from finetune.algorithms.reinforce import leave_one_out
 from finetune.collate import Batch, Example
-from finetune.on_policy import Network, Normalisation, Rollout, Round
+from finetune.on_policy import Anchor, Network, Normalisation, Rollout, Round
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
 
@@ -38,7 +38,9 @@ class Bond:
     n: int
     """N, of the Best-of-N."""
     anchor: Anchor
-    """What it is the Best-of-N of: the start, or with `Following(1.0, steps)` the policy so many steps ago."""
+    """What it is the Best-of-N of."""
+    following: Following = STILL
+    """The anchor is the start; with `Following(1.0, steps)`, the policy so many steps ago (iterative BOND)."""
     beta: float = 0.5
     """β of the Jeffreys divergence: 0 forward alone, 1 backward alone."""
     num_samples: int = 1
@@ -63,8 +65,8 @@ class Bond:
 
     def examples(self, round: Round) -> Sequence[Example]:
         """The best of each prompt's anchor samples, and the policy's own, weighted."""
-        self.anchor.follow(round.number)
-        anchored = round.sample(self.ranked_among, of=self.anchor.frozen)
+        self.following.move(self.anchor, round.number)
+        anchored = round.sample(self.ranked_among, of=self.anchor.model)
         earned = round.grade(anchored).total
         groups = groups_of(anchored)
         best = [anchored[group[best_of([earned[place] for place in group[: self.n]])]] for group in groups]
@@ -114,9 +116,3 @@ def mixed(
     count = (len(best) if beta < 1 else 0) + len(ours)
     forward = [one.example((1 - beta) * count / len(best)) for one in best] if beta < 1 else []
     return forward + [one.example(gain * count / len(ours)) for one, gain in zip(ours, gains, strict=True)]
-
-
-def log_ratios(round: Round, ours: Sequence[Rollout], anchor: Anchor) -> list[float]:
-    """Log π(y) - log π_anchor(y), summed over the tokens of each sample."""
-    policy, theirs = round.policy_logprobs(ours), round.logprobs(ours, anchor.frozen)
-    return [sum(own) - sum(other) for own, other in zip(policy, theirs, strict=True)]

@@ -64,7 +64,7 @@ class Grpo:
 
     def examples(self, round: Round) -> Sequence[Example]:
         """Samples of the policy, each token weighted."""
-        rollouts = round.sample(self.num_samples)
+        rollouts = round.learnable(round.sample(self.num_samples))
         rewards = round.grade(rollouts).total
         advantages = group_advantages(rewards, groups_of(rollouts), scaled=self.variant != "dr_grpo")
         policy, reference = round.policy_logprobs(rollouts), round.logprobs(rollouts, round.tools.reference)
@@ -74,7 +74,8 @@ class Grpo:
                 [
                     share * (advantage - self.kl_coefficient * (1 - math.exp(theirs - ours)))
                     for ours, theirs in zip(own, other, strict=True)
-                ]
+                ],
+                corrected=not round.is_exact,
             )
             for rollout, advantage, own, other in zip(rollouts, advantages, policy, reference, strict=True)
         ]

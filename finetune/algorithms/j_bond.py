@@ -21,12 +21,12 @@ from dataclasses import dataclass
 
 import torch
 
-from finetune.algorithms.anchors import Anchor
 from finetune.algorithms.best_of_n import best_of, j_bond_reward
-from finetune.algorithms.bond import log_ratios, mixed
+from finetune.algorithms.bond import mixed
+from finetune.algorithms.following import Following, log_ratios
 from finetune.algorithms.likelihood import weighted_log_likelihood
 from finetune.collate import Batch, Example
-from finetune.on_policy import Network, Normalisation, Round
+from finetune.on_policy import Anchor, Network, Normalisation, Round
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
 
@@ -38,7 +38,8 @@ class JBond:
     """See the head of this file."""
 
     anchor: Anchor
-    """With `Following(η)`; the paper has η = 0.02 for Gemma 7B."""
+    following: Following = Following(0.02)
+    """η, as the paper has it for Gemma 7B."""
     beta: float = 0.5
     gamma: float = 0.0
     """γ: how strongly the policy is held to the anchor beside BOND's own KL."""
@@ -55,8 +56,8 @@ class JBond:
 
     def examples(self, round: Round) -> Sequence[Example]:
         """The better of each prompt's anchor samples, and the policy's own, weighted."""
-        self.anchor.follow(round.number)
-        anchored = round.sample(ANCHOR_SAMPLES, of=self.anchor.frozen)
+        self.following.move(self.anchor, round.number)
+        anchored = round.sample(ANCHOR_SAMPLES, of=self.anchor.model)
         earned = round.grade(anchored).total
         pairs = {anchored[group[0]].group: group for group in groups_of(anchored)}
         best = [anchored[group[best_of([earned[place] for place in group])]] for group in pairs.values()]

@@ -4,7 +4,8 @@
     ∇J = E_y~π [ ∇log π(y) · (R(y) - mean of R over the other samples of y's prompt) ]
 
 Sums over tokens, so log π(y) is a sequence's, the token that ends it included. One sample a prompt has no other: its
-baseline is the mean over the other samples of the step.
+baseline is the mean over the other samples of the step. Samples of a server whose weights or kernels are not quite the
+policy's are corrected, see `finetune.algorithms.likelihood`.
 
 Source: Williams (1992); Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free! (2019); Ahmadian et al.,
     Back to Basics, arXiv:2402.14740 (2024).
@@ -15,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from finetune.algorithms.likelihood import weighted_log_likelihood
 from finetune.collate import Batch, Example
-from finetune.losses.completion import completion_loss
 from finetune.on_policy import Network, Normalisation, Round
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
@@ -35,27 +36,19 @@ class Reinforce:
 
     def examples(self, round: Round) -> Sequence[Example]:
         """Samples of the policy, each weighted by its advantage."""
-        rollouts = round.sample(self.num_samples)
+        rollouts = round.learnable(round.sample(self.num_samples))
         rewards = round.grade(rollouts).total
         ratios = round.log_ratios(rollouts)
         returns = [r - self.kl_coefficient * ratio for r, ratio in zip(rewards, ratios, strict=True)]
         baselines = leave_one_out(returns, groups_of(rollouts))
         return [
-            rollout.example(gain - baseline)
+            rollout.example(gain - baseline, corrected=not round.is_exact)
             for rollout, gain, baseline in zip(rollouts, returns, baselines, strict=True)
         ]
 
     def loss(self, policy: Network, batch: Batch, turn: Turn, temperature: float) -> torch.Tensor:
         """-Σ advantage · log π(y), over the sequences of the step."""
-        return completion_loss(
-            policy.states(batch),
-            policy.head(),
-            batch.targets,
-            weights=batch.weights,
-            denominator=turn.denominator,
-            temperature=temperature,
-            soft_cap=policy.soft_cap,
-        )
+        return weighted_log_likelihood(policy, batch, turn, temperature)
 
 
 def leave_one_out(returns: Sequence[float], groups: Sequence[Sequence[int]]) -> list[float]:

@@ -16,12 +16,11 @@ from dataclasses import dataclass
 
 import torch
 
-from finetune.algorithms.anchors import Anchor
-from finetune.algorithms.bond import log_ratios
+from finetune.algorithms.following import Following, log_ratios
 from finetune.algorithms.likelihood import weighted_log_likelihood
 from finetune.algorithms.reinforce import leave_one_out
 from finetune.collate import Batch, Example
-from finetune.on_policy import Network, Normalisation, Round
+from finetune.on_policy import Anchor, Network, Normalisation, Round
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
 
@@ -33,7 +32,8 @@ class Warp:
     num_samples: int
     """Of each prompt."""
     anchor: Anchor
-    """With `Following(μ)`."""
+    following: Following = Following(0.01)
+    """μ."""
     kl_coefficient: float = 0.1
     """β."""
     normalisation: Normalisation = "sequence-sum"
@@ -45,13 +45,13 @@ class Warp:
 
     def examples(self, round: Round) -> Sequence[Example]:
         """Samples of the policy, each weighted by its advantage."""
-        self.anchor.follow(round.number)
-        rollouts = round.sample(self.num_samples)
+        self.following.move(self.anchor, round.number)
+        rollouts = round.learnable(round.sample(self.num_samples))
         rewards, ratios = round.grade(rollouts).total, log_ratios(round, rollouts, self.anchor)
         returns = [reward - self.kl_coefficient * ratio for reward, ratio in zip(rewards, ratios, strict=True)]
         baselines = leave_one_out(returns, groups_of(rollouts))
         return [
-            rollout.example(gain - baseline)
+            rollout.example(gain - baseline, corrected=not round.is_exact)
             for rollout, gain, baseline in zip(rollouts, returns, baselines, strict=True)
         ]
 

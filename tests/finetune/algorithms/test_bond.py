@@ -9,6 +9,7 @@ import pytest
 from finetune.algorithms import j_bond
 from finetune.algorithms.best_of_n import best_of_n_law, bond_reward, estimated_ranks
 from finetune.algorithms.bond import Bond, mixed
+from finetune.algorithms.following import STILL, Following
 from finetune.algorithms.j_bond import JBond
 from finetune.collate import Example
 from tests.finetune.algorithms.toys import (
@@ -37,7 +38,7 @@ def examples_of(algorithm: Any) -> Any:
 
 def j_bond_end(beta: float, gamma: float = 0.0) -> list[float]:
     anchor = Still()
-    algorithm: Any = JBond(anchor, beta, gamma)  # type: ignore[arg-type]
+    algorithm: Any = JBond(anchor, STILL, beta, gamma)  # type: ignore[arg-type]
     return descend(lambda policy: expected_gradient(policy, anchor, examples_of(algorithm), 1, 2), 150, 1.5)
 
 
@@ -124,7 +125,7 @@ def test_punishing_ties_too_ends_elsewhere(monkeypatch: pytest.MonkeyPatch) -> N
 def test_gamma_brings_the_policy_back_to_the_anchor() -> None:
     """Rewards equal and β 0: what is left is γ; as the paper prints its sign, the policy would run away."""
     anchor = Still()
-    algorithm: Any = JBond(anchor, 0.0, 4.0)  # type: ignore[arg-type]
+    algorithm: Any = JBond(anchor, STILL, 0.0, 4.0)  # type: ignore[arg-type]
 
     def divergence(policy: Sequence[float]) -> float:
         return math.fsum(p * math.log(p / q) for p, q in zip(policy, REFERENCE, strict=True))
@@ -139,7 +140,7 @@ def test_gamma_brings_the_policy_back_to_the_anchor() -> None:
         seen.append(divergence(policy))
     assert all(after < before for before, after in zip(seen, seen[1:], strict=False))
     pulled = expected_gradient(POLICY, anchor, examples_of(algorithm), 1, 2, (1.0, 1.0, 1.0))
-    without: Any = JBond(anchor, 0.0)  # type: ignore[arg-type]
+    without: Any = JBond(anchor, STILL, 0.0)  # type: ignore[arg-type]
     free = expected_gradient(POLICY, anchor, examples_of(without), 1, 2, (1.0, 1.0, 1.0))
     of_gamma = [a - b for a, b in zip(pulled, free, strict=True)]
     of_kl = [p * (math.log(p / q) - divergence(POLICY)) for p, q in zip(POLICY, REFERENCE, strict=True)]
@@ -149,9 +150,22 @@ def test_gamma_brings_the_policy_back_to_the_anchor() -> None:
 def test_three_generations_a_prompt() -> None:
     anchor = Still()
     round = Scripted(POLICY, anchor, (1,), (0, 2), number=5)
-    JBond(anchor).examples(round)  # type: ignore[arg-type]
+    JBond(anchor, Following(0.02)).examples(round)  # type: ignore[arg-type]
     assert round.asked == [("anchor", 2), ("policy", 1)]
-    assert anchor.followed == [5]
+    assert anchor.followed == [(0.02, 5)]
+
+
+def test_an_anchor_moves_when_it_is_due() -> None:
+    """Before the first step nothing has been learned; iterative BOND takes the policy every so many steps."""
+    for following, moved in {
+        STILL: [],
+        Following(0.1): [(0.1, 1), (0.1, 2), (0.1, 3), (0.1, 4)],
+        Following(1.0, 2): [(1.0, 2), (1.0, 4)],
+    }.items():
+        anchor: Any = Still()
+        for step in range(5):
+            following.move(anchor, step)
+        assert anchor.followed == moved
 
 
 def test_what_cannot_be_is_refused() -> None:
@@ -159,4 +173,6 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ValueError, match="BOND: n 8, beta 0.5, num_samples 1, ranked_among 4; expected n from 2"):
         Bond(8, anchor, ranked_among=4)
     with pytest.raises(ValueError, match="J-BOND: beta 1.5, gamma 0.0; expected 0 to 1"):
-        JBond(anchor, 1.5)
+        JBond(anchor, STILL, 1.5)
+    with pytest.raises(ValueError, match="anchor: rate 2, every 1 steps"):
+        Following(2)

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from finetune.algorithms.following import STILL
 from finetune.algorithms.warp import Warp
 from tests.finetune.algorithms.toys import REFERENCE, REWARDS, Scripted, Still, descend, expected_gradient
 
@@ -18,7 +19,7 @@ def tilted(law: Any, beta: float) -> list[float]:
 
 def test_it_ends_at_the_average_tilted_by_the_reward() -> None:
     average = Still(AVERAGE)
-    warp: Any = Warp(2, average, 0.8)  # type: ignore[arg-type]
+    warp: Any = Warp(2, average, STILL, 0.8)  # type: ignore[arg-type]
     end = descend(lambda policy: expected_gradient(policy, average, warp.examples, 2, 0), 300, 1.0)
     assert end == pytest.approx(tilted(AVERAGE, 0.8), abs=1e-6)
     assert end != pytest.approx(tilted(REFERENCE, 0.8), abs=0.05)
@@ -27,4 +28,4 @@ def test_it_ends_at_the_average_tilted_by_the_reward() -> None:
 def test_the_average_follows_before_a_step_samples() -> None:
     average = Still(AVERAGE)
     Warp(2, average).examples(Scripted(REFERENCE, average, (0, 1), number=4))  # type: ignore[arg-type]
-    assert average.followed == [4]
+    assert average.followed == [(0.01, 4)]

@@ -32,12 +32,11 @@ class Still:
 
     def __init__(self, law: Sequence[float] = REFERENCE) -> None:
         self.law = list(law)
-        self.frozen = self
-        self.followed: list[int] = []
+        self.model = self
+        self.followed: list[tuple[float, int]] = []
 
-    def follow(self, step: int) -> bool:
-        self.followed.append(step)
-        return False
+    def follow(self, share: float, step: int) -> None:
+        self.followed.append((share, step))
 
 
 @dataclass
@@ -51,6 +50,7 @@ class Scripted:
     rewards: Sequence[float] = REWARDS
     number: int = 0
     asked: list[tuple[str, int]] = field(default_factory=list)
+    is_exact: bool = True
 
     @property
     def tools(self) -> Any:
@@ -65,6 +65,9 @@ class Scripted:
         self.asked.append(("policy" if of is None else "anchor", num_samples))
         assert len(outcomes) == num_samples
         return [rollout(outcome, logprob=math.log(law[outcome])) for outcome in outcomes]
+
+    def learnable(self, rollouts: Sequence[Rollout]) -> Sequence[Rollout]:
+        return rollouts
 
     def grade(self, rollouts: Sequence[Rollout]) -> Graded:
         return Graded(tuple(self.rewards[one.completion_ids[0]] for one in rollouts), {})
