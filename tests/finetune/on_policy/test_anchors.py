@@ -1,113 +1,95 @@
-"""Anchors: the average that was asked for, of updates and not of their factors; the policy is left as it was."""
+"""The anchor: an average of weights, low-rank updates as what they add; and its place in the policy's network."""
 
-from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from finetune.adapters import AdapterSection, adapt
-from finetune.on_policy import Anchor, Network
-from tests import checkpoints
-
-RATE, STEPS = 0.25, 4
+from finetune.on_policy import Anchor, EngineSampler, Network
+from tests.finetune.on_policy import small
 
 
-def lora(seed: int = 0) -> Any:
-    return adapt(checkpoints.text_only(), AdapterSection(method="lora", rank=2), seed=seed)
+def policy_of(checkpoint: Path, **section: Any) -> tuple[Any, Network]:
+    gemma = small.gemma_of(checkpoint)
+    small.adapted(gemma, **section)
+    return gemma, Network(gemma.model, gemma.preprocessing, small.pictures())
 
 
-def script(model: Any, step: int) -> None:
-    """The weights of a step, whatever is trained."""
-    drawn = torch.Generator().manual_seed(step)
+def set_update(gemma: Any, step: int) -> None:
+    """A scripted θ_t: both factors and the projector move."""
+    generator = torch.Generator().manual_seed(step)
     with torch.no_grad():
-        for parameter in model.parameters():
+        for parameter in gemma.model.parameters():
             if parameter.requires_grad:
-                parameter.copy_(torch.randn(parameter.shape, generator=drawn) * 0.3)
+                parameter.normal_(std=0.1, generator=generator)
 
 
-def average(values: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(1-η)^T θ_0 + Σ η (1-η)^(T-t) θ_t."""
-    last = len(values) - 1
-    weights = [(1 - RATE) ** last] + [RATE * (1 - RATE) ** (last - t) for t in range(1, last + 1)]
-    return torch.stack([weight * value for weight, value in zip(weights, values, strict=True)]).sum(0)
+def delta(layer: Any) -> torch.Tensor:
+    found: torch.Tensor = layer.get_delta_weight("default").detach()
+    return found
 
 
-def test_the_average_of_weights() -> None:
-    model = checkpoints.text_only()
-    anchor = Anchor(Network(model))
-    seen = [model.lm_head.weight.detach().clone()]
-    anchor.follow(RATE, 0)
-    for step in range(1, STEPS):
-        script(model, step)
-        seen.append(model.lm_head.weight.detach().clone())
-        anchor.follow(RATE, step)
-    with anchor.model.running():
-        torch.testing.assert_close(model.lm_head.weight, average(seen))
-    torch.testing.assert_close(model.lm_head.weight, seen[-1], rtol=0, atol=0)
+def test_the_average_is_that_of_the_weights_not_of_the_factors(checkpoint: Path) -> None:
+    """anchor_T = (1-η)^T θ_0 + Σ η(1-η)^{T-t} θ_t; averaging A and B apart, as the negative control, is far off."""
+    gemma, policy = policy_of(checkpoint)
+    anchor, share, steps = Anchor(policy), 0.3, 5
+    layer = gemma.model.model.language_model.layers[2].mlp.down_proj
+    projector = next(p for n, p in gemma.model.named_parameters() if p.requires_grad and ".lora_" not in n)
+    expected, whole = delta(layer) * (1 - share) ** steps, projector.detach().clone() * (1 - share) ** steps
+    factors = [layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone()]
+    for step in range(1, steps + 1):
+        set_update(gemma, step)
+        for _ in range(2):  # asked twice in a step, as after a fault, it moves once
+            anchor.follow(share, step)
+        expected += share * (1 - share) ** (steps - step) * delta(layer)
+        whole += share * (1 - share) ** (steps - step) * projector.detach()
+        for factor, now in zip(factors, (layer.lora_A, layer.lora_B), strict=True):
+            factor.lerp_(now["default"].weight.detach(), share)
+    held = anchor.tensors()
+    [key] = [name for name in held if name.endswith("layers.2.mlp.down_proj")]
+    torch.testing.assert_close(held[key], expected, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(held[next(n for n in held if "projector" in n)], whole, atol=1e-6, rtol=1e-5)
+    apart = layer.scaling["default"] * factors[1] @ factors[0]
+    assert (apart - expected).norm() > 0.3 * expected.norm()
 
 
-def test_an_adapters_average_is_one_of_updates_and_not_of_factors() -> None:
-    adapted = lora()
-    anchor = Anchor(Network(adapted.model))
-    layer = adapted.model.model.layers[1].mlp.up_proj
-    updates, factors = [torch.zeros(layer.get_base_layer().weight.shape)], []
-    for step in range(1, STEPS):
-        script(adapted.model, step)
-        a, b = layer.lora_A["default"].weight.detach().clone(), layer.lora_B["default"].weight.detach().clone()
-        updates.append(b @ a * layer.scaling["default"])
-        factors.append((a, b))
-        anchor.follow(RATE, step)
-    (name,) = [name for name in anchor.tensors() if name.endswith("layers.1.mlp.up_proj")]
-    torch.testing.assert_close(anchor.tensors()[name], average(updates))
-    a, b = (average([torch.zeros_like(kind[0]), *kind]) for kind in zip(*factors, strict=True))
-    assert (b @ a * layer.scaling["default"] - average(updates)).abs().max() > 0.01  # A and B apart
+def test_in_its_place_the_network_computes_as_a_model_with_those_weights(checkpoint: Path) -> None:
+    gemma, policy = policy_of(checkpoint)
+    set_update(gemma, 1)
+    anchor = Anchor(policy)  # a copy of the policy as it is
+    rows, sampler = small.rows_of(gemma), EngineSampler(gemma, policy.pictures)
+    copied = sampler.sample(rows, range(5), 2, small.SAMPLING)
+    set_update(gemma, 2)
+    sampler.weights_changed("moved")
+    bits = small.weights(gemma)
+    moved = sampler.sample(rows, range(5), 2, small.SAMPLING)
+    anchored = sampler.sample(rows, range(5), 2, small.SAMPLING, of=anchor.model)
+    again = sampler.sample(rows, range(5), 2, small.SAMPLING)
+    assert [r.completion_ids for r in anchored] == [r.completion_ids for r in copied]
+    assert [r.policy_version for r in anchored] == ["anchor"] * 10
+    for ours, theirs in zip(anchored, copied, strict=True):
+        assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+    assert [r.completion_ids for r in moved] != [r.completion_ids for r in copied]
+    assert [r.completion_ids for r in again] == [r.completion_ids for r in moved]  # nothing of the anchor is left
+    assert all(torch.equal(bits[name], value) for name, value in small.weights(gemma).items())
 
 
-def test_the_network_is_the_anchor_while_it_runs_and_the_policy_after() -> None:
-    adapted = lora()
-    anchor = Anchor(Network(adapted.model))
-    for step in (1, 2):
-        script(adapted.model, step)
-        anchor.follow(RATE, step)
-    policy = checkpoints.outputs(adapted.model)
-    with anchor.model.running():
-        said = checkpoints.outputs(adapted.model)
-    assert torch.equal(checkpoints.outputs(adapted.model), policy)
-    merged = checkpoints.text_only()
-    with torch.no_grad():
-        for name, update in anchor.tensors().items():
-            if name != "steps":
-                merged.get_submodule(name).weight += update
-    torch.testing.assert_close(said, checkpoints.outputs(merged), rtol=0, atol=2e-4)
-    assert (said - policy).abs().max() > 0.1
+def test_a_fully_trained_policys_anchor_is_a_copy_of_its_weights(checkpoint: Path) -> None:
+    gemma, policy = policy_of(checkpoint, method="full")
+    anchor, before = Anchor(policy), small.weights(gemma)
+    set_update(gemma, 1)
+    anchor.follow(0.25, 1)
+    after = small.weights(gemma)
+    for name, value in anchor.tensors().items():
+        if name != "steps":
+            torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * after[name])
+    other = Anchor(policy)
+    other.restore(anchor.tensors())
+    assert other.steps == 1 and all(torch.equal(v, other.tensors()[n]) for n, v in anchor.tensors().items())
 
 
-def test_it_is_saved_and_comes_back() -> None:
-    for adapted in (None, lora()):
-        model = checkpoints.text_only() if adapted is None else adapted.model
-        anchor = Anchor(Network(model))
-        script(model, 1)
-        anchor.follow(RATE, 1)
-        kept = {name: value.clone() for name, value in anchor.tensors().items()}
-        script(model, 2)
-        anchor.follow(RATE, 2)
-        assert any(not torch.equal(kept[name], value) for name, value in anchor.tensors().items())
-        anchor.restore(kept)
-        assert all(torch.equal(kept[name], value) for name, value in anchor.tensors().items())
-
-
-def test_asked_twice_it_moves_once() -> None:
-    model = checkpoints.text_only()
-    anchor = Anchor(Network(model))
-    script(model, 1)
-    anchor.follow(RATE, 1)
-    once = {name: value.clone() for name, value in anchor.tensors().items()}
-    anchor.follow(RATE, 1)
-    assert all(torch.equal(once[name], value) for name, value in anchor.tensors().items())
-
-
-def test_what_is_no_product_of_factors_is_refused() -> None:
-    adapted = adapt(checkpoints.text_only(), AdapterSection(method="dora", rank=2), seed=0)
-    with pytest.raises(ValueError, match="has weight decomposition or is quantised; train with method lora"):
-        Anchor(Network(adapted.model))
+def test_weight_decomposition_has_no_average_of_updates(checkpoint: Path) -> None:
+    gemma, policy = policy_of(checkpoint, method="dora", parts=("language",))
+    with pytest.raises(ValueError, match="anchor: .* has weight decomposition .* train with method lora"):
+        Anchor(policy)
