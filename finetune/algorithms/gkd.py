@@ -26,9 +26,10 @@ from finetune.algorithms.reinforce import leave_one_out
 from finetune.collate import Batch, Example
 from finetune.losses.completion import completion_loss
 from finetune.losses.divergence import divergence_loss
-from finetune.on_policy import Frozen, Network, Normalisation, PromptRow, Round
+from finetune.on_policy import Frozen, Network, Normalisation, PromptRow, Round, Sampler
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn, named_places
+from medgemma.engine import Sampling
 from medsiglip.command import say
 
 Answers = Mapping[str, tuple[int, ...]]
@@ -173,3 +174,47 @@ def shared_tokens(student: Any, teacher: Any, student_rows: int, teacher_rows: i
 def _is_special(tokenizer: Any, number: int) -> bool:
     token = tokenizer.added_tokens_decoder.get(number)
     return token is not None and token.special
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood:
+    """Written answers learned by cross-entropy: people's (SFT), or the teacher's (sequence KD, `written_by`)."""
+
+    answers: Answers
+    normalisation: Normalisation = "token"
+    kept: Kept | None = None
+
+    def examples(self, round: Round) -> Sequence[Example]:
+        """The answers of this step's prompts."""
+        return [answered(row, self.answers) for row in round.rows]
+
+    def loss(self, policy: Network, batch: Batch, turn: Turn, temperature: float) -> torch.Tensor:
+        """-Σ log p_S(y|x), over the tokens of the step."""
+        return completion_loss(
+            policy.states(batch),
+            policy.head(),
+            batch.targets,
+            weights=batch.weights,
+            denominator=turn.denominator,
+            soft_cap=policy.soft_cap,
+        )
+
+
+def written_by(sampler: Sampler, rows: Sequence[PromptRow], sampling: Sampling) -> dict[str, tuple[int, ...]]:
+    """What a teacher answers to every prompt: the data of sequence KD.
+
+    Args:
+        sampler: of the teacher.
+        rows: prompts with places of their own.
+        sampling: greedy, or drawn from streams seeded by each prompt's number.
+
+    Raises:
+        ValueError: an answer is empty, or two prompts stand at one place; they are named.
+    """
+    rollouts = sampler.sample(rows, range(len(rows)), 1, sampling)
+    if empty := [rollout.place for rollout in rollouts if not rollout.completion_ids]:
+        raise ValueError(f"the teacher's answer is empty: {named_places(empty)}; leave these prompts out")
+    answers = {rollout.place: rollout.completion_ids for rollout in rollouts}
+    if len(answers) < len(rows):
+        raise ValueError(f"{len(rows)} prompts at {len(answers)} places; give each a place of its own")
+    return answers

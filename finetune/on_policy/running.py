@@ -15,7 +15,7 @@ from finetune.on_policy.rollouts import PromptRow
 from finetune.on_policy.rounds import Algorithm, Round, Tools
 from finetune.on_policy.sampling import Sampler
 from finetune.packing import Layout
-from finetune.training import Loop, Part, Schedule, Turn, rows_of_step, train
+from finetune.training import Evaluation, Loop, Part, Schedule, Turn, rows_of_step, train
 from medgemma.engine import Sampling
 
 
@@ -43,6 +43,7 @@ def train_on_policy(
     *,
     how: OnPolicy,
     settings: Mapping[str, Any],
+    evaluation: Evaluation | None = None,
 ) -> None:
     """Sample, grade, learn and tell the sampler, step by step; resumes to the same bits.
 
@@ -58,6 +59,7 @@ def train_on_policy(
         loop: how it runs, on how many ranks.
         how: see `OnPolicy`.
         settings: what else decides the result.
+        evaluation: measures the weights as they are and keeps the best.
 
     Raises:
         ValueError: a reward has a fault, or nothing can be learned.
@@ -94,7 +96,17 @@ def train_on_policy(
         **settings,
     }
     on_policy_loop = replace(loop, draw_ahead=False)
-    train(policy.model, draw, loss_of, schedule, folder, on_policy_loop, settings=made, kept=algorithm.kept)
+    train(
+        policy.model,
+        draw,
+        loss_of,
+        schedule,
+        folder,
+        on_policy_loop,
+        settings=made,
+        evaluation=evaluation,
+        kept=algorithm.kept,
+    )
 
 
 def summary(round: Round) -> dict[str, float]:
