@@ -7,9 +7,10 @@ from typing import Literal
 from finetune.collate import Batch, Example
 
 Normalisation = Literal["token", "sequence-mean", "sequence-sum"]
-"""token: the sum over all tokens, divided by the completion tokens of the step, as TRL's DAPO loss. sequence-mean: the
-mean over each sequence, then over sequences, as GKD and GRPO have it. sequence-sum: the sum over each sequence, then the
-mean over sequences, as REINFORCE and BOND have it: the gradient of a sequence's log-probability."""
+"""token: the sum over all tokens, divided by the completion tokens of the step, as in DAPO.
+sequence-mean: the mean over each sequence, then over sequences, as in GKD and GRPO.
+sequence-sum: the sum over each sequence, then the mean over sequences, as in REINFORCE and BOND: the gradient of a
+sequence's log-probability."""
 
 
 def normalised(examples: Sequence[Example], normalisation: Normalisation) -> list[Example]:
