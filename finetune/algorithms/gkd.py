@@ -124,7 +124,7 @@ class GKD:
         """(K,) float32: what the core has divided each token's weight by, the length of its completion or 1."""
         lengths = torch.tensor([len(example.completion_ids) for example in batch.examples])
         of_tokens = lengths.repeat_interleave(lengths).to(batch.targets.device, torch.float32)
-        assert len(of_tokens) == len(batch.targets), "a completion with image tokens, or without a prompt"
+        assert len(of_tokens) == len(batch.targets), "an example without a prompt"
         return of_tokens if self.normalisation == "sequence-mean" else torch.ones_like(of_tokens)
 
 
@@ -136,7 +136,7 @@ def answered(row: PromptRow, answers: Answers) -> Example:
     """
     if not answers.get(row.place):
         raise ValueError(f"{row.place or 'a prompt'}: no answer to learn; give one, or set student_fraction to 1")
-    return Example(row.prompt.input_ids, answers[row.place], row.pictures, row.place)
+    return Example(row.prompt.input_ids, answers[row.place], row.pictures, row.place, completion_is_text=True)
 
 
 def shared_tokens(student: Any, teacher: Any, student_rows: int, teacher_rows: int) -> int:
