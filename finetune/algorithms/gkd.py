@@ -26,12 +26,14 @@ from finetune.algorithms.reinforce import leave_one_out
 from finetune.collate import Batch, Example
 from finetune.losses.completion import completion_loss
 from finetune.losses.divergence import divergence_loss
+from finetune.losses.policy import CISPO, policy_loss
 from finetune.on_policy import Frozen, Network, Normalisation, PromptRow, Round, Sampler
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn, named_places
 from medgemma.engine import Sampling
-from medsiglip.command import say
 
+LARGEST_RATIO = 2.0
+"""Of the student to what a served sampler says the tokens of a reward were drawn from."""
 Answers = Mapping[str, tuple[int, ...]]
 """Completion ids, the token that ends them included, by the place of their prompt."""
 
@@ -95,30 +97,28 @@ class GKD:
         if self.distilled == 1:
             return divergence
         assert batch.weights is not None
-        gained = completion_loss(
+        gained = policy_loss(
             states,
             policy.head(),
             batch.targets,
             weights=batch.weights * self._shares(batch),
             denominator=turn.denominator,
+            sampled_logprobs=batch.sampled_logprobs,
+            clip=None if batch.sampled_logprobs is None else CISPO(LARGEST_RATIO - 1),
             temperature=temperature,
             soft_cap=policy.soft_cap,
-        )
+        ).loss
         return self.distilled * divergence + (1 - self.distilled) * gained
 
     def _sampled(self, round: Round) -> list[Example]:
-        rollouts = round.sample(self.num_samples)
-        if empty := [rollout.place for rollout in rollouts if not rollout.completion_ids]:
-            say(f"step {round.number}: {len(empty)} empty completions are left out: {named_places(empty)}")
+        rollouts = round.learnable(round.sample(self.num_samples))
         advantages = [1.0] * len(rollouts)
         if self.distilled < 1:
             rewards = round.grade(rollouts).total
             baselines = leave_one_out(rewards, groups_of(rollouts))
             advantages = [reward - baseline for reward, baseline in zip(rewards, baselines, strict=True)]
-        examples = [r.example(a) for r, a in zip(rollouts, advantages, strict=True) if r.completion_ids]
-        if not examples:
-            raise ValueError(f"step {round.number}: all {len(empty)} completions are empty: {named_places(empty)}")
-        return examples
+        corrected = self.distilled < 1 and not round.is_exact
+        return [r.example(a, corrected=corrected) for r, a in zip(rollouts, advantages, strict=True)]
 
     def _shares(self, batch: Batch) -> torch.Tensor:
         """(K,) float32: what the core has divided each token's weight by, the length of its completion or 1."""

@@ -4,7 +4,8 @@
     ∇J = E_y~π [ ∇log π(y) · (R(y) - mean of R over the other samples of y's prompt) ]
 
 Sums over tokens, so log π(y) is a sequence's, the token that ends it included. One sample a prompt has no other: its
-baseline is the mean over the other samples of the step.
+baseline is the mean over the other samples of the step. Samples of a server whose weights or kernels are not quite the
+policy's are weighted token by token, by min(π / π_sampled, `largest_ratio`).
 
 Source: Williams (1992); Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free! (2019); Ahmadian et al.,
     Back to Basics, arXiv:2402.14740 (2024).
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 import torch
 
 from finetune.collate import Batch, Example
-from finetune.losses.completion import completion_loss
+from finetune.losses.policy import CISPO, policy_loss
 from finetune.on_policy import Network, Normalisation, Round
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
@@ -30,32 +31,39 @@ class Reinforce:
     """Of each prompt."""
     kl_coefficient: float
     """β."""
+    largest_ratio: float = 2.0
+    """Of π to what a served sampler says its tokens were drawn from; the engine's need no correction."""
     normalisation: Normalisation = "sequence-sum"
     kept: Kept | None = None
 
     def examples(self, round: Round) -> Sequence[Example]:
         """Samples of the policy, each weighted by its advantage."""
-        rollouts = round.sample(self.num_samples)
+        rollouts = round.learnable(round.sample(self.num_samples))
         rewards = round.grade(rollouts).total
         ratios = round.log_ratios(rollouts)
         returns = [r - self.kl_coefficient * ratio for r, ratio in zip(rewards, ratios, strict=True)]
         baselines = leave_one_out(returns, groups_of(rollouts))
         return [
-            rollout.example(gain - baseline)
+            rollout.example(gain - baseline, corrected=not round.is_exact)
             for rollout, gain, baseline in zip(rollouts, returns, baselines, strict=True)
         ]
 
     def loss(self, policy: Network, batch: Batch, turn: Turn, temperature: float) -> torch.Tensor:
         """-Σ advantage · log π(y), over the sequences of the step."""
-        return completion_loss(
+        assert batch.weights is not None
+        found = policy_loss(
             policy.states(batch),
             policy.head(),
             batch.targets,
             weights=batch.weights,
             denominator=turn.denominator,
+            sampled_logprobs=batch.sampled_logprobs,
+            clip=None if batch.sampled_logprobs is None else CISPO(self.largest_ratio - 1),
             temperature=temperature,
             soft_cap=policy.soft_cap,
         )
+        turn.log("entropy", float(found.entropies.sum()) / turn.denominator)
+        return found.loss
 
 
 def leave_one_out(returns: Sequence[float], groups: Sequence[Sequence[int]]) -> list[float]:

@@ -14,7 +14,7 @@ import torch
 from finetune.adapters import output_weight
 from finetune.collate import Batch
 from finetune.forward import completion_states
-from finetune.losses.tiles import tiled_loss
+from finetune.losses.policy import token_logprobs
 from finetune.training import Precision
 from medgemma.engine.vision import patch_features
 from medsiglip.imaging import Picture
@@ -66,14 +66,13 @@ class Network:
     def logprobs(self, batch: Batch, temperature: float) -> torch.Tensor:
         """(K,) natural log-probability of each target under the whole distribution at a temperature, on the CPU."""
         with torch.no_grad():
-            states, targets = self.states(batch), batch.targets.to(self.device)
-            said = states.new_empty(len(states), dtype=torch.promote_types(states.dtype, torch.float32))
-
-            def tell(logits: torch.Tensor, rows: slice) -> torch.Tensor:
-                said[rows] = logits.gather(1, targets[rows, None])[:, 0] - logits.logsumexp(1)
-                return logits.new_zeros(())
-
-            tiled_loss(states, self.head(), tell, temperature=temperature, soft_cap=self.soft_cap)
+            said = token_logprobs(
+                self.states(batch),
+                self.head(),
+                batch.targets.to(self.device),
+                temperature=temperature,
+                soft_cap=self.soft_cap,
+            )
         return said.cpu()
 
     def _kept(self, batch: Batch) -> torch.Tensor:

@@ -1,9 +1,10 @@
 """What every run leaves: reward_kl.jsonl, a line a step and an evaluation, and reward_kl.svg, drawn from it."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from math import floor, log10
 from pathlib import Path
+from typing import Any
 
 from markupsafe import escape
 
@@ -26,19 +27,20 @@ class Records:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._write = None
+        self._write: Callable[[int, Mapping[str, Any]], None] | None = None
 
-    def write(self, steps: int, side: str, values: Mapping[str, float]) -> None:
+    def write(self, step: int, side: str, updates: int, values: Mapping[str, float]) -> None:
         """Add a line.
 
         Args:
-            steps: updates made to the weights that were sampled from.
+            step: it belongs to.
             side: train or held-out.
+            updates: made to the weights that were sampled from.
             values: `reward` and `kl` among them.
         """
         if self._write is None:
-            self._write = jsonl_writer(self.folder / LINES, steps)
-        self._write(steps, {"side": side, **values})
+            self._write = jsonl_writer(self.folder / LINES, step)
+        self._write(step, {"side": side, "updates": updates, **values})
 
     def draw(self) -> None:
         """Draw the chart from the lines that there are."""
@@ -49,7 +51,8 @@ class Records:
 
 def curves_of(folder: Path) -> dict[str, list[tuple[float, float]]]:
     """The curves of a run by side: KL to the reference, and the reward that was measured with it."""
-    path, curves = folder / LINES, {}
+    path = folder / LINES
+    curves: dict[str, list[tuple[float, float]]] = {}
     for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else []:
         said = json.loads(line)
         if "reward" in said and "kl" in said:

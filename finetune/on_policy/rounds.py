@@ -11,13 +11,14 @@ from finetune.collate import Batch, Example
 from finetune.on_policy.models import Frozen, Network
 from finetune.on_policy.normalising import Normalisation
 from finetune.on_policy.rewards import Graded, Reward, graded
-from finetune.on_policy.rollouts import PromptRow, Rollout
+from finetune.on_policy.rollouts import PromptRow, Rollout, groups_of
 from finetune.on_policy.sampling import LostSampler, Sampler
 from finetune.packing import Layout
-from finetune.training import Kept, Ranks, Turn
+from finetune.training import Kept, Ranks, Turn, named_places
 from finetune.training.draws import seed_of
 from finetune.training.ranks import gathered
 from medgemma.engine import Sampling
+from medsiglip.command import say
 
 Work = TypeVar("Work")
 
@@ -68,14 +69,19 @@ class Round:
     """All samples of the policy so far."""
     graded: Graded | None = None
     """Of `rollouts`, once asked for."""
-    reference_logprobs: list[tuple[float, ...]] | None = None
-    """Of `rollouts`, once asked for."""
+    ratios: list[float] | None = None
+    """`log_ratios` of `rollouts`, once asked for."""
     calls: int = 0
 
     @property
     def rng(self) -> random.Random:
         """The same for the same step, from its beginning."""
         return random.Random(f"{self.tools.seed}:{self.tools.name}:{self.number}")
+
+    @property
+    def is_exact(self) -> bool:
+        """See `Sampler`; where it is not, give examples `corrected`."""
+        return self.tools.sampler.is_exact
 
     def sample(self, num_samples: int, *, of: Frozen | None = None) -> list[Rollout]:
         """So many samples of every prompt, by the policy or `of` another model; every rank samples its share.
@@ -114,9 +120,24 @@ class Round:
             for name, values in share.by_name.items():
                 by_name[name][rank :: ranks.world] = values
         found = Graded(tuple(total), {name: tuple(values) for name, values in by_name.items()})
-        if rollouts is self.rollouts or list(rollouts) == self.rollouts:
+        if list(rollouts) == self.rollouts:
             self.graded = found
         return found
+
+    def learnable(self, rollouts: Sequence[Rollout]) -> list[Rollout]:
+        """Those with a token; empty ones, which a server may give, are named and left out of their groups.
+
+        Raises:
+            ValueError: all are empty.
+        """
+        empty = [rollout.place or f"prompt {rollout.group}" for rollout in rollouts if not rollout.completion_ids]
+        if empty:
+            said = f"step {self.number}: {len(empty)} of {len(rollouts)} completions are empty ({named_places(empty)})"
+            if len(empty) == len(rollouts):
+                raise ValueError(f"{said}; look at the sampler")
+            say(f"{said}; they are left out")
+            self.rollouts = [rollout for rollout in self.rollouts if rollout.completion_ids]
+        return [rollout for rollout in rollouts if rollout.completion_ids]
 
     def logprobs(self, rollouts: Sequence[Rollout], of: Frozen | Network) -> list[tuple[float, ...]]:
         """Log-probability of each token of each rollout, by the trainer's forward pass at the sampling temperature."""
@@ -133,7 +154,36 @@ class Round:
         """Log π(y) - log π_ref(y) of each rollout, summed over its tokens: estimates of KL(π‖π_ref)."""
         reference = self.logprobs(rollouts, self.tools.reference)
         policy = self.policy_logprobs(rollouts)
-        return [sum(ours) - sum(theirs) for ours, theirs in zip(policy, reference, strict=True)]
+        found = [sum(ours) - sum(theirs) for ours, theirs in zip(policy, reference, strict=True)]
+        if list(rollouts) == self.rollouts:
+            self.ratios = found
+        return found
+
+    def summary(self) -> dict[str, float]:
+        """What is told of the policy's samples; nothing where none was taken. All is asked for that was not yet."""
+        rollouts = self.rollouts
+        if not rollouts:
+            return {}
+        ratios = self.ratios or self.log_ratios(rollouts)
+        told = {
+            "kl": sum(ratios) / len(ratios),
+            "completion_tokens": float(sum(len(rollout.completion_ids) for rollout in rollouts)),
+            "mean_tokens": sum(len(rollout.completion_ids) for rollout in rollouts) / len(rollouts),
+            "ended": sum(rollout.ended for rollout in rollouts) / len(rollouts),
+        }
+        if self.tools.rewards:
+            graded = self.graded or self.grade(rollouts)
+            told["reward"] = sum(graded.total) / len(rollouts)
+            told |= {f"reward.{name}": mean for name, mean in graded.means().items()}
+            told["equal_groups"] = len(self.equal_groups()) / len(groups_of(rollouts))
+        return told
+
+    def equal_groups(self) -> list[int]:
+        """The groups whose samples, two or more, have all earned the same."""
+        if self.graded is None:
+            return []
+        totals = {self.rollouts[g[0]].group: [self.graded.total[n] for n in g] for g in groups_of(self.rollouts)}
+        return [group for group, earned in totals.items() if len(earned) > 1 and min(earned) == max(earned)]
 
 
 def scored(

@@ -184,7 +184,7 @@ class Course:
                 _layout(self.student),
             ),
             settings={"teacher": self.teacher.fingerprint, "rows": len(self.questions.rows)},
-            evaluation=Evaluation(metric, TASK.main_metric, every_steps=max(1, total // config.evaluations)),
+            held_out=Evaluation(metric, TASK.main_metric, every_steps=max(1, total // config.evaluations)),
         )
 
 
