@@ -72,7 +72,7 @@ def best_of(
     """Sample N answers to a question, grade them, and print the best: what `bond_answers` distils."""
     import json
 
-    from finetune.best_of import best_of_answers
+    from finetune.rewards.best_of import best_of_answers
     from finetune.rewards.named import reward_named
     from medgemma import MedGemma
     from medgemma.asking import AnswerOptions

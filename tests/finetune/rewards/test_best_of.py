@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finetune.best_of import best_of_answers
+from finetune.rewards.best_of import best_of_answers
 from finetune.cli import main
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
