@@ -2,7 +2,7 @@
 
 The line with the letter is learned, in the words of the sets' tasks. OUT/scores/before_after.md has every set before
 and after, beside its commonest letter, and what tuning costs on pictures. Facts that a model does not know are not
-learned from some thousand questions: see docs/domains.md for what a run can show.
+learned from some thousand questions: see docs/medical-text.md for what a run can show.
 """
 
 from pathlib import Path
