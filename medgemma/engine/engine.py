@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
+from medgemma.engine.adapters import WeightsInPlace
 from medgemma.engine.choices import TokenScores, longest_choice, token_scores
-from medgemma.engine.features import FeatureCache
 from medgemma.engine.network import Network
 from medgemma.engine.prefill import TOKENS_A_PASS, Branches, Place, Prefilled, PrefixStore
 from medgemma.engine.preparing import Preparing
 from medgemma.engine.request import ChoiceScore, Completion, Request, Sampling
 from medgemma.engine.samples import Batch, Event, Owed, Sample, Starting, take
 from medgemma.engine.sampling import generator_of
-from medgemma.engine.weights import WeightsInPlace
+from medgemma.engine.vision import FeatureCache
 from medgemma.prompts.chat import TokenCount
 from medsiglip.preprocess import Preprocessing
 

@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 
 import torch
 
-from medgemma.engine.features import PICTURES_A_PASS, FeatureCache
+from medgemma.engine.adapters import WeightsInPlace
 from medgemma.engine.network import Network
 from medgemma.engine.prefill import Branches, Passes, Prefilled, PrefixStore, Prepared, prefill, prefill_passes
 from medgemma.engine.prefixes import symbols_of
 from medgemma.engine.request import Request
-from medgemma.engine.weights import WeightsInPlace
+from medgemma.engine.vision import PICTURES_A_PASS, FeatureCache
 
 
 class Preparing:

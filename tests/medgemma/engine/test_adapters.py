@@ -15,8 +15,7 @@ from medgemma.checkpoints.layouts import read_checkpoint
 from medgemma.checkpoints.merge import merge
 from medgemma.engine import Completion, Engine, Request, Sampling
 from medgemma.engine.adapters import Adapters
-from medgemma.engine.features import FeatureCache
-from medgemma.engine.vision import project
+from medgemma.engine.vision import FeatureCache, project
 from medgemma.prompts.chat import Prompt
 from tests import checkpoints
 
@@ -139,7 +138,7 @@ def test_only_adapters_that_change_what_is_seen_encode_pictures_again(engine: En
     for name in (None, *NAMES, None):
         engine.generate([request(1, name, 5)])
     assert pictures.passes == 1 + len(SEEING)
-    assert {key[1] for key in pictures._features} == {None, *SEEING}
+    assert {sight[-1] for _, sight in pictures._features} == {None, *SEEING}
 
 
 def test_prefixes_of_one_adapter_are_not_anothers(engine: Engine) -> None:
@@ -151,7 +150,7 @@ def test_prefixes_of_one_adapter_are_not_anothers(engine: Engine) -> None:
     engine.weights_changed()
     for name in ("patterns", None, "one-layer", "patterns", None):
         assert same(engine.generate(requests(name)), answers[name])
-    assert {adapter for adapter, _ in engine.prefixes._rows} == {"patterns", None, "one-layer"}
+    assert {owner[-1] for owner, _ in engine.prefixes._rows} == {"patterns", None, "one-layer"}
 
 
 def test_an_adapter_that_is_unloaded_leaves_no_trace() -> None:

@@ -11,8 +11,8 @@ from torch._inductor.utils import fresh_cache
 from medgemma.engine import Request, Sampling
 from medgemma.engine import engine as engine_module
 from medgemma.engine.engine import Engine, EngineBusy, Event
-from medgemma.engine.features import FeatureCache
 from medgemma.engine.prefill import prefill_passes
+from medgemma.engine.vision import FeatureCache
 from tests.medgemma.engine import small
 
 STOP = frozenset({1})
@@ -339,7 +339,7 @@ def test_a_prompt_that_cannot_be_computed_fails_alone(
             raise RuntimeError("out of memory")
         return prefill_passes(network, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(engine_module, "prefill_passes", short_of_memory)
+    monkeypatch.setattr("medgemma.engine.preparing.prefill_passes", short_of_memory)
     done = engine.generate(asked)
     assert tokens(done[:3]) == answers[:3]
     assert done[3][0].finish_reason == "error" and "out of memory" in str(done[3][0].error)
