@@ -30,6 +30,8 @@ class Example:
     """Of each completion token's loss; None is 1 each."""
     sampled_logprobs: tuple[float, ...] | None = None
     """Of each completion token under what it was sampled from, where the loss is to be corrected by it."""
+    completion_is_text: bool = False
+    """An image token in the completion is a word that a policy has said: it is learned, and no picture's slot."""
 
     @property
     def num_tokens(self) -> int:
@@ -162,8 +164,10 @@ def collate(examples: Sequence[Example], *, pad_id: int, image_id: int | None, m
     input_ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     prompt_lengths = torch.tensor([len(e.prompt_ids) for e in examples])[:, None]
-    image = (input_ids == (-1 if image_id is None else image_id)) & (attention_mask == 1)
-    given = (torch.arange(width)[None] < prompt_lengths) | image | (attention_mask == 0)
+    in_prompt = torch.arange(width)[None] < prompt_lengths
+    may_be_slot = in_prompt | ~torch.tensor([e.completion_is_text for e in examples])[:, None]
+    image = (input_ids == (-1 if image_id is None else image_id)) & (attention_mask == 1) & may_be_slot
+    given = in_prompt | image | (attention_mask == 0)
     labels = input_ids.masked_fill(given, IGNORED)
     labels[:, 0] = IGNORED  # nothing predicts a first token
     learned = (labels != IGNORED).flatten().nonzero()[:, 0]
@@ -220,7 +224,8 @@ def _learned(
             place = example.place or "an example"
             raise ValueError(f"{place}: {len(of_tokens)} {what} for {len(ids)} tokens; give one each")
         first = 0 if example.prompt_ids else 1  # nothing predicts a first token
-        learned += [of_tokens[n] for n in range(first, len(ids)) if ids[n] != image_id]
+        slot = None if example.completion_is_text else image_id
+        learned += [of_tokens[n] for n in range(first, len(ids)) if ids[n] != slot]
     return torch.tensor(learned)
 
 

@@ -225,9 +225,10 @@ def _lay(sharings_of_row: Sequence[Sharing], image_id: int | None) -> _Row:
         for example in sharing.examples:
             branch += 1
             first = len(row.ids)
-            row.add(example.completion_ids, len(prompt), branch, trunk, image_id)
+            slot = None if example.completion_is_text else image_id
+            row.add(example.completion_ids, len(prompt), branch, trunk, slot)
             for offset, token in enumerate(example.completion_ids):
-                if token != image_id and (prompt or offset):  # nothing predicts a first token
+                if token != slot and (prompt or offset):  # nothing predicts a first token
                     row.labels[first + offset] = token
                     row.predictors.append(first + offset - 1 if offset else last_of_prompt)
     return row

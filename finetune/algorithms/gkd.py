@@ -26,11 +26,14 @@ from finetune.algorithms.reinforce import leave_one_out
 from finetune.collate import Batch, Example
 from finetune.losses.completion import completion_loss
 from finetune.losses.divergence import divergence_loss
-from finetune.on_policy import Frozen, Network, Normalisation, PromptRow, Round
+from finetune.losses.policy import CISPO, policy_loss
+from finetune.on_policy import Frozen, Network, Normalisation, PromptRow, Round, Sampler
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn, named_places
-from medsiglip.command import say
+from medgemma.engine import Sampling
 
+LARGEST_RATIO = 2.0
+"""Of the student to what a served sampler says the tokens of a reward were drawn from."""
 Answers = Mapping[str, tuple[int, ...]]
 """Completion ids, the token that ends them included, by the place of their prompt."""
 
@@ -94,36 +97,34 @@ class GKD:
         if self.distilled == 1:
             return divergence
         assert batch.weights is not None
-        gained = completion_loss(
+        gained = policy_loss(
             states,
             policy.head(),
             batch.targets,
             weights=batch.weights * self._shares(batch),
             denominator=turn.denominator,
+            sampled_logprobs=batch.sampled_logprobs,
+            clip=None if batch.sampled_logprobs is None else CISPO(LARGEST_RATIO - 1),
             temperature=temperature,
             soft_cap=policy.soft_cap,
-        )
+        ).loss
         return self.distilled * divergence + (1 - self.distilled) * gained
 
     def _sampled(self, round: Round) -> list[Example]:
-        rollouts = round.sample(self.num_samples)
-        if empty := [rollout.place for rollout in rollouts if not rollout.completion_ids]:
-            say(f"step {round.number}: {len(empty)} empty completions are left out: {named_places(empty)}")
+        rollouts = round.learnable(round.sample(self.num_samples))
         advantages = [1.0] * len(rollouts)
         if self.distilled < 1:
             rewards = round.grade(rollouts).total
             baselines = leave_one_out(rewards, groups_of(rollouts))
             advantages = [reward - baseline for reward, baseline in zip(rewards, baselines, strict=True)]
-        examples = [r.example(a) for r, a in zip(rollouts, advantages, strict=True) if r.completion_ids]
-        if not examples:
-            raise ValueError(f"step {round.number}: all {len(empty)} completions are empty: {named_places(empty)}")
-        return examples
+        corrected = self.distilled < 1 and not round.is_exact
+        return [r.example(a, corrected=corrected) for r, a in zip(rollouts, advantages, strict=True)]
 
     def _shares(self, batch: Batch) -> torch.Tensor:
         """(K,) float32: what the core has divided each token's weight by, the length of its completion or 1."""
         lengths = torch.tensor([len(example.completion_ids) for example in batch.examples])
         of_tokens = lengths.repeat_interleave(lengths).to(batch.targets.device, torch.float32)
-        assert len(of_tokens) == len(batch.targets), "a completion with image tokens, or without a prompt"
+        assert len(of_tokens) == len(batch.targets), "an example without a prompt"
         return of_tokens if self.normalisation == "sequence-mean" else torch.ones_like(of_tokens)
 
 
@@ -135,7 +136,7 @@ def answered(row: PromptRow, answers: Answers) -> Example:
     """
     if not answers.get(row.place):
         raise ValueError(f"{row.place or 'a prompt'}: no answer to learn; give one, or set student_fraction to 1")
-    return Example(row.prompt.input_ids, answers[row.place], row.pictures, row.place)
+    return Example(row.prompt.input_ids, answers[row.place], row.pictures, row.place, completion_is_text=True)
 
 
 def shared_tokens(student: Any, teacher: Any, student_rows: int, teacher_rows: int) -> int:
@@ -173,3 +174,47 @@ def shared_tokens(student: Any, teacher: Any, student_rows: int, teacher_rows: i
 def _is_special(tokenizer: Any, number: int) -> bool:
     token = tokenizer.added_tokens_decoder.get(number)
     return token is not None and token.special
+
+
+@dataclass(frozen=True)
+class MaximumLikelihood:
+    """Written answers learned by cross-entropy: people's (SFT), or the teacher's (sequence KD, `written_by`)."""
+
+    answers: Answers
+    normalisation: Normalisation = "token"
+    kept: Kept | None = None
+
+    def examples(self, round: Round) -> Sequence[Example]:
+        """The answers of this step's prompts."""
+        return [answered(row, self.answers) for row in round.rows]
+
+    def loss(self, policy: Network, batch: Batch, turn: Turn, temperature: float) -> torch.Tensor:
+        """-Σ log p_S(y|x), over the tokens of the step."""
+        return completion_loss(
+            policy.states(batch),
+            policy.head(),
+            batch.targets,
+            weights=batch.weights,
+            denominator=turn.denominator,
+            soft_cap=policy.soft_cap,
+        )
+
+
+def written_by(sampler: Sampler, rows: Sequence[PromptRow], sampling: Sampling) -> dict[str, tuple[int, ...]]:
+    """What a teacher answers to every prompt: the data of sequence KD.
+
+    Args:
+        sampler: of the teacher.
+        rows: prompts with places of their own.
+        sampling: greedy, or drawn from streams seeded by each prompt's number.
+
+    Raises:
+        ValueError: an answer is empty, or two prompts stand at one place; they are named.
+    """
+    rollouts = sampler.sample(rows, range(len(rows)), 1, sampling)
+    if empty := [rollout.place for rollout in rollouts if not rollout.completion_ids]:
+        raise ValueError(f"the teacher's answer is empty: {named_places(empty)}; leave these prompts out")
+    answers = {rollout.place: rollout.completion_ids for rollout in rollouts}
+    if len(answers) < len(rows):
+        raise ValueError(f"{len(rows)} prompts at {len(answers)} places; give each a place of its own")
+    return answers

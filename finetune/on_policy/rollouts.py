@@ -55,7 +55,9 @@ class Rollout:
         """
         each = (float(weights),) * len(self.completion_ids) if isinstance(weights, int | float) else tuple(weights)
         sampled = self.sampled_logprobs if corrected else None
-        return Example(self.prompt_ids, self.completion_ids, self.pictures, self.place, each, sampled)
+        return Example(
+            self.prompt_ids, self.completion_ids, self.pictures, self.place, each, sampled, completion_is_text=True
+        )
 
 
 def groups_of(rollouts: Sequence[Rollout]) -> list[list[int]]:

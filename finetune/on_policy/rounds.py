@@ -26,9 +26,13 @@ Work = TypeVar("Work")
 class Algorithm(Protocol):
     """What a paper's box says; the rest is the core's."""
 
-    normalisation: Normalisation
-    kept: Kept | None
-    """Its anchor, or what else it keeps over steps."""
+    @property
+    def normalisation(self) -> Normalisation:
+        """How the losses of tokens become that of a step."""
+
+    @property
+    def kept(self) -> Kept | None:
+        """Its anchor, or what else it keeps over steps."""
 
     def examples(self, round: "Round") -> Sequence[Example]:
         """What this step learns from, with weights; the same on every rank."""

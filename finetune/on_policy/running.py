@@ -57,7 +57,7 @@ def train_on_policy(
     *,
     how: OnPolicy,
     settings: Mapping[str, Any],
-    held_out: HeldOut | None = None,
+    held_out: HeldOut | Evaluation | None = None,
     on_round: Callable[[Round], object] | None = None,
 ) -> None:
     """Sample, grade, learn and tell the sampler, step by step; resumes to the same bits.
@@ -76,7 +76,7 @@ def train_on_policy(
         loop: how it runs, on how many ranks.
         how: see `OnPolicy`.
         settings: what else decides the result.
-        held_out: keeps the best weights.
+        held_out: keeps the best weights; an `Evaluation` measures something else than rewards of samples.
         on_round: called on rank 0 with every step that has sampled, before its update: see
             `finetune.on_policy.episodes`.
 
@@ -85,7 +85,8 @@ def train_on_policy(
         LostSampler: the sampler gives no samples; a checkpoint is kept.
     """
     _refuse(rows, rewards, how, loop)
-    run = _Run(policy, algorithm, rows, sampler, rewards, reference, folder, loop, how, held_out, on_round)
+    rewarded = held_out if isinstance(held_out, HeldOut) else None
+    run = _Run(policy, algorithm, rows, sampler, rewards, reference, folder, loop, how, rewarded, on_round)
     made = {
         "sampling": {**asdict(how.sampling), "stop_ids": sorted(how.sampling.stop_ids)},
         "prompts_a_step": how.prompts_a_step,
@@ -94,7 +95,9 @@ def train_on_policy(
         "rewards": {reward.called: reward.weight for reward in rewards},
         **settings,
     }
-    evaluation = Evaluation(run.evaluate, held_out.name, held_out.every_steps) if held_out else None
+    evaluation = held_out if isinstance(held_out, Evaluation) else None
+    if rewarded:
+        evaluation = Evaluation(run.evaluate, rewarded.name, rewarded.every_steps)
     try:
         train(
             policy.model,

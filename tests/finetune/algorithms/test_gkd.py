@@ -112,8 +112,13 @@ class Played:
         self.rng = SimpleNamespace(random=lambda: u)
         self.rows = [PromptRow(Prompt((1,), (0,), 0), "", place="row 0")]
         self.number, self.samples, self.rewards = 7, samples, rewards
+        self.rollouts: list[Rollout] = []
+        self.is_exact = True
+
+    learnable = Round.learnable
 
     def sample(self, num_samples: int) -> list[Rollout]:
+        self.rollouts += self.samples
         return self.samples
 
     def grade(self, rollouts: list[Rollout]) -> Any:
@@ -270,8 +275,8 @@ def test_empty_completions_are_named_and_left_out(capsys: pytest.CaptureFixture[
     samples = [sample((0, 1)), sample((), 1), sample((2,), 2)]
     examples = gkd().examples(cast(Round, Played(0.0, samples)))
     assert [example.completion_ids for example in examples] == [(0, 1), (2,)]
-    assert "step 7: 1 empty completions are left out: row 1" in capsys.readouterr().err
-    with pytest.raises(ValueError, match="step 7: all 1 completions are empty: row 1"):
+    assert "step 7: 1 of 3 completions are empty (row 1); they are left out" in capsys.readouterr().err
+    with pytest.raises(ValueError, match=r"step 7: 1 of 1 completions are empty \(row 1\)"):
         gkd().examples(cast(Round, Played(0.0, [sample((), 1)])))
 
 
