@@ -7,7 +7,7 @@ differ. A request that fails (a constraint that raises, logits that are not fini
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -312,13 +312,31 @@ class Engine:
             ValueError: there is none of that name.
             RuntimeError: requests that ask for it are not done.
         """
-        running = len(self._batches[name].samples) if name in self._batches else 0
-        asked = running + sum(request.adapter == name for request in self._waiting.values())
+        self._refuse_asked(name)
+        self.adapters.unload(name)
+        self._forget(name)
+
+    def replace_adapter(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give a loaded adapter other values from memory; see `medgemma.engine.adapters.Adapters.replace`.
+
+        Raises:
+            ValueError: as there.
+            RuntimeError: requests that ask for it are not done.
+        """
+        self._refuse_asked(name)
+        self.adapters.replace(name, tensors)
+        self._forget(name)
+
+    def _refuse_asked(self, name: str) -> None:
+        asked = len(self._batches[name].samples) if name in self._batches else 0
+        asked += sum(request.adapter == name for request in self._waiting.values())
         asked += sum(len(group.open_requests) for group in self._starting if group.adapter == name)
         asked += sum(owed.request.adapter == name for owed in self._owed)
         if asked:
             raise RuntimeError(f"{asked} requests for adapter {name!r} are not done; let them end, or cancel them")
-        self.adapters.unload(name)
+
+    def _forget(self, name: str) -> None:
+        """Drop what was computed with an adapter, and with others beside it."""
         self._batches.pop(name, None)
         self.prefixes.clear()
         if self.features is not None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from finetune.rewards.best_of import best_of_answers
 from finetune.cli import main
+from finetune.rewards.best_of import best_of_answers
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
 from medgemma.engine import Sampling
