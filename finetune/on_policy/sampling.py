@@ -70,7 +70,7 @@ class EngineSampler:
         self.gemma, self.pictures = live(gemma), pictures
         self.version = ""
         if max_rows is not None:
-            self.gemma.engine.max_rows = max_rows
+            self.gemma.engine.rows.max_rows = max_rows
 
     def weights_changed(self, version: str) -> None:
         """See `Sampler`."""
