@@ -9,6 +9,7 @@ import typer
 
 from data_cards.table.options import TableOptions
 from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
     Device,
@@ -232,6 +233,9 @@ def reliability(
         typer.echo(line)
     if failed != [0] * len(failed):
         raise typer.Exit(1)
+
+
+app.command()(metrics)
 
 
 @app.command()
