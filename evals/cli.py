@@ -9,6 +9,7 @@ import typer
 
 from data_cards.table.options import TableOptions
 from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.judging.command import judge
 from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
@@ -91,6 +92,9 @@ def run_command(
             metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator, judge: rules, model, URL#NAME"
         ),
     ] = None,
+    accepted: Annotated[
+        Path | None, typer.Option(help="--out of `judge`: only a judge that it accepts may grade.")
+    ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps greedy answers over runs.")] = None,
     adapter: Adapter = None,
     quantize: Quantize = "",
@@ -132,12 +136,12 @@ def run_command(
     else:
         raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
-        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
+        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder, accepted=accepted)
         if endpoint:
             from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
+            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server), accepted)
         kept = None
         if cache:
             from evals.running.cache import AnswerCache
@@ -238,6 +242,7 @@ def reliability(
 
 
 app.command()(metrics)
+app.command()(judge)
 
 
 @app.command()

@@ -10,7 +10,8 @@ from data_cards.readers.rubrics import Criterion
 from evals.clinic.backends import local
 from evals.clinic.dialogue import Message, Meter
 from evals.generation import Generation
-from evals.judging.bounds import accept, judged_score
+from evals.judging.acceptance import accept
+from evals.judging.bounds import judged_score
 from evals.judging.judge import Verdict, asked_schema, judge_pair, judge_text
 from evals.judging.rubrics import rubric_score, within_limits
 from medgemma import MedGemma
