@@ -14,11 +14,12 @@ TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 CLIENTS := .venv-clients
 TRL := .venv-trl
+ENVIRONMENTS := .venv-environments
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-trl test-environments clean
 
 install: $(STAMP)
 
@@ -148,6 +149,15 @@ $(TRL)/.installed: pyproject.toml constraints.txt
 test-trl: $(TRL)/.installed
 	$(TRL)/bin/pytest tests/trl
 
+# Tasks as `verifiers` tasksets, whose forty packages stay in an environment of their own.
+test-environments:
+	test -e $(ENVIRONMENTS)/.installed || { $(PYTHON) -m venv $(ENVIRONMENTS) && \
+	  $(ENVIRONMENTS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 && \
+	  $(ENVIRONMENTS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable ".[environments]" verifiers==0.3.1 pytest filelock && \
+	  touch $(ENVIRONMENTS)/.installed; }
+	$(ENVIRONMENTS)/bin/pytest tests/verifiers
+
 # Other people's clients against the server, and schemathesis over its OpenAPI.
 test-clients: $(STAMP)
 	test -e $(CLIENTS)/.installed || { $(PYTHON) -m venv $(CLIENTS) && \
@@ -162,4 +172,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) $(ENVIRONMENTS) build dist *.egg-info

@@ -46,6 +46,14 @@ class StressVerdict:
             f"(95 % interval {found.ci95.low:.0%} to {found.ci95.high:.0%}; a tie is half)"
         )
 
+    @property
+    def refusal(self) -> str:
+        """What is said of a metric that is refused."""
+        return (
+            f"{self.reason}; a reward made from it teaches to copy words, whatever they mean; take a metric that "
+            "`medgemma-eval metrics` accepts"
+        )
+
 
 @cache
 def own_cases() -> tuple[StressCase, ...]:
@@ -94,7 +102,4 @@ def demand_not_fooled(metric: StressMetric | str) -> None:
     """
     verdict = stress_verdict(metric)
     if not verdict.is_accepted:
-        raise ValueError(
-            f"{verdict.reason}; a reward made from it teaches to copy words, whatever they mean; take a metric that "
-            "`medgemma-eval metrics` accepts"
-        )
+        raise ValueError(verdict.refusal)

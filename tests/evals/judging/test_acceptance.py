@@ -183,6 +183,7 @@ def test_what_answers_takes_the_acceptance_of_its_judge_only(
     options = RunOptions()
     assert answering.for_task(task_named("healthbench"), options).accepted["n"] == 40
     assert not answering.for_task(task_named("agent-clinic-medqa"), options).accepted  # has no judge of that role
+    assert not Answering("nano", {}, {}, {}).for_task(task_named("healthbench"), options).accepted
     none = Answering("nano", {}, {}, {}, accepted=tmp_path / "nowhere")
     with pytest.raises(ValueError, match="no such file"):
         none.for_task(task_named("healthbench"), options)
