@@ -12,6 +12,7 @@ LEROBOT := .venv-lerobot
 RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
+INSPECT := .venv-inspect
 CLIENTS := .venv-clients
 TRL := .venv-trl
 ENVIRONMENTS := .venv-environments
@@ -130,13 +131,17 @@ test-timm: $(STAMP)
 	  touch $(TIMM)/.installed; }
 	$(TIMM)/bin/pytest tests/timm
 
-# lm-evaluation-harness as the oracle of the likelihood rows: the same prompts, options and likelihoods, item by item.
+# lm-evaluation-harness as the oracle of the likelihood rows: the same prompts, options and likelihoods, item by item; its
+# readers of answers and inspect_ai's beside ours (benchmarks/gauntlet.py).
 test-lm-eval: $(STAMP)
 	test -e $(LM_EVAL)/.installed || { $(PYTHON) -m venv $(LM_EVAL) && \
 	  $(LM_EVAL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 && \
 	  $(LM_EVAL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt "lm_eval[hf]==0.4.13" && \
 	  touch $(LM_EVAL)/.installed; }
-	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
+	test -e $(INSPECT)/.installed || { $(PYTHON) -m venv $(INSPECT) && \
+	  $(INSPECT)/bin/pip install --quiet --disable-pip-version-check inspect_ai==0.3.285 && \
+	  touch $(INSPECT)/.installed; }
+	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python INSPECT_PYTHON=$(INSPECT)/bin/python $(BIN)/pytest tests/lm_eval
 
 # TRL's trainer, whose pins are its own, as the peer of the loss (benchmarks/losses.py) and as the host of our collator.
 $(TRL)/.installed: pyproject.toml constraints.txt
@@ -172,4 +177,4 @@ system:
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) $(ENVIRONMENTS) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(INSPECT) $(TRL) $(ENVIRONMENTS) build dist *.egg-info

@@ -63,6 +63,8 @@ def test_rewards_are_the_grades_of_score_item_by_item(kit: Path, name: str) -> N
     conversations = [[{"role": "assistant", "content": text}] for text in replies]
     graded = reward_function(found)(prompts=[""] * len(names), completions=conversations, item_id=names, other=names)
     assert graded == expected
+    drawn = reward_function(found)(prompts=[""] * 8, completions=replies[3::-1] * 2, item_id=names[3::-1] * 2)
+    assert drawn == expected[3::-1] * 2  # in TRL's order: a draw of items, each several times
     outputs = [Output(i.item_id, item_sha256(i), "m", text=t) for i, t in zip(found.items[:6], replies, strict=False)]
     bare = [replace(item, files=()) for item in found.items[:6]]
     assert [episode(found.task, i, o).steps[0].reward for i, o in zip(bare, outputs, strict=True)] == expected[:6]
