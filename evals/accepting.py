@@ -48,17 +48,14 @@ def judge(
     found = accept(verdicts, [text.label for text in texts], [text.group for text in texts], required)
     with whole_file(out / RESULT) as file:
         file.write(json.dumps(as_json(identity, found, labelled), indent=1, allow_nan=False) + "\n")
-    rows = [
-        (
-            name,
-            f"{value.value:.3f} [{value.ci95.low:.3f}, {value.ci95.high:.3f}]",
-            f"n={value.n} groups={value.n_groups}",
-        )
-        for name, value in (("agreement", found.agreement), ("kappa", found.kappa))
-    ]
-    for line in aligned([*rows, ("unparsed", f"{found.unparsed:.3f}", ""), ("required", f"{required:.3f}", "")]):
+    figures = (("agreement", found.agreement, found.interval), ("kappa", found.kappa, found.kappa.ci95))
+    rows = [(name, f"{value.value:.3f} [{low:.3f}, {high:.3f}]") for name, value, (low, high) in figures]
+    counted = f"{found.agreement.n} texts, {found.agreement.n_groups} groups"
+    for line in aligned(
+        [*rows, ("unparsed", f"{found.unparsed:.3f}"), ("required", f"{required:.3f}"), ("n", counted)]
+    ):
         typer.echo(line)
     typer.echo(f"{identity}: {'accepted' if found.is_accepted else 'refused'}")
     if not found.is_accepted:
-        say("the judge is refused: the interval of its agreement does not lie above what is required")
+        say("the judge is refused: its agreement does not lie above what is required, or its kappa not above 0")
         raise typer.Exit(1)

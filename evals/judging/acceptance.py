@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from evals.judging.judge import VERSION, Backend, Verdict, judge_text
-from medsiglip.metrics.bootstrap import ratio
+from medsiglip.metrics.bootstrap import Interval, ratio
 from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, grouped_totals_ci
 
 SYSTEM = "You decide whether a text meets one criterion."
@@ -40,13 +40,16 @@ class Acceptance:
 
     agreement: Estimate
     """An unparsed verdict agrees with nothing."""
+    interval: Interval
+    """Of the agreement, 95 %: Wilson's where every text is a group of its own, else over resampled groups."""
     kappa: Estimate
-    """Cohen's, unparsed verdicts as a third answer that people never give."""
+    """Cohen's, unparsed verdicts as a third answer that people never give; undefined if all labels are one."""
     unparsed: float
     """Share of the verdicts that could not be read."""
     required: float
     is_accepted: bool
-    """The lower end of the 95 % interval of the agreement reaches what is required."""
+    """The lower end of `interval` reaches what is required, and kappa's lies above 0: a judge that says yes to all
+    agrees with labels that are mostly yes."""
 
 
 def labelled_texts(path: Path) -> list[LabelledText]:
@@ -93,7 +96,8 @@ def accept(verdicts: Sequence[Verdict], labels: Sequence[bool], groups: Sequence
         cells[row, int(label), 2 if verdict.met is None else int(verdict.met)] = 1
     kappa = grouped_totals_ci(_kappa, cells.reshape(len(labels), 6), groups)
     unparsed = sum(verdict.met is None for verdict in verdicts) / len(labels)
-    return Acceptance(found, kappa, unparsed, required, interval.low >= required)
+    is_accepted = interval.low >= required and kappa.ci95.low > 0  # nan is above nothing
+    return Acceptance(found, interval, kappa, unparsed, required, is_accepted)
 
 
 def _kappa(totals: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -163,17 +167,16 @@ def _key(text: LabelledText) -> str:
 def as_json(identity: str, found: Acceptance, labels: Path) -> dict[str, Any]:
     """Return what judge.json holds."""
 
-    def figure(value: Estimate) -> dict[str, Any]:
-        low, high = value.ci95
-        return {"value": _finite(value.value), "ci95": [_finite(low), _finite(high)]}
+    def figure(value: Estimate, interval: Interval) -> dict[str, Any]:
+        return {"value": _finite(value.value), "ci95": [_finite(end) for end in interval]}
 
     return {
         "judge": identity,
         "frame_version": VERSION,
         "is_accepted": found.is_accepted,
         "required": found.required,
-        "agreement": figure(found.agreement),
-        "kappa": figure(found.kappa),
+        "agreement": figure(found.agreement, found.interval),
+        "kappa": figure(found.kappa, found.kappa.ci95),
         "unparsed": found.unparsed,
         "n": found.agreement.n,
         "n_groups": found.agreement.n_groups,
@@ -206,7 +209,7 @@ def demand_accepted(path: Path, identity: str) -> Mapping[str, Any]:
     if not accepted:
         raise ValueError(
             f"{file}: refuses the judge: its agreement is {told['agreement']['value']} {told['agreement']['ci95']}, "
-            f"required above {told['required']}; take another judge"
+            f"required above {told['required']}, its kappa {told['kappa']['ci95']}, required above 0; take another judge"
         )
     return told
 

@@ -142,7 +142,8 @@ def test_the_command_writes_the_file_that_a_run_demands(tmp_path: Path, server: 
     assert ran.exit_code == 0, ran.output
     assert "http://h/v1 named: accepted" in ran.stdout
     told = json.loads((tmp_path / "out" / "judge.json").read_text(encoding="utf-8"))
-    assert told["agreement"] == {"value": 1.0, "ci95": [1.0, 1.0]} and told["n"] == 40
+    assert told["agreement"]["value"] == 1.0 and told["n"] == 40
+    assert told["agreement"]["ci95"] == pytest.approx([40 / (40 + 1.959964**2), 1.0])  # Wilson's, all of n
     assert demand_accepted(tmp_path / "out", "http://h/v1 named") == told
     with pytest.raises(ValueError, match=r"is of the judge http://h/v1 named; got other"):
         demand_accepted(tmp_path / "out", "other")
@@ -152,7 +153,7 @@ def test_a_judge_below_what_is_required_is_refused_by_command_and_run(tmp_path: 
     server[0] = wrong_every(2, lambda said: "hm")
     ran = asked(tmp_path)
     assert ran.exit_code == 1 and "http://h/v1 named: refused" in ran.stdout
-    with pytest.raises(ValueError, match=r"refuses the judge: its agreement is 0\.5 .*required above 0\.8"):
+    with pytest.raises(ValueError, match=r"refuses the judge: its agreement is 0\.5 .*above 0\.8, its kappa"):
         demand_accepted(tmp_path / "out", "http://h/v1 named")
 
 

@@ -115,6 +115,10 @@ def test_a_judge_is_accepted_by_the_lower_end_of_its_agreement() -> None:
     assert accept(of_error, labels, groups, 0.8).is_accepted
     assert accept(of_error, labels, groups, 0.8).agreement.value == pytest.approx(0.9)
     assert not accept(of_error, labels, groups, 0.9).is_accepted
+    mostly_yes = [i % 20 != 0 for i in range(200)]
+    says_yes = accept([Verdict(True, "")] * 200, mostly_yes, groups, 0.8)  # agrees on 95 %, and tells nothing apart
+    assert (says_yes.agreement.value, says_yes.kappa.value, says_yes.is_accepted) == (0.95, 0.0, False)
+    assert not accept([Verdict(True, "")] * 200, [True] * 200, groups, 0.8).is_accepted  # kappa is undefined
     assert accept([Verdict(None, "")] * 200, labels, groups, 0.5).agreement.value == 0
 
 
