@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_cards.table.options import TableOptions
+from evals.accepting import judge
 from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
     Device,
@@ -86,7 +88,12 @@ def run_command(
     temperature: Annotated[float, typer.Option(min=0, help="Of the draws; 0 is greedy.")] = 0.0,
     role: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
+        typer.Option(
+            metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator, judge: rules, model, URL#NAME"
+        ),
+    ] = None,
+    accepted: Annotated[
+        Path | None, typer.Option(help="--out of `judge`: only a judge that it accepts may grade.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps greedy answers over runs.")] = None,
     adapter: Adapter = None,
@@ -129,12 +136,12 @@ def run_command(
     else:
         raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
-        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
+        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder, accepted=accepted)
         if endpoint:
             from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
+            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server), accepted)
         kept = None
         if cache:
             from evals.running.cache import AnswerCache
@@ -232,6 +239,10 @@ def reliability(
         typer.echo(line)
     if failed != [0] * len(failed):
         raise typer.Exit(1)
+
+
+app.command()(metrics)
+app.command()(judge)
 
 
 @app.command()

@@ -112,7 +112,7 @@ def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path
         done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         said.append(done.stdout)
-    assert len(said) == 10
+    assert len(said) == 11
     assert "closed_accuracy_real_minus_shuffled" in said[5]
 
 

@@ -161,6 +161,9 @@ WORDING_SHA256 = {
     "zero-shot-vqa-rad-trained-wordings 1": "cbc65b84ec3e61b3",
     "zero-shot-nih-pneumonia 2": "d12b0df65b635304",
     "zero-shot-nih-pneumonia-trained-wordings 1": "8b3f1da5d7f80ceb",
+    "medcalc-bench 1": "cfd0d9a961e094a6",
+    "healthbench 1": "fa8911991e6f245e",
+    "healthbench-professional 1": "fa8911991e6f245e",
     **{f"table-{kind} {version}": "104d7b5002f788aa" for kind in METRICS for version in (1, 2)},
 }
 
