@@ -14,12 +14,19 @@ from finetune.tables import of_sets
 from finetune.tables.learning import AnswersConfig
 
 COMMAND = "medgemma-finetune run text"
+QUICK_STEPS = 60
+"""Questions with an abstract or a case are long."""
 
 
 class Config(AnswersConfig):
     """What is tuned, and how; the values are in text.yaml."""
 
     tasks: tuple[str, ...]
+
+    def steps(self, num_examples: int) -> int:
+        """Updates of the run."""
+        steps = super().steps(num_examples)
+        return min(steps, QUICK_STEPS) if self.quick else steps
 
 
 def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
