@@ -37,7 +37,7 @@ def run_recipe(
 ) -> None:
     """Run a recipe, or go on with an interrupted run.
 
-    The data are sets with a card (--data), or for `answers` and `classify` a table of yours (--table).
+    The data are sets with a card (--data), or for `answers`, `classify` and `contrastive` a table of yours (--table).
     """
     from finetune.configuration import load_config
 
