@@ -14,7 +14,7 @@ from pydantic import Field
 from data_cards.table import Columns, Split, Table, Target, read_table
 from finetune.adapters import Adapted, AdapterSection, adapt, save_adapter, trained_table
 from finetune.configuration import Section, keep_config
-from finetune.contrastive_pairs import Mixture, train_pairs
+from finetune.tables.contrastive import Mixture, train_pairs
 from finetune.tables.examples import SeenPictures, identity_line, read_pictures, read_study, usable
 from finetune.tables.pair_scores import Labels, compare, mean_reciprocal_rank, seen_by
 from finetune.tables.pairs import Captioned, LongCaptions, Pairs, caption_target, captioned_rows, fitting, paired

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from data_cards.table import Target
 from evals.metrics.paired import PairedDifference, paired_mean_difference, paired_statistic_difference
 from evals.results.scores import as_json
-from finetune.contrastive_pairs import image_vectors
+from finetune.tables.contrastive import image_vectors
 from finetune.tables.examples import SeenPictures
 from finetune.tables.pairs import Captioned, Pairs, caption_of
 from medsiglip.command import whole_file

@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import load_file
 from torch.nn.functional import normalize
 
-from finetune.contrastive_pairs import Mixture
 from finetune.losses.contrastive import sigmoid_loss
+from finetune.tables.contrastive import Mixture
 from tests.conftest import ROOT
-from tests.finetune.contrastive_ranks import (
+from tests.finetune.tables.contrastive_ranks import (
     GENERAL,
     OWN,
     MadePictures,
@@ -144,7 +144,7 @@ def test_two_processes_are_one(whole: Path, tmp_path: Path) -> None:
     """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     done = subprocess.run(
-        [*command, "-m", "tests.finetune.contrastive_ranks", str(tmp_path)],
+        [*command, "-m", "tests.finetune.tables.contrastive_ranks", str(tmp_path)],
         cwd=ROOT,
         env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
         capture_output=True,

@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
-from finetune.contrastive_pairs import Mixture, train_pairs
 from finetune.recipes.nano.models import new_encoder
+from finetune.tables.contrastive import Mixture, train_pairs
 from finetune.tables.pairs import Pairs
 from finetune.training import ALONE, Evaluation, Loop, Ranks, Schedule, join_ranks, leave_ranks
 from tests import tiny
