@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ def main() -> None:
         return
     python, neighbours = os.environ.get("OPEN_CLIP_PYTHON"), Neighbours()
     if not python:
-        sys.exit("set OPEN_CLIP_PYTHON to the Python of an environment with open_clip_torch==3.3.0")
+        sys.exit("set OPEN_CLIP_PYTHON to the Python of an environment with torch and open_clip_torch==3.3.0")
     rounds = [_round(python, options.steps, number) for number in range(options.rounds)]
     record: dict[str, Any] = {
         "benchmark": "contrastive_loss",
@@ -76,9 +77,7 @@ def table(record: Mapping[str, Any]) -> str:
 
 def open_clips(images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
     """SigLipLoss of one process."""
-    from open_clip.loss import SigLipLoss
-
-    loss: torch.Tensor = SigLipLoss()(images, texts, scale, bias)
+    loss: torch.Tensor = _siglip_loss()(images, texts, scale, bias)
     return loss
 
 
@@ -86,9 +85,7 @@ def open_clips_blocks(
     images: torch.Tensor, texts: torch.Tensor, scale: torch.Tensor, bias: torch.Tensor
 ) -> torch.Tensor:
     """Its blocks, one kept at a time."""
-    from open_clip.loss import SigLipLoss
-
-    of_block, total = SigLipLoss()._loss, torch.zeros(())
+    of_block, total = _siglip_loss()._loss, torch.zeros(())
     for row, some in enumerate(images.chunk(BLOCKS)):
         for column, others in enumerate(texts.chunk(BLOCKS)):
             arguments = (some, others, scale, bias, row != column)
@@ -138,6 +135,17 @@ def step(case: str, steps: int) -> dict[str, Any]:
     gradients = [tensor.grad for tensor in inputs if tensor.grad is not None]
     said = [loss.item(), *(float(gradient.norm()) for gradient in gradients)]
     return {"cpu_s": min(timed), "peak": _memory("VmHWM") - before, "said": said}
+
+
+def _siglip_loss() -> Any:
+    """Of the file alone: the package imports torchvision, whose compiled part may not fit a CPU torch."""
+    found = find_spec("open_clip")
+    assert found is not None and found.submodule_search_locations
+    file = spec_from_file_location("open_clip_loss", Path(found.submodule_search_locations[0]) / "loss.py")
+    assert file is not None and file.loader is not None
+    module = module_from_spec(file)
+    file.loader.exec_module(module)
+    return module.SigLipLoss()
 
 
 def _round(python: str, steps: int, number: int) -> dict[str, Any]:

@@ -125,7 +125,9 @@ class _WithGradients(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *outer: torch.Tensor) -> Any:
-        gradients = (gradient * outer[0] for gradient in ctx.saved_tensors)
+        gradients = ctx.saved_tensors
+        if outer[0].item() != 1:  # else a copy of all vectors is saved
+            gradients = tuple(gradient * outer[0] for gradient in gradients)
         return None, None, *gradients, *(None,) * ctx.count
 
 

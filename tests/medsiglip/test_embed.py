@@ -272,7 +272,11 @@ def append_without_replacing(out, sources, schema):
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [("_merge", append_without_replacing), ("_sha256", lambda file: "0" * 64), ("_finished_files", lambda *_: {})],
+    [
+        ("embedded_rows._merge", append_without_replacing),
+        ("embed._sha256", lambda file: "0" * 64),
+        ("embedded_rows._finished_files", lambda *_: {}),
+    ],
     ids=["old rows stay", "everything looks changed", "finished files are forgotten"],
 )
 def test_the_changed_file_test_sees_planted_faults(encoder, archive, whole, monkeypatch, name, fault):
