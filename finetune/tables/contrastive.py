@@ -16,7 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from finetune.losses.contrastive import Gradients, sigmoid_gradients, with_gradients
+from finetune.losses.contrastive import sigmoid_gradients, with_gradients
 from finetune.tables.examples import SeenPictures
 from finetune.tables.pairs import Pairs
 from finetune.training import (
@@ -216,7 +216,7 @@ class _StepLoss:
             denominator,
         )
         return _Shares(
-            _losses_of_parts(found, own, [len(part.images) for part in parts]),
+            [losses.sum() for losses in torch.split(found.losses, [len(part.images) for part in parts])],
             Vectors(found.images, _own_sums(found.texts, sizes, self.ranks)),
             found.logit_scale,
             found.logit_bias,
@@ -232,14 +232,6 @@ class _Shares(NamedTuple):
     """With respect to the rank's vectors."""
     logit_scale: torch.Tensor
     logit_bias: torch.Tensor
-
-
-def _losses_of_parts(found: Gradients, own: Vectors, sizes: Sequence[int]) -> list[torch.Tensor]:
-    """Their sums; of a loss that is not finite, those parts are not finite whose own vectors are not."""
-    losses = found.losses
-    if not losses.isfinite().all():
-        losses = (own.images.sum(1) + own.texts.sum(1)) * 0
-    return [part.sum() for part in torch.split(losses, list(sizes))]
 
 
 def _of_all_ranks(own: torch.Tensor, sizes: Sequence[int], ranks: Ranks) -> torch.Tensor:

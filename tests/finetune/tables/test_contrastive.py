@@ -97,7 +97,6 @@ def test_interrupted_and_resumed_is_uninterrupted(tmp_path: Path) -> None:
 
 
 def test_a_loss_that_is_not_finite_names_the_row_of_its_part(tmp_path: Path) -> None:
-    """Every loss of the step is NaN, for every picture meets every caption; the row's own part is named alone."""
     with pytest.raises(FloatingPointError) as fault:
         tuned(tmp_path / "stage", pairs_a_part=1, spoiled=4)
     assert "in the batch of T.csv row 6;" in str(fault.value)
