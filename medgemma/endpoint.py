@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from functools import lru_cache
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 import httpx2
 
@@ -65,6 +65,9 @@ class _Fault:
     reason: str
     is_retried: bool = True
     retry_after_s: float | None = None
+
+
+_Answer = TypeVar("_Answer")
 
 
 class Endpoint:
@@ -159,13 +162,32 @@ class Endpoint:
             EndpointFault: There is no answer after all attempts, or the server refuses these messages.
             EndpointRefused: It refuses everything.
         """
-        body = self._body(messages, sampling, sample)
+        found, attempts = self._retried("/chat/completions", self._body(messages, sampling, sample), _reply)
+        return found._replace(attempts=attempts)
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask for anything else that the server has.
+
+        Args:
+            path: Behind the URL, such as "/load_lora_adapter".
+            body: Sent as JSON.
+
+        Returns:
+            The JSON object that came back; empty where a text did.
+
+        Raises:
+            As `chat`.
+        """
+        return self._retried(path, json.dumps(body).encode(), _object)[0]
+
+    def _retried(self, path: str, body: bytes, read: Callable[[bytes], _Answer | _Fault]) -> tuple[_Answer, int]:
+        """What came back in the end, and after how many attempts."""
         attempts = 0
         while True:
-            found = self._attempt(body)
+            found = self._attempt(path, body, read)
             attempts += 1
-            if isinstance(found, Reply):
-                return found._replace(attempts=attempts)
+            if not isinstance(found, _Fault):
+                return found, attempts
             if not found.is_retried or attempts > self._retries:
                 raise EndpointFault(found.reason, attempts)
             self._sleep(_wait_s(attempts, found.retry_after_s))
@@ -182,10 +204,10 @@ class Endpoint:
         }
         return json.dumps(body).encode()
 
-    def _attempt(self, body: bytes) -> Reply | _Fault:
+    def _attempt(self, path: str, body: bytes, read: Callable[[bytes], _Answer | _Fault]) -> _Answer | _Fault:
         headers = {"Content-Type": "application/json"}
         try:
-            status, sent, raw = self._send("POST", "/chat/completions", content=body, headers=headers)
+            status, sent, raw = self._send("POST", path, content=body, headers=headers)
         except httpx2.TimeoutException:
             return _Fault(f"no answer within {self._timeout_s:g} s")
         except httpx2.TransportError as fault:
@@ -197,7 +219,7 @@ class Endpoint:
         if status != 200:
             retried = status in RETRIED_STATUS
             return _Fault(f"HTTP {status}: {said(raw)}", retried, _retry_after_s(sent.get("retry-after")))
-        return _reply(raw)
+        return read(raw)
 
     def _send(self, method: str, path: str, **request: Any) -> tuple[int, httpx2.Headers, bytes]:
         """Return status, headers and body. httpx's own limit is for each piece read; this one is for the whole."""
@@ -273,6 +295,14 @@ def png_data_url(picture: "Picture") -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _reply(raw: bytes) -> Reply | _Fault:
