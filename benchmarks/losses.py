@@ -67,7 +67,7 @@ def main() -> None:
         _round(python, options.loss, cases, options.steps, number, options.resume) for number in range(options.rounds)
     ]
     if of_divergence and has_trl:
-        rounds[0] |= _round(python, options.loss, _long_cases(), 1, 0, options.resume)
+        rounds[0] |= measured(_long_cases(), 1, 0)
     record: dict[str, Any] = {
         "benchmark": "losses" if not of_divergence else "losses, divergence",
         **provenance(),
@@ -272,7 +272,7 @@ def _long_cases() -> list[str]:
 
 
 def _round(
-    python: str, loss: str, cases: list[str], steps: int, number: int, kept: Path | None
+    python: str, loss: str, cases: list[str], steps: int, number: int, *, kept: Path | None
 ) -> dict[str, dict[str, float]]:
     """All cases once; every second round in reverse order."""
     found = {}
