@@ -63,9 +63,8 @@ def main() -> None:
         for case in (divergence_cases.CASES if of_divergence else CASES)
         if has_trl or not case.startswith(("TRL", "Liger"))
     ]
-    rounds = [
-        _round(python, options.loss, cases, options.steps, number, options.resume) for number in range(options.rounds)
-    ]
+    measured = partial(_round, python, options.loss, kept=options.resume)
+    rounds = [measured(cases, options.steps, number) for number in range(options.rounds)]
     if of_divergence and has_trl:
         rounds[0] |= measured(_long_cases(), 1, 0)
     record: dict[str, Any] = {
