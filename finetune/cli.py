@@ -37,18 +37,18 @@ def run_recipe(
 ) -> None:
     """Run a recipe, or go on with an interrupted run.
 
-    The data are sets with a card (--data), or for `answers` and `classify` a table of yours (--table).
+    The data are sets with a card (--data), or a table of yours (--table) for all recipes but `nano`.
     """
     from finetune.configuration import load_config
 
     module, defaults = _recipe(recipe)
     resolved = load_config(module.Config, [defaults, *([config] if config else [])], override or [])
-    if hasattr(module, "run_table"):
-        module.run_table(resolved, _table(table, data), out, quiet)
-    elif data is None or table.table is not None:
-        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
-    else:
+    if data is not None and table.table is None and hasattr(module, "run"):
         module.run(resolved, data, out, quiet)
+    elif hasattr(module, "run_table"):
+        module.run_table(resolved, _table(table, data), out, quiet)
+    else:
+        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
 
 
 @app.command("estimate")

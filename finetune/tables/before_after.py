@@ -27,8 +27,6 @@ FORGETTING = ("picture-questions-new-wordings", "outside-questions")
 """What nano can do before any tuning, in wordings that no recipe trains on: what a recipe may not cost."""
 FORGETTING_ITEMS = 200
 PROBED = FORGETTING[:1]
-PROBED_ITEMS = 60
-"""Each is asked some seven times."""
 LOOKS = "looks"
 """OUT's folder of the probes' answers; `medgemma-eval compare` reads its two folders too."""
 
@@ -125,17 +123,21 @@ def compare_all(models: Sequence[str], out: Path, side: str) -> dict[str, Compar
     return compared
 
 
-def forgetting(data: Path) -> tuple[list[Asked], list[Asked]]:
+def forgetting(data: Path, items: int = FORGETTING_ITEMS) -> tuple[list[Asked], list[Asked]]:
     """Return what must not be lost and what is probed, as far as the kit's pictures lie in or beside `data`.
 
     Where they do not, both are empty, which is said.
+
+    Args:
+        data: The recipe's --data.
+        items: Of each task; a third as many are probed, each asked some seven times.
     """
     root = next((folder for folder in (data, data.parent) if all((folder / card).is_dir() for card in CARDS)), None)
     if root is None:
         say(f"{data}: {', '.join(CARDS)} are not here, so what tuning costs elsewhere is not measured")
         return [], []
-    kept = [Asked(task_named(name), root, RunOptions(limit=FORGETTING_ITEMS)) for name in FORGETTING]
-    return kept, [Asked(task_named(name), root, RunOptions(limit=PROBED_ITEMS)) for name in PROBED]
+    kept = [Asked(task_named(name), root, RunOptions(limit=items)) for name in FORGETTING]
+    return kept, [Asked(task_named(name), root, RunOptions(limit=max(2, items // 3))) for name in PROBED]
 
 
 def folder_name(model: str) -> str:

@@ -4,9 +4,11 @@ OUT/adapter loads in PEFT and in `--adapter`, OUT/model is a whole checkpoint. W
 how the result is scored is the recipe's.
 """
 
+import json
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +63,7 @@ class AnswersConfig(Section):
     device: str
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """What is computed in; float16 is for cards without bfloat16."""
+    faulty_rows: Literal["refused", "left-out"]
     labels: Literal["real", "shuffled"]
     adapter: AdapterSection
     learning_rate: float = Field(gt=0)
@@ -144,6 +147,12 @@ def divided(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
         chosen = is_kept_from_training(f"validation:{item.group}", VALIDATION_PERCENT)
         (validation if chosen else train).append(item)
     return train, validation
+
+
+def set_line(folder: Path, items: Sequence[Item]) -> str:
+    """What a run has learned from, of a set with a card: its folder's name, and a hash of what is asked and right."""
+    asked = json.dumps([(item.item_id, item.prompt, item.reference) for item in items])
+    return f"set {folder.name}, {len(items)} items, sha256 {sha256(asked.encode()).hexdigest()[:16]}"
 
 
 def _tune(config: AnswersConfig, lessons: Lessons, out: Path, ranks: Ranks, device: str, quiet: bool) -> None:

@@ -2,7 +2,7 @@
 
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -34,13 +34,27 @@ class CommonestAnswer:
     otherwise: str
 
     @classmethod
-    def of(cls, items: Sequence[Item]) -> "CommonestAnswer":
-        """Of the training side's items, each of whose questions is a prompt."""
+    def of(
+        cls,
+        items: Sequence[Item],
+        learned: Callable[[Item], str] = completion,
+        kind: Callable[[Item], str] = lambda item: item.prompt,
+        asked: Sequence[Item] = (),
+    ) -> "CommonestAnswer":
+        """Of the training side's items, by kind of question.
+
+        Args:
+            items: Of the training side.
+            learned: An item to its right reply.
+            kind: An item to what shares a commonest answer; the question itself unless it holds more, such as a record.
+            asked: What will be asked, where it is none of the training side's questions.
+        """
         said: dict[str, Counter[str]] = defaultdict(Counter)
         for item in items:
-            said[item.prompt][completion(item)] += 1
+            said[kind(item)][learned(item)] += 1
         together = sum(said.values(), Counter[str]())
-        return cls({prompt: counts.most_common(1)[0][0] for prompt, counts in said.items()}, _first(together))
+        by_prompt = {item.prompt: _first(said[kind(item)]) for item in (*items, *asked) if kind(item) in said}
+        return cls(by_prompt, _first(together))
 
     @property
     def fingerprint(self) -> str:

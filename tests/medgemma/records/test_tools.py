@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from evals.clinic.record_tools import MOST_PAGES, Resource, ToolError, fetch, local_search, manifest
+from medgemma.records.elements import Resource
+from medgemma.records.tools import MOST_PAGES, ToolError, fetch, local_search, manifest
 
 
 def coded(kind: str, number: int, code: str, display: str, **fields: Any) -> Resource:

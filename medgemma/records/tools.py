@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-Resource = Mapping[str, Any]
+from medgemma.records.elements import Resource
+
 Search = Callable[[Mapping[str, str]], Mapping[str, Any]]
 """Parameters (`_type`, `patient` or `_id`, `code`, `category`, `_include`, `_offset`) to a searchset Bundle."""
 
