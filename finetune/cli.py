@@ -51,6 +51,29 @@ def run_recipe(
         raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
 
 
+@app.command("sweep", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep_recipe(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="A name that `list` prints.")],
+    space: Annotated[str, typer.Option(help="YAML of what is varied, or report_learning_rates.")],
+    out: Annotated[Path, typer.Option(help="Trials, their table, Optuna's storage; a killed sweep goes on.")],
+) -> None:
+    """Run a recipe with one setting after another, and stop those that fall behind.
+
+    All other options are those of `run`, for every trial: --table, --data, --set and the rest.
+    """
+    from finetune.configuration import load_config
+    from finetune.sweeps.space import choices, read_space
+    from finetune.sweeps.sweep import Sweep, sweep
+
+    module, defaults = _recipe(recipe)
+    found = read_space(space)
+    for key, values in found.settings.items():  # a setting that the recipe has not would fail every trial
+        for value in choices(values if isinstance(values, list) else [values.low, values.high]):
+            load_config(module.Config, [defaults], [f"{key}={value}"])
+    sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out)
+
+
 @app.command("estimate")
 def estimate_run(
     model: Annotated[
