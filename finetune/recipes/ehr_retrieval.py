@@ -9,6 +9,7 @@ Source: MedGemma technical report (arXiv:2507.05201), sections 3 and 5: EHRQA, w
     reinforcement learning. Records and questions here are Synthea's and a rule program's.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,11 +23,12 @@ from evals.outputs import Output
 from evals.running.options import RunOptions
 from evals.tasks.catalogue import task_named
 from evals.tasks.record_questions import CARD, condensed, facts_task, grade, prompt
-from evals.tasks.tables import task_of
+from evals.tasks.table_grading import TableKind
+from evals.tasks.tables import table_kinds, task_of
 from evals.tasks.task import ItemOptions, Task
 from finetune.tables import of_sets
 from finetune.tables.before_after import Asked, Load, before_and_after
-from finetune.tables.examples import identity_line, table_items, usable
+from finetune.tables.examples import identity_line, usable
 from finetune.tables.learning import AnswersConfig, Lessons, learn
 from finetune.tables.scoring import CommonestAnswer, scored_side
 from medgemma.records import Fact, facts_of, read_records
@@ -34,6 +36,7 @@ from medsiglip.command import say
 
 COMMAND = "medgemma-finetune run ehr_retrieval"
 SECTION_ITEMS = 200
+QUESTIONS: tuple[TableKind, ...] = ("answers", "texts")
 
 
 class Config(AnswersConfig):
@@ -62,19 +65,17 @@ def run_table(config: Config, table: Table, out: Path, quiet: bool) -> None:
         FloatingPointError: The loss is not finite; the rows are named, the last checkpoint is kept.
     """
     table = usable(table, config.faulty_rows)
-    if not any(row.answer for row in table.rows):
+    own = next((task_of(table, name) for name in QUESTIONS if name in table_kinds(table)), None)
+    if own is None:
         raise ValueError(f"{table.source}: has no questions with answers; name the columns: --question Q --answer A")
-    own = task_of(table, "answers")
-    asked = {row.place: row for row in table.rows}
-
-    def over_record(item: Item) -> Item:
-        return _over_record(item, asked[item.item_id], config.record_tokens)
+    rows, facts = {row.place: row for row in table.rows}, lru_cache(maxsize=64)(_facts_in)
 
     def items(source: str | Path, options: ItemOptions) -> list[Item]:
-        return [over_record(item) for item in own.items(source, options)]
+        found = own.items(source, options)
+        return [_over_record(item, rows[item.item_id], facts, config.record_tokens) for item in found]
 
     task = replace(own, items=items)
-    train, validation = ([over_record(item) for item in table_items(table, side)] for side in ("train", "validation"))
+    train, validation = (items(table.source, ItemOptions(side)) for side in ("train", "validation"))
 
     def score(device: str, base: Load, tuned: Load) -> None:
         side = scored_side(table)
@@ -121,16 +122,15 @@ def kind(item: Item) -> str:
     return item.meta["category"]
 
 
-def _over_record(item: Item, row: Row, record_tokens: int) -> Item:
+def _over_record(item: Item, row: Row, facts_in: Callable[[Path], tuple[Fact, ...]], record_tokens: int) -> Item:
     """A row's question with its patient's facts in the prompt instead of its file."""
     if len(row.files) != 1:
         raise ValueError(f"{row.place}: has {len(row.files)} files; expected one FHIR bundle; name it with --files")
-    text = condensed(_facts(row.files[0]), row.question, (), record_tokens)
+    text = condensed(facts_in(row.files[0]), row.question, (), record_tokens)
     return replace(item, files=(), prompt=prompt(text, row.question))
 
 
-@lru_cache(maxsize=64)
-def _facts(file: Path) -> tuple[Fact, ...]:
+def _facts_in(file: Path) -> tuple[Fact, ...]:
     records = list(read_records(file))
     if len(records) != 1:
         raise ValueError(f"{file}: holds {len(records)} patients; expected one a file")

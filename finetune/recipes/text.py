@@ -2,7 +2,7 @@
 
 The line with the letter is learned, in the words of the sets' tasks. OUT/scores/before_after.md has every set before
 and after, beside its commonest letter, and what tuning costs on pictures. Facts that a model does not know are not
-learned from some thousand questions: see docs/domains.md for what a run can show.
+learned from some thousand questions: see docs/medical-text.md for what a run can show.
 """
 
 from pathlib import Path
@@ -14,12 +14,19 @@ from finetune.tables import of_sets
 from finetune.tables.learning import AnswersConfig
 
 COMMAND = "medgemma-finetune run text"
+QUICK_STEPS = 60
+"""Questions with an abstract or a case are long."""
 
 
 class Config(AnswersConfig):
     """What is tuned, and how; the values are in text.yaml."""
 
     tasks: tuple[str, ...]
+
+    def steps(self, num_examples: int) -> int:
+        """Updates of the run."""
+        steps = super().steps(num_examples)
+        return min(steps, QUICK_STEPS) if self.quick else steps
 
 
 def run(config: Config, data: Path, out: Path, quiet: bool) -> None:

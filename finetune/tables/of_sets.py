@@ -91,7 +91,7 @@ def run_sets(
             quiet=quiet,
         )
 
-    form = {"tasks": {t.task.name: t.task.version for t in taught}, "prompts": [str(t.task.wording()) for t in taught]}
+    form = {"tasks": {t.task.name: t.task.version for t in taught}}  # a version has one wording
     lessons = Lessons(
         str(data), set_line(data, train), train, sides[0][1], taught[0].task, lambda i: right[i.item_id](i), form
     )

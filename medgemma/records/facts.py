@@ -172,7 +172,7 @@ def _fact(resource: Resource, names: Mapping[str, str]) -> Fact:
         _name(resource, names),
         value,
         unit,
-        tuple(part for part in (_components(resource), _activities(resource), _reactions(resource)) if part),
+        tuple(part for part in (_components(resource), *_details(resource)) if part),
         _status(resource),
         ended,
         _reason(resource, names),
@@ -208,9 +208,10 @@ def _names(resources: Sequence[Resource]) -> dict[str, str]:
 
 def _patient(resource: Resource) -> str:
     address: Any = next(iter(listed(resource, "address")), {})
+    has_died = resource.get("deceasedBoolean") is True
     facts = {
         "born": date_text(resource.get("birthDate")),
-        "died": date_text(resource.get("deceasedDateTime")),
+        "died": date_text(resource.get("deceasedDateTime")) or ("yes" if has_died else ""),
         "gender": resource.get("gender"),
         "city": address.get("city") if isinstance(address, Mapping) else None,
         "marital status": concept_text(resource.get("maritalStatus")),
@@ -249,16 +250,18 @@ def _components(resource: Resource) -> str:
     return "; ".join(part for part in parts if part)
 
 
-def _activities(resource: Resource) -> str:
-    names = [concept_text(at(activity, "detail", "code")) for activity in listed(resource, "activity")]
-    return "; ".join(name for name in names if name)
-
-
-def _reactions(resource: Resource) -> str:
-    names = [
+def _details(resource: Resource) -> tuple[str, ...]:
+    """A care plan's activities, an allergy's reactions, and whether a value is high or low."""
+    activities = [concept_text(at(activity, "detail", "code")) for activity in listed(resource, "activity")]
+    reactions = [
         concept_text(sign) for reaction in listed(resource, "reaction") for sign in listed(reaction, "manifestation")
     ]
-    return f"reaction {'; '.join(names)}" if any(names) else ""
+    judged = [concept_text(concept) for concept in listed(resource, "interpretation")]
+    return (
+        "; ".join(name for name in activities if name),
+        f"reaction {'; '.join(name for name in reactions if name)}" if any(reactions) else "",
+        "; ".join(name for name in judged if name),
+    )
 
 
 def _reason(resource: Resource, names: Mapping[str, str]) -> str:

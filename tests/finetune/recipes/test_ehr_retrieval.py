@@ -2,19 +2,19 @@
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from data_cards.table import Columns, read_table
 from evals.items import Item
 from evals.tasks.record_questions import CHARACTERS_A_TOKEN, fact_line
 from finetune.cli import app
 from finetune.recipes import ehr_retrieval
 from finetune.recipes.ehr_retrieval import kind, questions, reward, right_answer
-from finetune.tables.learning import divided
+from finetune.tables.learning import Lessons, divided
 from finetune.tables.scoring import CommonestAnswer
 from medgemma.records import facts_of
 
@@ -80,19 +80,17 @@ def own_records(folder: Path, patients: int = 12) -> Path:
     return folder / "T.jsonl"
 
 
-def test_a_table_of_records_is_asked_by_its_facts(tmp_path: Path) -> None:
-    table = read_table(own_records(tmp_path), Columns(files=("record",), question="question", answer="answer"))
-    [item] = [i for i in _items(table) if i.item_id.endswith("line 2")]
-    assert not item.files and "AllergyIntolerance | Latex allergy" in item.prompt and item.reference == "yes"
-    [other] = [i for i in _items(table) if i.item_id.endswith("line 1")]
-    assert "Latex allergy" not in other.prompt
-
-
-def _items(table):  # type: ignore[no-untyped-def]
-    from finetune.tables.examples import table_items
-
-    rows = {row.place: row for row in table.rows}
-    return [ehr_retrieval._over_record(item, rows[item.item_id], 120) for item in table_items(table, "train")]
+def test_a_table_of_records_is_asked_by_its_facts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Lessons] = []
+    monkeypatch.setattr(ehr_retrieval, "learn", lambda config, lessons, *rest: seen.append(lessons))
+    arguments = ["run", "ehr_retrieval", "--table", str(own_records(tmp_path)), "--files", "record"]
+    result = CliRunner().invoke(app, [*arguments, "--out", str(tmp_path / "out")])
+    assert result.exit_code == 0, (result.output, result.exception)
+    [lessons] = seen
+    assert len(lessons.train) == 8 and len(lessons.validation) == 2 and not any(i.files for i in lessons.train)
+    for item in (*lessons.train, *lessons.validation):
+        assert ("AllergyIntolerance | Latex allergy" in item.prompt) == (lessons.completion(item) == "yes")
+        assert "Patient | born 1960-01-02" in item.prompt and "Is there an allergy to latex?" in item.prompt
 
 
 def test_a_file_of_two_patients_is_refused_by_name(tmp_path: Path) -> None:
@@ -123,9 +121,17 @@ def test_what_follows_a_name_is_what_is_asked_for() -> None:
 
 
 @pytest.mark.slow
-def test_a_table_becomes_a_scored_model(tmp_path: Path) -> None:
-    """A few steps from bundles to a table of before and after; no quality is asked of them."""
-    settings = ["epochs=2", "examples_per_step=4", "evaluations=1", "adapter.method=lora"]
+@pytest.mark.parametrize("shape", ["nano", "hub"])
+def test_a_table_becomes_a_scored_model(shape: str, shapes: Callable[[str], Path], tmp_path: Path) -> None:
+    """A few steps from bundles to a table of before and after, of nano and of its weights under the Hub's files."""
+    settings = [
+        f"model={shapes(shape)}",
+        "epochs=2",
+        "merge=false",
+        "examples_per_step=4",
+        "evaluations=1",
+        "adapter.method=lora",
+    ]
     arguments = ["run", "ehr_retrieval", "--table", str(own_records(tmp_path)), "--files", "record", "--quiet"]
     arguments += ["--question", "question", "--answer", "answer", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, arguments + [f"--set={setting}" for setting in settings])

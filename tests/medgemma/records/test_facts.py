@@ -72,6 +72,17 @@ def test_a_date_is_as_exact_as_recorded_or_none(recorded: object, read: str) -> 
     assert only({"resourceType": "Condition", "code": {"text": "Gout"}, "onsetDateTime": recorded}).date == read
 
 
+def test_details_are_said() -> None:
+    high = {**BUNDLE[4], "interpretation": [{"coding": [{"code": "H", "display": "High"}]}]}
+    assert only(high).line == "2002-01-02 | Observation | Urate | 7.1 mg/dL | High | final"
+    rash = {**BUNDLE[5], "reaction": [{"manifestation": [{"text": "Rash"}, {"text": "Fever"}]}]}
+    assert only(rash).line == "AllergyIntolerance | Latex allergy | reaction Rash; Fever"
+    between = {"resourceType": "Observation", "valueRange": {"low": {"value": 1, "unit": "cm"}, "high": {"value": 2}}}
+    assert (only(between).value, only(between).unit) == ("1 to 2", "cm")
+    assert only({"resourceType": "Patient", "deceasedBoolean": True}).text == "died yes"
+    assert only({"resourceType": "Observation", "valueBoolean": False}).value == "False"
+
+
 def test_what_is_wrongly_dated_comes_last_and_is_kept() -> None:
     wrong = {"resourceType": "Condition", "code": {"text": "Flu"}, "onsetDateTime": "9999-99-99"}
     assert [fact.text for fact in facts_of([wrong, BUNDLE[0]]).facts] == ["Gout", "Flu"]
