@@ -2,7 +2,7 @@
 
 Questions are put in the words of the sets' tasks, and the answer is learned as the words ask for it.
 OUT/scores/before_after.md has every set before and after, beside the commonest answer, and what tuning costs elsewhere.
-On the kit no gain can be shown: nano has learned from that very training side (docs/recipes.md).
+On the kit no gain can be shown: nano has learned from that very training side (docs/visual-questions.md).
 """
 
 from dataclasses import replace
