@@ -73,7 +73,7 @@ class MedGemma:
             model: "nano", a local folder, or a Hub id.
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
             dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere, with `quantize`, and where
-                bfloat16 weights would not fit a CPU's memory in float32.
+                bfloat16 weights would not fit a CPU's memory in float32. "float16" is for cards without bfloat16.
             policy: a resize policy instead of the checkpoint's own.
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
                 Accelerate; see `medgemma.checkpoints.placement`.

@@ -42,6 +42,7 @@ from finetune.training import (
 )
 from medgemma import MedGemma
 from medgemma.checkpoints.convert import copy_companions, whole_folder
+from medgemma.checkpoints.float16 import to_float16
 from medgemma.checkpoints.layouts import save_in_hub_layout
 from medgemma.checkpoints.merge import merge
 from medgemma.nano import NANO_FOLDER
@@ -60,6 +61,8 @@ class AnswersConfig(Section):
     seed: int
     quick: bool
     device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What is computed in; float16 is for cards without bfloat16."""
     faulty_rows: Literal["refused", "left-out"]
     labels: Literal["real", "shuffled"]
     adapter: AdapterSection
@@ -126,11 +129,11 @@ def learn(
             merge(resolve_model(config.model, NANO_FOLDER), adapter, out / "model", overwrite=True)
 
         def base() -> MedGemma:
-            return MedGemma.from_pretrained(config.model, device=str(device))
+            return MedGemma.from_pretrained(config.model, device=str(device), dtype=config.dtype)
 
         def tuned() -> MedGemma:
             model = config.model if adapter else out / "model"
-            return MedGemma.from_pretrained(model, device=str(device), adapter=adapter)
+            return MedGemma.from_pretrained(model, device=str(device), dtype=config.dtype, adapter=adapter)
 
         score(str(device), base, tuned)
     leave_ranks(ranks)
@@ -181,7 +184,7 @@ def _tune(config: AnswersConfig, lessons: Lessons, out: Path, ranks: Ranks, devi
         stage,
         Loop(config.seed, ranks, quiet=quiet),
         layout=_layout(config, gemma),
-        precision=_precision(device),
+        precision=_precision(config, device),
         settings={"adapter": config.adapter.model_dump(mode="json"), "base": gemma.fingerprint, "rows": len(fit.kept)},
         evaluation=evaluation,
     )
@@ -195,13 +198,17 @@ def _tune(config: AnswersConfig, lessons: Lessons, out: Path, ranks: Ranks, devi
 def _load(config: AnswersConfig, device: str) -> MedGemma:
     """The base: whole weights in float32 where they are trained in full, else as `medgemma ask` holds them."""
     full, four_bits = config.adapter.method == "full", config.adapter.method == "qlora"
-    return MedGemma.from_pretrained(
-        config.model, device=device, dtype="float32" if full else None, quantize="nf4" if four_bits else None
+    gemma = MedGemma.from_pretrained(
+        config.model, device=device, dtype="float32" if full else config.dtype, quantize="nf4" if four_bits else None
     )
+    if full and config.dtype == "float16":
+        to_float16(gemma.model, config.model, keeps_weights=True)
+    return gemma
 
 
-def _precision(device: str) -> Precision:
-    return "bfloat16" if device.startswith("cuda") else "float32"
+def _precision(config: AnswersConfig, device: str) -> Precision:
+    """On a GPU bfloat16, unless its layers compute in float16 by themselves or float32 was asked for."""
+    return "bfloat16" if device.startswith("cuda") and config.dtype in ("auto", "bfloat16") else "float32"
 
 
 def _drawn(examples: Sequence[Example], config: AnswersConfig, step: int) -> list[Example]:

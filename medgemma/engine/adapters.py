@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from medgemma.checkpoints.adapter_checks import SIGHT
 from medgemma.checkpoints.convert import read_finite
+from medgemma.checkpoints.float16 import flowing_dtype
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key
 from medgemma.checkpoints.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
 from medsiglip.checkpoints.safetensors_files import StoredTensor, opened
@@ -183,7 +184,7 @@ class Adapters:
                 raise ValueError(f"adapter {folder}: changes {key}, which is no linear layer; merge it instead")
             if update.magnitude is not None:
                 _refuse_quantised(module.weight, key, folder, "with weight decomposition (DoRA)")
-            updates[module] = _low_rank(update, module, self.model.dtype, handles)
+            updates[module] = _low_rank(update, module, flowing_dtype(self.model), handles)
         replaced = {}
         for key, tensor in read.replaced.items():
             held = getattr(*places[key])
