@@ -208,7 +208,7 @@ def reliability(
     An answer is stable if it means the same in all wordings and orders, and it needs the picture if another patient's,
     a grey one or none changes it. `compare` prints the moves between the quadrants of two models.
     """
-    from evals.reliability.running import lines_of, probing_task, summarise
+    from evals.reliability.running import ROUNDS, lines_of, num_probes, probing_task, summarise
     from evals.results.tables import aligned
     from evals.running.options import RunOptions
 
@@ -225,8 +225,13 @@ def reliability(
             answering = Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
         for task in chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder)):
             asking = probing_task(task, options, out, orders)
-            failed.append(run_one(asking, unlimited, data, out, answering, None, concurrency, quiet))
-            if failed[-1] is not None:
+            for number in range(ROUNDS):
+                before = num_probes(out / asking.name)
+                ran = run_one(asking, unlimited, data, out, answering, None, concurrency, quiet)
+                if ran is None or (number and num_probes(out / asking.name) == before):
+                    break
+            failed.append(ran)
+            if ran is not None:
                 rows += lines_of(task.name, summarise(task, out, seed))
     for line in aligned(rows):
         typer.echo(line)

@@ -2,7 +2,7 @@
 
 import html
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -15,36 +15,46 @@ from evals.reliability.quadrants import (
     ItemReliability,
     Moves,
     Reliability,
+    due,
     item_reliability,
     moves,
     reliability,
 )
-from evals.running.options import RunOptions
+from evals.running.options import PROBED, RunOptions
 from evals.running.record import read_record
 from evals.tasks.task import ItemOptions, Task
 from medsiglip.metrics.statistics import Estimate
 
-ENDING = "-reliability"
-"""Of a task's folder: DIR/<task>-reliability holds the items, the probes and the answers."""
+ROUNDS = 3
+"""Of asking; see `quadrants.due`."""
 RESULTS = "reliability.json"
 
 
 def probing_task(task: Task, options: RunOptions, out_dir: Path, num_orders: int = NUM_ORDERS) -> Task:
-    """Return the task that asks the items of another and their probes.
+    """Return the task that asks the items of another and their probes, as far as earlier answers leave a question open.
+
+    It is run until it has no more items than before (`quadrants.due`), at most ROUNDS times.
 
     Raises:
         ValueError: The task's answers are no text that can be parsed, so that two cannot be compared.
     """
-    if task.answers != "text" or task.parse is None:
+    if task.answers not in ("text", "choices") or (task.answers == "text" and task.parse is None):
         raise ValueError(
             f"task {task.name}: its answers cannot be compared; take one whose answer is a letter or short"
         )
-    blanks = out_dir / f"{task.name}{ENDING}" / "blank"
+    folder = out_dir / f"{task.name}{PROBED}"
 
     def items(data_dir: str | Path, asked: ItemOptions) -> list[Item]:
-        return probes(task.items(data_dir, asked)[: options.limit], blanks, asked.seed, num_orders)
+        made = probes(task.items(data_dir, asked)[: options.limit], folder / "blank", asked.seed, num_orders)
+        return due(made, _texts(folder, made, task), task)
 
-    return replace(task, name=f"{task.name}{ENDING}", items=items)
+    return replace(task, name=folder.name, items=items)
+
+
+def num_probes(folder: Path) -> int:
+    """Return how many probes the last round asked in all; 0 before the first."""
+    path = folder / "items.jsonl"
+    return len(read_items(path)) if path.is_file() else 0
 
 
 def summarise(task: Task, out_dir: Path, seed: int = 0) -> Reliability:
@@ -53,25 +63,34 @@ def summarise(task: Task, out_dir: Path, seed: int = 0) -> Reliability:
     Raises:
         ValueError: It was not run.
     """
-    folder = out_dir / f"{task.name}{ENDING}"
+    folder = out_dir / f"{task.name}{PROBED}"
     asked = read_items(folder / "items.jsonl")
-    outputs = latest(read_outputs(folder / "outputs.jsonl"), asked)
-    texts = {name: output.text for name, output in outputs.items() if not output.error}
-    assert task.parse is not None, "probing_task refuses a task without"
-    found = reliability(item_reliability(asked, texts, task.parse), seed)
+    texts = _texts(folder, asked, task)
+    found = reliability(item_reliability(asked, texts, task), seed)
     record = read_record(folder)
     written = _as_json(found) | {
         "task_version": task.version,
         "model": record.get("model", ""),
         "model_identity": record.get("model_identity", ""),
         "num_probes": len(asked),
-        "num_answered": len(texts),
+        "num_answered": sum(text is not None for text in texts.values()),
         "num_items": sum(kind_of(probe) == "asked" for probe in asked),
     }
     results = read_results(out_dir) | {task.name: written}
     _write(out_dir / RESULTS, json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
     _write(out_dir / "reliability.html", page(results))
     return found
+
+
+def _texts(folder: Path, asked: Sequence[Item], task: Task) -> dict[str, str | None]:
+    """Probe id to the answer: a text, the likeliest choice's letter, None for one that failed."""
+    outputs = latest(read_outputs(folder / "outputs.jsonl"), asked)
+    if task.answers == "choices":
+        return {
+            name: None if output.error else chr(ord("A") + output.log_likelihoods.index(max(output.log_likelihoods)))
+            for name, output in outputs.items()
+        }
+    return {name: None if output.error else output.text for name, output in outputs.items()}
 
 
 def read_results(out_dir: Path) -> dict[str, Any]:
@@ -165,6 +184,8 @@ def _items(result: Mapping[str, Any]) -> list[ItemReliability]:
 
 
 def _shown(value: Estimate) -> str:
+    if value.ci95.low != value.ci95.low:  # nan
+        return f"{value.value:.3f} (too few: {value.note})"
     return f"{value.value:.3f} [{value.ci95.low:.3f}, {value.ci95.high:.3f}]"
 
 

@@ -6,6 +6,9 @@ from typing import Literal
 from evals.generation import Generation
 from evals.tasks.task import Task
 
+PROBED = "-reliability"
+"""Ends the name of a folder of `medgemma-eval reliability`: DIR/<task>-reliability holds items, probes and answers."""
+
 Condition = Literal["real", "shuffled"]
 """shuffled: the same questions, each with the picture of another group: what is left needs no looking."""
 
