@@ -84,6 +84,9 @@ def run_command(
     thinking_tokens: Annotated[int, typer.Option(min=0, help="Let the model think, so many tokens at most.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Answers drawn an item; the majority counts.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="Of the draws; 0 is greedy.")] = 0.0,
+    vote_orders: Annotated[
+        int, typer.Option(min=0, help="Ask in so many drawn orders of the options; the majority counts.")
+    ] = 0,
     role: Annotated[
         list[str] | None,
         typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
@@ -115,6 +118,7 @@ def run_command(
         thinking_tokens=thinking_tokens,
         n_samples=samples,
         temperature=temperature,
+        vote_orders=vote_orders,
     )
     if endpoint and cache:
         raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")

@@ -32,6 +32,8 @@ class RunOptions:
     """Longest trace of thoughts; 0 for no thinking."""
     n_samples: int = 1
     temperature: float = 0.0
+    vote_orders: int = 0
+    """Orders of its options that each item is asked in; 0 for the given one alone."""
 
     def generation(self, task: Task) -> Generation:
         """Return the settings for one task.
@@ -49,6 +51,7 @@ class RunOptions:
             n_samples=self.n_samples,
             temperature=self.temperature,
             seed=self.seed,
+            vote_orders=self.vote_orders,
         )
 
     def fewshot(self, task: Task) -> int:

@@ -57,7 +57,10 @@ class RunRecord:
 
 def settings_of(task: Task, generation: Generation) -> dict[str, Any]:
     """Return the settings of the generation that bear on the task."""
-    return asdict(generation) if task.answers in ("text", "dialogue") else {}
+    orders = {"vote_orders": generation.vote_orders} if generation.vote_orders else {}
+    if task.answers not in ("text", "dialogue"):
+        return {**orders, "seed": generation.seed} if orders else {}
+    return {name: value for name, value in asdict(generation).items() if name != "vote_orders"} | orders
 
 
 def settings_sha256(task: Task, generation: Generation) -> str:

@@ -24,6 +24,7 @@ from evals.running.local import answer_on_engine
 from evals.running.options import Condition, RunOptions
 from evals.running.probing import RememberedPictures, probe_items
 from evals.running.record import RunRecord, read_record, run_record, write_record
+from evals.running.voting import Ask, ask_in_orders, demand_orders
 from evals.tasks.task import ItemOptions, Task
 from medgemma import MedGemma
 from medgemma.endpoint import Endpoint
@@ -119,7 +120,10 @@ def run_task(
     shown = _shown_as_examples(task, items, data_dir, options)
     record = replace(run_record(task, items, data_dir, options, model, model_name, command), shown_as_examples=shown)
     train = partial(_train, task, data_dir, options)
-    ask = partial(_outputs, task, model, folder, options.generation(task), concurrency, train)
+    ask: Ask = partial(_outputs, task, model, folder, options.generation(task), concurrency, train)
+    if options.vote_orders:
+        demand_orders(task, items)
+        ask = partial(ask_in_orders, ask, options.vote_orders, options.seed)
     check_items(items, asdict(record), folder)
     with OutputFile(folder / "outputs.jsonl") as file:
         aside = file.set_aside() if _is_stale(file, record) else None

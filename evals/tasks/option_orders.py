@@ -9,7 +9,6 @@ from dataclasses import replace
 from evals.items import Item
 from evals.tasks.final_answer import parse_letter
 from evals.tasks.multiple_choice import options_of
-from evals.tasks.task import Task
 
 _FORMS = ("({letter})", "{letter}.", "{letter}:", "{letter})")
 _LINES = re.compile(r"(?:^[A-Z][:.)] [^\n]+$\n?){2,}", re.MULTILINE)
@@ -74,12 +73,10 @@ def letter_before(order: Order, letter: str) -> str:
     return _letter(order[place]) if 0 <= place < len(order) else ""
 
 
-def read_reordered(task: Task, item: Item, order: Order, text: str) -> str:
-    """Return what a reply to `reordered(item, order)` answers to the item, as the task reads a letter of the item."""
-    assert task.parse is not None, f"{task.name} reads no answers"
+def letter_chosen(item: Item, order: Order, text: str) -> str:
+    """Return the letter of the item that a reply to `reordered(item, order)` chooses; empty if none or several."""
     moved = reordered(item, order)
-    said = parse_letter(text, words_of(moved), moved.prompt)
-    return task.parse(item, letter_before(order, said)) if said else ""
+    return letter_before(order, parse_letter(text, words_of(moved), moved.prompt))
 
 
 def drawn_orders(item: Item, number: int, seed: int) -> list[Order]:
