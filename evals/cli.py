@@ -258,27 +258,34 @@ def compare(
     common: Annotated[
         bool, typer.Option("--common", help="Compare the items both answered; count the others.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Of two folders of `reliability`: write both and the items that moved as HTML.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
 ) -> None:
-    """Compare two models item by item: both values, second minus first, intervals and p values."""
-    from evals.reliability.running import RESULTS, compare_results, move_lines
-    from evals.results.compare import as_table, compare_dirs, remarks, to_json
-    from evals.results.tables import aligned
+    """Compare two models item by item: both values, second minus first, intervals and p values.
 
-    if all((folder / RESULTS).is_file() for folder in (first, second)):
-        for line in aligned(
-            [row for task, found in compare_results(first, second, seed).items() for row in move_lines(task, found)]
-        ):
+    Of two folders of `reliability`: the quadrants' shares of both and the items that moved between them.
+    """
+    from evals.reliability.comparing import compared_reliability
+    from evals.results.compare import as_table, compare_dirs, remarks, to_json
+    from evals.results.pairing import demand_alike
+
+    alike = demand_alike(first, second)
+    found: dict[str, Any] = {}
+    if alike.reliability:
+        lines, found["reliability"] = compared_reliability(first, second, seed, page)
+        for line in lines:
             typer.echo(line)
-        if not any((folder / "scores.json").is_file() for folder in (first, second)):
-            return
-    comparison = compare_dirs(first, second, common, seed)
-    for line in remarks(comparison):
-        say(line)
-    typer.echo(as_table(comparison))
+    if alike.runs:
+        comparison = compare_dirs(first, second, common, seed)
+        for line in remarks(comparison):
+            say(line)
+        typer.echo(as_table(comparison))
+        found |= to_json(comparison)
     if out is not None:
         with whole_file(out) as file:
-            file.write(json.dumps(to_json(comparison), indent=1, allow_nan=False) + "\n")
+            file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 @app.command()

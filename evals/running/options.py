@@ -9,6 +9,9 @@ from evals.tasks.task import Task
 PROBED = "-reliability"
 """Ends the name of a folder of `medgemma-eval reliability`: DIR/<task>-reliability holds items, probes and answers."""
 
+RELIABILITY = "reliability.json"
+"""What that command writes into DIR."""
+
 Condition = Literal["real", "shuffled"]
 """shuffled: the same questions, each with the picture of another group: what is left needs no looking."""
 

@@ -81,8 +81,8 @@ def run_record(
     generation = options.generation(task)
     cards = sorted({item.meta["card"] for item in items if "card" in item.meta})
     hashes, differing = data_hashes(cards, data_dir)
-    if task.is_table and Path(data_dir).is_file():
-        hashes[Path(data_dir).name] = table_sha256(Path(data_dir))
+    if task.is_table:
+        hashes[Path(data_dir).name] = table_sha256(Path(data_dir)) if Path(data_dir).is_file() else ""
     if task.is_jsonl:
         file = f"{task.checked_side(options.side)}.jsonl"
         hashes[f"{task.cards[0]}/{file}"] = table_sha256(find_set(data_dir, task.cards[0]) / file)

@@ -9,7 +9,7 @@ import pytest
 from evals.items import Item
 from evals.reliability.probes import kind_of, probes
 from evals.reliability.quadrants import Reliability, due, item_reliability, moves, reliability
-from evals.reliability.running import ROUNDS, _shown
+from evals.reliability.running import ROUNDS, shown
 from evals.tasks import multiple_choice
 from evals.tasks.catalogue import TASKS
 from evals.tasks.task import Task
@@ -146,7 +146,7 @@ def test_nothing_is_asked_that_cannot_change_an_items_place(tmp_path: Path) -> N
 
 
 def test_one_group_has_no_interval_and_says_so() -> None:
-    assert _shown(grouped_bootstrap_ci([1.0, 0.0, 1.0], ["p", "p", "p"])) == (
+    assert shown(grouped_bootstrap_ci([1.0, 0.0, 1.0], ["p", "p", "p"])) == (
         "0.667 (too few: all items are of one group: no interval)"
     )
 
