@@ -212,7 +212,7 @@ def reliability(
     An answer is stable if it means the same in all wordings and orders, and it needs the picture if another patient's,
     a grey one or none changes it. `compare` prints the moves between the quadrants of two models.
     """
-    from evals.reliability.running import ROUNDS, lines_of, num_probes, probing_task, summarise
+    from evals.reliability.running import ROUNDS, can_be_probed, lines_of, num_probes, probing_task, summarise
     from evals.results.tables import aligned
     from evals.running.options import RunOptions
 
@@ -227,7 +227,10 @@ def reliability(
 
             server = Endpoint(endpoint, endpoint_model or None)
             answering = Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
-        for task in chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder)):
+        chosen = chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder))
+        if ALL_KIT in tasks:
+            chosen = [task for task in chosen if can_be_probed(task)]
+        for task in chosen:
             asking = probing_task(task, options, out, orders)
             for number in range(ROUNDS):
                 before = num_probes(out / asking.name)

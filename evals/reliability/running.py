@@ -34,7 +34,7 @@ def probing_task(task: Task, options: RunOptions, out_dir: Path, num_orders: int
     Raises:
         ValueError: The task's answers are no text that can be parsed, so that two cannot be compared.
     """
-    if task.answers not in ("text", "choices") or (task.answers == "text" and task.parse is None):
+    if not can_be_probed(task):
         raise ValueError(
             f"task {task.name}: its answers cannot be compared; take one whose answer is a letter or short"
         )
@@ -45,6 +45,11 @@ def probing_task(task: Task, options: RunOptions, out_dir: Path, num_orders: int
         return due(made, _texts(folder, made, task), task)
 
     return replace(task, name=folder.name, items=items)
+
+
+def can_be_probed(task: Task) -> bool:
+    """Whether two answers of a task can be compared: they are read from a text, or are the likeliest choice."""
+    return task.answers == "choices" or (task.answers == "text" and task.parse is not None)
 
 
 def num_probes(folder: Path) -> int:
