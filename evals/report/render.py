@@ -144,9 +144,9 @@ def readable(value: Any) -> str:
 
 
 _PROBED = (
-    "`needs the picture`: share of the items whose answer changes with another picture, a grey one or none; `holds under "
-    "rewording`: share whose answer means the same in other words or orders of the options (`medgemma-eval reliability`). "
-    "Both of so many items as n says; empty where nothing can be changed."
+    "`needs the picture` is the share of the items whose answer changes with another picture, a grey one or none, "
+    "`holds under rewording` the share whose answer means the same in other words or orders of the options "
+    "(`medgemma-eval reliability`); n says of how many, and a task where nothing can be changed has none."
 )
 
 
