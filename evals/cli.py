@@ -291,6 +291,44 @@ def compare(
             file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
+@app.command("plan")
+def plan_command(
+    first: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a pilot run.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Another model's, same items: then paired.")
+    ] = None,
+    *,
+    difference: Annotated[float, typer.Option(help="What is to be found, in the metric's units, such as 0.05.")],
+    power: Annotated[float, typer.Option(help="Probability of finding it.")] = 0.8,
+    level: Annotated[float, typer.Option(help="Of the two-sided test.")] = 0.05,
+    metric: Annotated[str, typer.Option(help="A mean over items; the task's main metric if empty.")] = "",
+) -> None:
+    """Say how many groups (patients) and items find a difference between two models, from a pilot of one or both."""
+    from evals.results.planning import plan
+    from evals.results.tables import aligned
+
+    plans, refused = plan(first, second, difference, power, level, metric)
+    head = ("task", "metric", "pilot", "design effect", "needed", "at most, by the pilot's size")
+    rows = [
+        (
+            one.task,
+            one.metric,
+            f"{one.spread.n_items} items of {one.spread.n_groups} groups",
+            f"{one.spread.design_effect:.2f}",
+            f"{one.needed.items} items of {one.needed.groups} groups",
+            f"{one.needed.groups_at_most} groups",
+        )
+        for one in plans
+    ]
+    say(f"to find a difference of {difference:g} with power {power:g}, two-sided at {level:g}; groups as in the pilot")
+    if second is None:
+        say("one pilot: the other model is taken to err independently; two pilots on the same items ask for fewer")
+    for line in aligned([head, *rows]):
+        typer.echo(line)
+    for line in refused:
+        say(f"not planned: {line}")
+
+
 @app.command()
 def report(
     folder: Dir,
