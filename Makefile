@@ -64,9 +64,11 @@ bench: $(STAMP)
 KIT ?= ../shared/data
 KIT_RUNS ?= runs/kit
 KIT_OPTIONS ?= --limit 100 --max-new-tokens 64
+KIT_PROBES ?= --limit 40 --max-new-tokens 64
 kit-table: $(STAMP)
 	rm -rf $(KIT_RUNS)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
+	-$(BIN)/medgemma-eval reliability all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_PROBES)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 

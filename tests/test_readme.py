@@ -213,7 +213,8 @@ def test_every_target_link_and_file_named_is_there(repository: Path) -> None:
 def test_the_readme_shows_rows_of_the_kit_table(repository: Path) -> None:
     shown = re.findall(r"^\| .*", (repository / "README.md").read_text(encoding="utf-8"), flags=re.MULTILINE)
     written = (repository / "docs" / "kit-table.md").read_text(encoding="utf-8").splitlines()
-    header = shown.index("| task | metric | value [95 % interval] | commonest answer | n | groups |")
+    header = next(place for place, row in enumerate(shown) if row.startswith("| task | metric | value [95 % interval]"))
+    assert shown[header].endswith("| needs the picture | holds under rewording |") and shown[header] in written
     rows = shown[header : header + 7]
     assert len(rows) == 7 and set(rows) <= set(written), "copy these rows of docs/kit-table.md into README.md again"
     makefile = (repository / "Makefile").read_text(encoding="utf-8")

@@ -27,6 +27,7 @@ from evals.running.checks import check_items, repeated
 from evals.running.options import Condition
 from evals.running.record import read_record
 from evals.running.runner import condition_folder
+from evals.running.voting import vote
 from evals.tasks.catalogue import TASKS
 from evals.tasks.task import Task
 from medsiglip.metrics.bootstrap import Interval
@@ -196,6 +197,8 @@ def voted(task: Task, item: Item, output: Output) -> Output:
 
     Capitals make no difference. A draw without an answer has no vote, unless none has one.
     """
+    if output.orders and output.samples and not output.error:
+        return vote(item, output)
     if len(output.samples) < 2 or task.parse is None:
         return output
     parsed = [task.parse(item, text).strip().casefold() for text in output.samples]

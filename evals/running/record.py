@@ -61,7 +61,10 @@ class RunRecord:
 
 def settings_of(task: Task, generation: Generation) -> dict[str, Any]:
     """Return the settings of the generation that bear on the task."""
-    return asdict(generation) if task.answers in ("text", "dialogue") else {}
+    orders = {"vote_orders": generation.vote_orders} if generation.vote_orders else {}
+    if task.answers not in ("text", "dialogue"):
+        return {**orders, "seed": generation.seed} if orders else {}
+    return {name: value for name, value in asdict(generation).items() if name != "vote_orders"} | orders
 
 
 def settings_sha256(task: Task, generation: Generation) -> str:
@@ -82,8 +85,8 @@ def run_record(
     generation = options.generation(task)
     cards = sorted({item.meta["card"] for item in items if "card" in item.meta})
     hashes, differing = data_hashes(cards, data_dir)
-    if task.is_table and Path(data_dir).is_file():
-        hashes[Path(data_dir).name] = table_sha256(Path(data_dir))
+    if task.is_table:
+        hashes[Path(data_dir).name] = table_sha256(Path(data_dir)) if Path(data_dir).is_file() else ""
     if task.is_jsonl:
         file = f"{task.checked_side(options.side)}.jsonl"
         hashes[f"{task.cards[0]}/{file}"] = table_sha256(find_set(data_dir, task.cards[0]) / file)
