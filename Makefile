@@ -13,12 +13,13 @@ RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 CLIENTS := .venv-clients
+LLAMA := .venv-llama
 TRL := .venv-trl
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl clean
 
 install: $(STAMP)
 
@@ -156,10 +157,16 @@ test-clients: $(STAMP)
 	  touch $(CLIENTS)/.installed; }
 	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/pytest tests/clients
 
+# llama.cpp's own server, from a wheel that holds it, over the GGUF files that we write.
+test-llama: $(STAMP)
+	test -e $(LLAMA)/.installed || { $(PYTHON) -m venv $(LLAMA) && \
+	  $(LLAMA)/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 && touch $(LLAMA)/.installed; }
+	LLAMA_PYTHON=$(LLAMA)/bin/python $(BIN)/pytest tests/llama
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(CLIENTS) $(LLAMA) $(TRL) build dist *.egg-info
