@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
 
 from medgemma.answers.streaming import MarkerStream
@@ -57,6 +58,8 @@ def fake() -> Iterator[Any]:
             self.send_header("content-type", kind)
             if status == 429:
                 self.send_header("retry-after", "7")
+            if status == 307:
+                self.send_header("location", f"{server.url}/chat/completions")
             self.end_headers()
             if data is None:
                 server.hang.wait(5)
@@ -101,6 +104,7 @@ FAULTS = [
     (events(said("The lungs"), done=False), 502, "cut off"),
     (events(said("The lungs"), {"error": {"message": "out of memory"}}), 502, "out of memory"),
     ((200, "text/event-stream", b"data: {no json\n\n"), 502, "no JSON"),
+    ((200, "text/event-stream", b"data: " + b"x" * 2**21), 502, "lines without end"),
 ]
 
 
@@ -122,6 +126,17 @@ def test_one_that_is_down_or_slow(fake: Any) -> None:
     with before("http://127.0.0.1:9/v1", model="m") as server:
         down = server.post("/v1/chat/completions", BODY)
         assert down.status_code == 502 and "cannot be reached" in down.json()["error"]["message"]
+
+
+def test_proxies_of_the_environment_are_not_asked(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    fake.reply = events(said("Yes.", "stop"))
+    with before(fake.url, model="m") as server:
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", json=BODY, trust_env=False)
+    assert reply.status_code == 200 and len(fake.asked) == 1
 
 
 def test_thoughts_are_divided_and_pictures_go_as_data(fake: Any) -> None:
