@@ -1,7 +1,13 @@
 """Another server behind ours: the same answers, DICOM as data, and every fault of it a clean one of ours."""
 
+import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,8 +16,12 @@ from typing import Any
 
 import httpx2
 import pytest
+from PIL import Image
 
+from medgemma import MedGemma
 from medgemma.answers.streaming import MarkerStream
+from medgemma.checkpoints.convert import convert
+from medgemma.nano import NANO_FOLDER
 from medgemma.server.settings import Limits, Settings
 from medgemma.server.state import Loaded
 from medgemma.server.upstream import UpstreamBackend, upstream_command
@@ -43,6 +53,53 @@ def test_ours_before_ours_answers_the_same(served: Running, ct_file: Path) -> No
         assert texts[0] == texts[1]
         unknown = server.post("/v1/chat/completions", {**BODY, "model": "gpt"})
         assert unknown.status_code == 404
+
+
+@needs_nano
+@pytest.mark.slow
+def test_transformers_serve_answers_with_what_we_convert(nano: MedGemma, tmp_path: Path) -> None:
+    """Whole and streamed, with a picture: what plain transformers says is what we say."""
+    convert(NANO_FOLDER, tmp_path / "nano", dtype="float32")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        str(tmp_path / "nano"),
+        "--port",
+        str(port),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, **quiet) as process:
+        try:
+            _until_healthy(url, process)
+            picture = {"type": "image_url", "image_url": {"url": data_url(png())}}
+            with before(f"{url}/v1", model=str(tmp_path / "nano")) as server:
+                for shown in ([], [picture]):
+                    content = [*shown, {"type": "text", "text": "Is this an X-ray?"}]
+                    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 24}
+                    reply = server.post("/v1/chat/completions", body).json()
+                    pictures = [Image.open(io.BytesIO(png()))] if shown else []
+                    local = nano.ask(pictures, "Is this an X-ray?", max_new_tokens=24)[0]
+                    assert reply["choices"][0]["message"]["content"] == local.text, reply
+                    assert reply["usage"]["completion_tokens"] > 0
+        finally:
+            process.terminate()
+
+
+def _until_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert process.poll() is None
+        try:
+            if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.2)
+    raise AssertionError("transformers serve did not start")
 
 
 @pytest.fixture
