@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -120,6 +120,11 @@ def fake() -> Iterator[Any]:
             self.end_headers()
             if data is None:
                 server.hang.wait(5)
+            elif isinstance(data, list):  # piece by piece, until the other side is gone
+                with suppress(OSError):
+                    for piece in data:
+                        self.wfile.write(piece)
+                        server.hang.wait(0.1)
             else:
                 self.wfile.write(data)
 
@@ -178,6 +183,10 @@ def test_a_fault_there_is_a_clean_one_here(fake: Any, reply: Any, status: int, m
 
 def test_one_that_is_down_or_slow(fake: Any) -> None:
     fake.reply = (200, "text/event-stream", None)
+    with before(fake.url, model="m", settings=Settings(Limits(seconds=0.5))) as server:
+        assert server.post("/v1/chat/completions", BODY).status_code == 504
+    _, kind, said_slowly = events(*[said("word ")] * 60)
+    fake.reply = (200, kind, [event + b"\n\n" for event in said_slowly.split(b"\n\n")])  # each piece in time, not all
     with before(fake.url, model="m", settings=Settings(Limits(seconds=0.5))) as server:
         assert server.post("/v1/chat/completions", BODY).status_code == 504
     with before("http://127.0.0.1:9/v1", model="m") as server:
