@@ -14,13 +14,14 @@ TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
 INSPECT := .venv-inspect
 CLIENTS := .venv-clients
+LLAMA := .venv-llama
 TRL := .venv-trl
 ENVIRONMENTS := .venv-environments
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-trl test-environments clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl test-environments clean
 
 install: $(STAMP)
 
@@ -176,10 +177,16 @@ test-clients: $(STAMP)
 	  touch $(CLIENTS)/.installed; }
 	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/pytest tests/clients
 
+# llama.cpp's own server, from a wheel that holds it, over the GGUF files that we write.
+test-llama: $(STAMP)
+	test -e $(LLAMA)/.installed || { $(PYTHON) -m venv $(LLAMA) && \
+	  $(LLAMA)/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 && touch $(LLAMA)/.installed; }
+	LLAMA_PYTHON=$(LLAMA)/bin/python $(BIN)/pytest tests/llama
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(INSPECT) $(TRL) $(ENVIRONMENTS) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(INSPECT) $(CLIENTS) $(LLAMA) $(TRL) $(ENVIRONMENTS) build dist *.egg-info
