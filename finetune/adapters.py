@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 
 from finetune.configuration import Section
+from medgemma.checkpoints.adapters.merge import WEIGHTS_FILE
+from medgemma.checkpoints.adapters.trained_on import trained_on, write_trained_on
 from medgemma.checkpoints.convert import whole_folder
-from medgemma.checkpoints.merge import WEIGHTS_FILE
-from medgemma.checkpoints.trained_on import trained_on, write_trained_on
 from medsiglip.checkpoints.safetensors_files import tensors_of_file
 
 Method = Literal["full", "lora", "dora", "qlora"]

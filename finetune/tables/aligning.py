@@ -44,7 +44,7 @@ from finetune.training import Loop, Precision, Schedule, join_ranks, leave_ranks
 from finetune.training.draws import seed_of
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
-from medgemma.checkpoints.merge import merge
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.engine import Sampling
 from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import user_message

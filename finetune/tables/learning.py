@@ -41,10 +41,10 @@ from finetune.training import (
     rows_of_step,
 )
 from medgemma import MedGemma
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.convert import copy_companions, whole_folder
 from medgemma.checkpoints.float16 import to_float16
 from medgemma.checkpoints.layouts import save_in_hub_layout
-from medgemma.checkpoints.merge import merge
 from medgemma.nano import NANO_FOLDER
 from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.command import progress, say
