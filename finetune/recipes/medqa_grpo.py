@@ -14,16 +14,17 @@ from typing import Any
 from evals.items import Item
 from evals.outputs import Output
 from evals.running.options import RunOptions
-from evals.tasks.catalogue import task_named
 from evals.tasks.task import ItemOptions, Task
 from finetune.on_policy import Reward
 from finetune.rewards.texts import text_of
 from finetune.tables.aligning import AlignConfig, Questions, align
 from finetune.tables.before_after import Asked, Load, before_and_after
 from finetune.tables.learning import set_line
+from finetune.tables.of_sets import tasks_here
 
 COMMAND = "medgemma-finetune run medqa_grpo"
-TASK = "medqa"
+TASKS = ("medqa", "kit-medqa")
+"""The owners' set, or the kit's part of it."""
 QUICK_ITEMS = 40
 FORM_SHARE = 0.1
 
@@ -38,7 +39,7 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     Raises:
         ValueError: the set is missing or broken.
     """
-    task = task_named(TASK)
+    task = tasks_here(TASKS, data)[0]
     train, held = (task.items(data, ItemOptions(task.checked_side(side))) for side in ("train", task.sides[0]))
     right = Reward(right_letter(task), name="right_letter")
     questions = Questions(
