@@ -183,6 +183,21 @@ class Endpoint:
         body = {"model": self.model, "input": list(content), "question": question, "choices": list(choices)}
         return self._asked(CLASSIFY, json.dumps(body).encode(), _probabilities)[0]
 
+    def post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Ask for anything else that the server has.
+
+        Args:
+            path: Behind the URL, such as "/load_lora_adapter".
+            body: Sent as JSON.
+
+        Returns:
+            The JSON object that came back; empty where a text did.
+
+        Raises:
+            As `chat`.
+        """
+        return self._asked(path, json.dumps(body).encode(), _object)[0]
+
     def _asked(self, path: str, body: bytes, read: "Callable[[bytes], _Read | _Fault]") -> "tuple[_Read, int]":
         """What comes back, and after how many attempts."""
         attempts = 0
@@ -377,3 +392,11 @@ def _retry_after_s(header: str | None) -> float | None:
     except ValueError:
         return None
     return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo else None
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

@@ -117,8 +117,8 @@ def merge(
     quiet: Quiet = False,
 ) -> None:
     """Merge a LoRA adapter into its base, every tensor of it accounted for, the vision tower's too."""
-    from medgemma.checkpoints.merge import merge as merge_folders
-    from medgemma.checkpoints.slerp import slerp_merge
+    from medgemma.checkpoints.adapters.merge import merge as merge_folders
+    from medgemma.checkpoints.adapters.slerp import slerp_merge
 
     settings = writing.settings()
     if slerp:
@@ -202,7 +202,7 @@ def num_bytes(size: str) -> int:
 
 
 def _convert_to_gguf(source: str, out: Path, base: str, writing: WriteOptions, quiet: bool) -> None:
-    from medgemma.checkpoints.adapter_checks import CONFIG_FILE
+    from medgemma.checkpoints.adapters.checks import CONFIG_FILE
     from medgemma.checkpoints.gguf.adapter import adapter_to_gguf
     from medgemma.checkpoints.gguf.model import convert_to_gguf
 

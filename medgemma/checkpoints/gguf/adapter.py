@@ -3,13 +3,13 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medgemma.checkpoints.adapter_checks import CONFIG_FILE
+from medgemma.checkpoints.adapters.checks import CONFIG_FILE
+from medgemma.checkpoints.adapters.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
+from medgemma.checkpoints.adapters.trained_on import refuse_other_base
 from medgemma.checkpoints.convert import Advance, common_dtype, whole_folder
 from medgemma.checkpoints.gguf.model import WrittenFile
 from medgemma.checkpoints.gguf.writing import DECODER, demand_gguf, gguf_names, kind_named, planned, write_gguf
 from medgemma.checkpoints.layouts import kind_of, matched_folder
-from medgemma.checkpoints.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
-from medgemma.checkpoints.trained_on import refuse_other_base
 from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import opened
 
@@ -39,7 +39,8 @@ def adapter_to_gguf(
         advance: called with 1 after each tensor.
 
     Raises:
-        ValueError: as in `medgemma.checkpoints.merge.merge`; it changes something that llama.cpp adds no update to.
+        ValueError: as in `medgemma.checkpoints.adapters.merge.merge`; it changes something that llama.cpp adds no
+            update to.
     """
     demand_gguf()
     config = read_json(base / "config.json")

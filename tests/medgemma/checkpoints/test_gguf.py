@@ -15,11 +15,11 @@ from sentencepiece import sentencepiece_model_pb2 as pieces_of
 from transformers import AutoTokenizer, Gemma3TextConfig
 from typer.testing import CliRunner
 
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.gguf.adapter import adapter_to_gguf
 from medgemma.checkpoints.gguf.model import add_decoder, convert_to_gguf
 from medgemma.checkpoints.gguf.vocabulary import vocabulary_of
 from medgemma.checkpoints.gguf.writing import planned
-from medgemma.checkpoints.merge import merge
 from medgemma.cli import app
 from medgemma.nano import NANO_FOLDER
 from medsiglip.checkpoints.safetensors_files import StoredTensor
