@@ -91,7 +91,7 @@ def convert_to_gguf(
         def decoder_keys(writer: "GGUFWriter") -> None:
             writer.add_type("model")
             writer.add_name(source.name)
-            _add_decoder(writer, text, source)
+            add_decoder(writer, text, source)
             add_tokenizer(writer, source, rows, _end_ids(source, text))
 
         def sight_keys(writer: "GGUFWriter") -> None:
@@ -139,7 +139,17 @@ def _sight_tensors(
     ]
 
 
-def _add_decoder(writer: "GGUFWriter", text: Any, source: Path) -> None:
+def add_decoder(writer: "GGUFWriter", text: Any, source: Path) -> None:
+    """Write a Gemma3TextConfig into a file's keys.
+
+    Args:
+        writer: of the file.
+        text: the config.
+        source: its folder, for messages.
+
+    Raises:
+        ValueError: a setting for which GGUF has no key.
+    """
     from gguf import RopeScalingType
 
     _refuse_unsayable(text, source)

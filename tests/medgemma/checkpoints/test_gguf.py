@@ -12,12 +12,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentencepiece import SentencePieceProcessor
 from sentencepiece import sentencepiece_model_pb2 as pieces_of
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, Gemma3TextConfig
 from typer.testing import CliRunner
 
 from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.gguf.adapter import adapter_to_gguf
-from medgemma.checkpoints.gguf.model import convert_to_gguf
+from medgemma.checkpoints.gguf.model import add_decoder, convert_to_gguf
 from medgemma.checkpoints.gguf.vocabulary import vocabulary_of
 from medgemma.checkpoints.gguf.writing import planned
 from medgemma.cli import app
@@ -258,6 +258,29 @@ def test_a_setting_without_a_key_is_refused(tmp_path: Path) -> None:
         convert_to_gguf(ENCODER_FOLDER, tmp_path / "out")
     with pytest.raises(ValueError, match="GGUF is written as float32, bfloat16, float16, q8_0"):
         convert_to_gguf(source, tmp_path / "out", dtype="int4")
+
+
+RELEASED = {
+    "4b": {"hidden_size": 2560, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 256,
+           "num_hidden_layers": 34, "intermediate_size": 10240, "query_pre_attn_scalar": 256},
+    "27b": {"hidden_size": 5376, "num_attention_heads": 32, "num_key_value_heads": 16, "head_dim": 128,
+            "num_hidden_layers": 62, "intermediate_size": 21504, "query_pre_attn_scalar": 168},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("size", RELEASED)
+def test_the_released_sizes_can_be_said(size: str) -> None:
+    """27B's attention scale is one that llama.cpp knows by its 62 layers."""
+    rope = {"rope_type": "linear", "factor": 8.0}
+    config = Gemma3TextConfig(**RELEASED[size], rope_scaling=rope, max_position_embeddings=131_072)
+    writer = gguf.GGUFWriter(None, "gemma3")
+    add_decoder(writer, config, Path(size))
+    keys = {name: value.value for name, value in writer.kv_data[0].items()}
+    assert keys["gemma3.rope.scaling.factor"] == 8.0 and keys["gemma3.rope.freq_base"] == 1e6
+    assert keys["gemma3.rope.freq_base_swa"] == 1e4 and "gemma3.attention.sliding_window_pattern" not in keys
+    config.query_pre_attn_scalar += 1
+    with pytest.raises(ValueError, match="query_pre_attn_scalar"):
+        add_decoder(gguf.GGUFWriter(None, "gemma3"), config, Path(size))
 
 
 @needs_nano

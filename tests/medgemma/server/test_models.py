@@ -3,6 +3,7 @@
 import io
 import json
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from PIL import Image
 
 from medgemma import AnswerOptions, MedGemma
 from medgemma.engine import samples
-from medgemma.engine.sampling import Chosen
+from medgemma.engine.sampling import choose
 from medgemma.server.embedded import EmbeddedBackend
 from medgemma.server.settings import Settings
 from medgemma.server.state import Loaded
@@ -91,10 +92,11 @@ def thinker(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     speech = f"{BEGIN}thought\nA film. PA{END}It is PA.<end_of_turn>"
     script = gemma.tokenizer(speech, add_special_tokens=False).input_ids
 
-    def chosen(logits: Any, sampling: Any, generators: Any, masks: Any, held: Any) -> Chosen:
-        return Chosen([script[len(said)] for _, said in held], [-0.5] * len(held), [()] * len(held))
+    def scripted(logits: Any, sampling: Any, generators: Any, masks: Any, held: Any) -> Any:
+        chosen = choose(logits, sampling, generators, masks, held)
+        return replace(chosen, token_ids=[script[len(said)] for _, said in held])
 
-    monkeypatch.setattr(samples, "choose", chosen)
+    monkeypatch.setattr(samples, "choose", scripted)
     with served_model(gemma) as server:
         yield server
 
