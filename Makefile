@@ -57,6 +57,7 @@ bench: $(STAMP)
 	$(BIN)/python -m benchmarks.engine
 	LM_EVAL_PYTHON=$(wildcard $(LM_EVAL)/bin/python) $(BIN)/python -m benchmarks.evals
 	TRL_PYTHON=$(wildcard $(TRL)/bin/python) $(BIN)/python -m benchmarks.losses
+	TRL_PYTHON=$(wildcard $(TRL)/bin/python) $(BIN)/python -m benchmarks.losses --loss divergence
 
 # nano on every task whose data is in the kit, written to docs/kit-table.md. A failed item is named and does not stop it;
 # the folder is emptied first, so that no row can be an earlier model's. README.md shows five of its rows; a test compares.
@@ -143,12 +144,14 @@ test-lm-eval: $(STAMP)
 	  touch $(INSPECT)/.installed; }
 	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python INSPECT_PYTHON=$(INSPECT)/bin/python $(BIN)/pytest tests/lm_eval
 
-# TRL's trainer, whose pins are its own, as the peer of the loss (benchmarks/losses.py) and as the host of our collator.
+# TRL's trainer, whose pins are its own, as the peer of the losses (benchmarks/losses.py) and as the host of our collator.
+# Liger's divergence from a teacher is plain torch; its other parts want triton.
 $(TRL)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(TRL)
 	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0
 	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[train]" \
 	  trl==1.16.0 pytest
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --no-deps liger-kernel==0.8.5
 	touch $@
 
 test-trl: $(TRL)/.installed

@@ -152,7 +152,7 @@ def output_weight(model: Any) -> torch.Tensor:
     head's update plays no part.
     """
     head = model.get_output_embeddings()
-    if not hasattr(head, "lora_A"):
+    if not hasattr(head, "lora_A") or head.disable_adapters:
         weight: torch.Tensor = head.weight
         return weight
     [name] = head.active_adapters

@@ -209,7 +209,7 @@ def demand_accepted(path: Path, identity: str) -> Mapping[str, Any]:
     if not accepted:
         raise ValueError(
             f"{file}: refuses the judge: its agreement is {told['agreement']['value']} {told['agreement']['ci95']}, "
-            f"required above {told['required']}, its kappa {told['kappa']['ci95']}, required above 0; take another judge"
+            f"required above {told['required']}, its kappa {told['kappa']['ci95']}, required above 0; take another one"
         )
     return told
 

@@ -49,9 +49,7 @@ def tiled_loss(
     """
     if states.ndim != 2 or head.ndim != 2 or states.shape[1] != head.shape[1]:
         raise ValueError(f"states {tuple(states.shape)} and head {tuple(head.shape)}; expected (K, H) and (V, H)")
-    for name, value in (("temperature", temperature), ("soft_cap", soft_cap)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}; expected a finite number above 0")
+    demand_positive(temperature=temperature, soft_cap=soft_cap)
     if tile_tokens is None:
         budget = TILE_BYTES.get(states.device.type, TILE_BYTES_ELSEWHERE)
         tile_tokens = max(1, budget // (head.shape[0] * _logits_dtype(states).itemsize))
@@ -59,6 +57,41 @@ def tiled_loss(
     options = (tile_loss, temperature, soft_cap, tile_tokens, wanted)
     loss: torch.Tensor = _TiledLoss.apply(states, head, *options)  # type: ignore[no-untyped-call]
     return loss
+
+
+def demand_positive(**values: float | None) -> None:
+    """Refuse numbers that are not finite and above 0; None is left alone.
+
+    Raises:
+        ValueError: one is not; it is named.
+    """
+    for name, value in values.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}; expected a finite number above 0")
+
+
+def logits_into(
+    logits: torch.Tensor,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+) -> None:
+    """Write the logits of another model into a tile (C, V), without a gradient.
+
+    Args:
+        logits: overwritten.
+        states: (C, H) float.
+        weight: (V, H) of the same dtype.
+        temperature: the logits are divided by it.
+        soft_cap: as of `tiled_loss`.
+    """
+    _project(states, weight, logits)
+    if soft_cap is not None:
+        logits.div_(soft_cap).tanh_().mul_(soft_cap)
+    if temperature != 1:
+        logits.div_(temperature)
 
 
 class _TiledLoss(torch.autograd.Function):

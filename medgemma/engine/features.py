@@ -1,7 +1,7 @@
 """Pictures' features, made once and kept: the tower costs more than a short answer."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from typing import Any
 
 import torch
@@ -14,8 +14,8 @@ CACHED_PICTURES = 256
 """At 256 tokens of 2,560 numbers in bfloat16, a third of a gigabyte."""
 PICTURES_A_PASS = 8
 
-FeatureKey = tuple[str, int, str, Preprocessing, str | None]
-"""Pixels (hash and frame), their policy, what makes values of them, and the adapter if it changes the tower."""
+FeatureKey = tuple[str, int, str, Preprocessing, Hashable]
+"""Pixels (hash and frame), their policy, what makes values of them, and whose tower and projector: see `Engine`."""
 
 
 class FeatureCache:
@@ -31,9 +31,9 @@ class FeatureCache:
         self.model, self.preprocessing, self.capacity = model, preprocessing, capacity
         self._features: OrderedDict[FeatureKey, torch.Tensor] = OrderedDict()
 
-    def key(self, picture: Picture, adapter: str | None) -> FeatureKey:
+    def key(self, picture: Picture, sight: Hashable) -> FeatureKey:
         """All that decides a picture's features, but the weights: those that change must be told (`clear`)."""
-        return (picture.sha256, picture.frame, picture.policy, self.preprocessing, adapter)
+        return (picture.sha256, picture.frame, picture.policy, self.preprocessing, sight)
 
     def clear(self) -> None:
         """Forget everything."""
@@ -45,16 +45,16 @@ class FeatureCache:
         vision = self.model.config.vision_config
         return int((vision.image_size // vision.patch_size) ** 2)
 
-    def has(self, picture: Picture, adapter: str | None) -> bool:
+    def has(self, picture: Picture, sight: Hashable) -> bool:
         """Whether a picture's features are held."""
-        return self.key(picture, adapter) in self._features
+        return self.key(picture, sight) in self._features
 
-    def of(self, pictures: Sequence[Picture], adapter: str | None) -> list[torch.Tensor]:
+    def of(self, pictures: Sequence[Picture], sight: Hashable) -> list[torch.Tensor]:
         """(I, H) of each picture; each distinct one goes through the tower once.
 
-        The adapter, unless None, must be the model's active one; see `Adapters.sight`.
+        The tower and projector that `sight` names must be those in place.
         """
-        keys = [self.key(picture, adapter) for picture in pictures]
+        keys = [self.key(picture, sight) for picture in pictures]
         found = {key: self._features[key] for key in keys if key in self._features}
         missing = [(key, p) for key, p in dict(zip(keys, pictures, strict=True)).items() if key not in found]
         for first in range(0, len(missing), PICTURES_A_PASS):

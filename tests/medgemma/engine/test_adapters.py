@@ -52,7 +52,7 @@ class DrawnPictures(FeatureCache):
 
 def engine_of(model: Any, names: Sequence[str] = (), **kwargs: Any) -> Engine:
     engine = Engine(model, stop_ids=frozenset({1}), **kwargs)
-    engine.features = DrawnPictures(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = DrawnPictures(model, None)  # type: ignore[arg-type]
     for name in names:
         engine.load_adapter(name, PEFT / name)
     return engine

@@ -36,7 +36,7 @@ class NumberedPictures(FeatureCache):
 
 def new_engine(model: Any, **kwargs: Any) -> Engine:
     engine = Engine(model, stop_ids=STOP, **kwargs)
-    engine.features = NumberedPictures(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = NumberedPictures(model, None)  # type: ignore[arg-type]
     return engine
 
 
@@ -313,7 +313,7 @@ def test_a_picture_of_nan_fails_its_own_request_and_leaves_no_trace(engine: Engi
             made[[picture == 99 for picture in pictures]] = torch.nan
             return made
 
-    engine.features = OneBad(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = OneBad(model, None)  # type: ignore[arg-type]
     bad = request(small.joined(SHARED, small.prompt(3, 5)), 99)
     done = engine.generate([asked[0], bad, asked[2]])
     assert [list(done[0][0].token_ids), list(done[2][0].token_ids)] == [answers[0], answers[2]]
@@ -350,8 +350,6 @@ def test_what_can_never_be_answered_is_refused_before_anything_runs(engine: Engi
         engine.submit(request(small.prompt(1, 2, 2, 2), 5))
     with pytest.raises(ValueError, match=r"the prompt is 401 tokens and asks for 200 more; the model holds 512"):
         engine.submit(request(small.prompt(1, 400), max_new_tokens=200))
-    with pytest.raises(ValueError, match="33 samples; this engine decodes 32"):
-        engine.submit(request(SHARED, 7, num_samples=33))
     assert engine.num_waiting == 0
 
 
