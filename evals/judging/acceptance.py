@@ -56,8 +56,10 @@ def labelled_texts(path: Path) -> list[LabelledText]:
     """Read a JSONL of {"text", "question", "label", "group"} and, where there is one, "reference".
 
     Raises:
-        ValueError: The file holds no line, or a line is none; the message names file, line and fault.
+        ValueError: The file is missing or holds no line, or a line is none; the message names file, line and fault.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected lines of text, question, label and group")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
