@@ -112,6 +112,7 @@ def run_command(
     The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
     """
     from evals.clinic.casting import roles_of
+    from evals.clinic.dialogue import JUDGES
     from evals.running.options import RunOptions
 
     roles = roles_of(role or [])
@@ -127,6 +128,8 @@ def run_command(
         temperature=temperature,
         vote_orders=vote_orders,
     )
+    if accepted and not any(roles[judge] != "none" for judge in JUDGES):
+        raise ValueError("--accepted is for a judge, and none plays; give --role judge=URL#NAME (or moderator=...)")
     if endpoint and cache:
         raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
     if endpoint and (adapter or quantize):

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from evals.environments.training import TrainingItems, reward
+from evals.stress.metrics import stress_metric
+from evals.stress.verdict import demand_not_fooled
 
 Completion = str | Sequence[dict[str, Any]]
 RewardFunction = Callable[..., list[float]]
@@ -54,6 +56,25 @@ def reward_function(found: TrainingItems) -> RewardFunction:
         ]
 
     graded.__name__ = f"{found.task.name}_reward".replace("-", "_")  # TRL logs it
+    return graded
+
+
+def metric_reward(name: str) -> RewardFunction:
+    """Return a metric of texts as a reward; the data set needs the column `answer`, the text compared with.
+
+    Args:
+        name: As `medgemma-eval metrics` takes it: rouge_l_f1, radgraph_f1_partial, radeval:NAME.
+
+    Raises:
+        ValueError: The name is unknown, its package is missing, or it prefers a flipped negation to a paraphrase.
+    """
+    metric = stress_metric(name)
+    demand_not_fooled(metric)
+
+    def graded(completions: Sequence[Completion], answer: Sequence[str], **columns: Any) -> list[float]:
+        return [float(value) for value in metric.score([text_of(said) for said in completions], list(answer))]
+
+    graded.__name__ = name.replace(":", "_")
     return graded
 
 

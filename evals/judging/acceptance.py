@@ -56,8 +56,10 @@ def labelled_texts(path: Path) -> list[LabelledText]:
     """Read a JSONL of {"text", "question", "label", "group"} and, where there is one, "reference".
 
     Raises:
-        ValueError: The file holds no line, or a line is none; the message names file, line and fault.
+        ValueError: The file is missing or holds no line, or a line is none; the message names file, line and fault.
     """
+    if not path.is_file():
+        raise ValueError(f"{path}: no such file; expected lines of text, question, label and group")
     rows = []
     for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
         if not line.strip():
@@ -209,8 +211,7 @@ def demand_accepted(path: Path, identity: str) -> Mapping[str, Any]:
     if not accepted:
         raise ValueError(
             f"{file}: refuses the judge: its agreement is {told['agreement']['value']} {told['agreement']['ci95']}, "
-            f"required above {told['required']}, its kappa {told['kappa']['ci95']}, required above 0; "
-            "take another judge"
+            f"required above {told['required']}, its kappa {told['kappa']['ci95']}, required above 0; take another one"
         )
     return told
 

@@ -122,6 +122,8 @@ def test_a_broken_line_is_named(tmp_path: Path, line: str, message: str) -> None
     (tmp_path / "l.jsonl").write_text(line + "\n", encoding="utf-8")
     with pytest.raises(ValueError, match=message):
         labelled_texts(tmp_path / "l.jsonl")
+    with pytest.raises(ValueError, match=r"nothing\.jsonl: no such file; expected lines of text"):
+        labelled_texts(tmp_path / "nothing.jsonl")
 
 
 @pytest.fixture
@@ -155,6 +157,12 @@ def test_a_judge_below_what_is_required_is_refused_by_command_and_run(tmp_path: 
     assert ran.exit_code == 1 and "http://h/v1 named: refused" in ran.stdout
     with pytest.raises(ValueError, match=r"refuses the judge: its agreement is 0\.5 .*above 0\.8, its kappa"):
         demand_accepted(tmp_path / "out", "http://h/v1 named")
+
+
+def test_an_acceptance_without_a_judge_is_refused(tmp_path: Path) -> None:
+    command = ["run", "vqa-rad", "--data", str(tmp_path), "--out", str(tmp_path), "--accepted", str(tmp_path)]
+    ran = CliRunner().invoke(app, command)
+    assert "--accepted is for a judge, and none plays" in str(ran.exception)
 
 
 def test_a_file_of_another_frame_or_no_file_is_refused(tmp_path: Path) -> None:

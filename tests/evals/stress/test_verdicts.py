@@ -16,6 +16,7 @@ from evals.stress import metrics as stress_metrics
 from evals.stress.metrics import installed, stress_metric
 from evals.stress.preferences import StressMetric, preferences, stress_case
 from evals.stress.verdict import demand_not_fooled, own_cases, stress_verdict
+from finetune.rewards.named import reward_named
 
 ORIGINALS = {case.report: case for case in own_cases()}
 
@@ -130,6 +131,17 @@ def test_radevals_metrics_come_through_its_package(radeval: None, capsys: pytest
     assert stress_verdict(StressMetric("fake rougeL", "1", metric.score)).is_accepted
     assert FakeRadEval.made == [{"do_rouge": True, "do_per_sample": True}]
     assert capsys.readouterr().out == ""
+
+
+def test_a_reward_is_made_of_a_metric_that_is_not_fooled_only(radeval: None) -> None:
+    graded = reward_named("metric:radeval:rougeL")
+    case = own_cases()[0]
+    said = [[{"role": "assistant", "content": case.paraphrase}], case.wrong["negation"]]
+    assert graded(prompts=["", ""], completions=said, answer=[case.report] * 2, other=[1, 2]) == [1.0, 0.0]
+    with pytest.raises(ValueError, match="rouge_l_f1 prefers the paraphrase to a flipped negation in 0% of 32 reports"):
+        reward_named("metric:rouge_l_f1")
+    with pytest.raises(ValueError, match="got metric 'bleu'; expected one of"):
+        reward_named("metric:bleu")
 
 
 def test_a_radeval_that_lacks_a_metric_is_named(radeval: None) -> None:
