@@ -14,6 +14,7 @@ from evals.tasks.record_questions import CHARACTERS_A_TOKEN, fact_line
 from finetune.cli import app
 from finetune.recipes import ehr_retrieval
 from finetune.recipes.ehr_retrieval import kind, questions, reward, right_answer
+from finetune.tables import learning, of_sets
 from finetune.tables.learning import Lessons, divided
 from finetune.tables.scoring import CommonestAnswer
 from medgemma.records import facts_of
@@ -139,3 +140,26 @@ def test_a_table_becomes_a_scored_model(shape: str, shapes: Callable[[str], Path
     rows = json.loads((tmp_path / "out" / "scores" / "before_after.json").read_text())["rows"]
     assert {row["part"] for row in rows} == {"learned"} and rows[0]["difference"]["n"] == 2
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.kit
+def test_the_kit_ends_in_a_table_of_before_and_after(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps, six questions of each task; the commonest answer stands beside them."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "synthea-fhir-r4").symlink_to(kit / "synthea-fhir-r4")
+    monkeypatch.setattr(of_sets, "QUICK_ITEMS", 6)
+    monkeypatch.setattr(learning, "QUICK_STEPS", 2)
+    arguments = ["run", "ehr_retrieval", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ("quick=true", "examples_per_step=2", "evaluations=0", "merge=false", "adapter.method=lora")
+    result = CliRunner().invoke(app, arguments + [f"--set={setting}" for setting in settings])
+    assert result.exit_code == 0, (result.output, result.exception)
+    rows = json.loads((tmp_path / "out" / "scores" / "before_after.json").read_text())["rows"]
+    right = {row["task"]: row for row in rows if row["metric"] == "accuracy"}
+    assert set(right) == {"kit-ehrqa-facts", "kit-ehrqa-section"} and {row["part"] for row in rows} == {"learned"}
+    assert all(row["difference"]["n"] + row["left_out"] == 6 for row in right.values())
+    assert all("commonest answer" in row["baselines"] for row in right.values())
+    facts, section = right["kit-ehrqa-facts"], right["kit-ehrqa-section"]
+    assert facts["left_out"] == 0 < section["left_out"]  # whole sections do not fit nano, facts do
