@@ -104,6 +104,7 @@ def before_and_after(
         file.write(json.dumps({"command": command, "rows": rows}, indent=1, allow_nan=False) + "\n")
     with whole_file(out / "before_after.md") as file:
         file.write(markdown(lines))
+    say(markdown(lines).rstrip())
     return lines
 
 

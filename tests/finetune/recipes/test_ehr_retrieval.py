@@ -15,6 +15,7 @@ from finetune.cli import app
 from finetune.recipes import ehr_retrieval
 from finetune.recipes.ehr_retrieval import kind, questions, reward, right_answer
 from finetune.tables import learning, of_sets
+from finetune.tables.examples import with_shuffled_answers
 from finetune.tables.learning import Lessons, divided
 from finetune.tables.scoring import CommonestAnswer
 from medgemma.records import facts_of
@@ -64,6 +65,16 @@ def test_the_commonest_answer_is_that_of_the_kind(kit: Path, held_out: list[Item
     by_kind = {item.meta["category"]: text for item, text in zip(asked, texts, strict=True)}
     assert by_kind["cond_present"] == "yes" and by_kind["cond_absent"] == "no" and by_kind["allergy"] == "none"
     assert {texts[n] for n, item in enumerate(asked) if kind(item) == "allergy"} == {"none"}
+
+
+@pytest.mark.kit
+def test_the_control_learns_and_is_chosen_by_other_answers_of_the_kind(held_out: list[Item]) -> None:
+    """What an item is graded by goes with the answer, else the control's weights would be chosen by right ones."""
+    shuffled = with_shuffled_answers(held_out, 0)
+    assert sorted(i.reference for i in shuffled) == sorted(i.reference for i in held_out)
+    assert all(reward(item, right_answer(item)) == 1 for item in shuffled)
+    moved = [new.reference != old.reference for new, old in zip(shuffled, held_out, strict=True)]
+    assert sum(moved) > 200 and all(kind(a) == kind(b) for a, b in zip(shuffled, held_out, strict=True))
 
 
 def own_records(folder: Path, patients: int = 12) -> Path:

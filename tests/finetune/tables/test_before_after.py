@@ -45,7 +45,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     return read_table(colour_table(tmp_path_factory.mktemp("colours"), rows=48))
 
 
-def test_one_table_holds_what_was_learned_and_whether_it_looks(table: Table, tmp_path: Path) -> None:
+def test_one_table_holds_what_was_learned_and_whether_it_looks(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Twelve rows, four of each colour: a constant letter is right in four, a look in all; nothing moves by itself."""
     asked = Asked(task_of(table, "classes"), table.source, RunOptions(side="test"))
     lines = before_and_after(
@@ -70,6 +72,7 @@ def test_one_table_holds_what_was_learned_and_whether_it_looks(table: Table, tmp
     text = (tmp_path / "before_after.md").read_text()
     assert "| learned | table-classes | accuracy | 0.333 | 1.000 | +0.667 (" in text
     assert "| looks | table-classes | stable and looking | 0.000 | 1.000 | +1.000 (" in text
+    assert text in capsys.readouterr().err
 
 
 def test_items_that_a_model_cannot_answer_are_left_out_and_counted(table: Table, tmp_path: Path) -> None:
