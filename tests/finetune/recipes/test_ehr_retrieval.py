@@ -133,11 +133,10 @@ def test_what_follows_a_name_is_what_is_asked_for() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["nano", "hub"])
-def test_a_table_becomes_a_scored_model(shape: str, shapes: Callable[[str], Path], tmp_path: Path) -> None:
-    """A few steps from bundles to a table of before and after, of nano and of its weights under the Hub's files."""
+def test_a_table_becomes_a_scored_model(shapes: Callable[[str], Path], tmp_path: Path) -> None:
+    """A few steps from bundles to a table of before and after, of nano's weights under the Hub's files."""
     settings = [
-        f"model={shapes(shape)}",
+        f"model={shapes('hub')}",
         "epochs=2",
         "merge=false",
         "examples_per_step=4",
