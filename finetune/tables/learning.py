@@ -41,9 +41,10 @@ from finetune.training import (
     rows_of_step,
 )
 from medgemma import MedGemma
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.convert import copy_companions, whole_folder
+from medgemma.checkpoints.float16 import to_float16
 from medgemma.checkpoints.layouts import save_in_hub_layout
-from medgemma.checkpoints.merge import merge
 from medgemma.nano import NANO_FOLDER
 from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.command import progress, say
@@ -60,6 +61,8 @@ class AnswersConfig(Section):
     seed: int
     quick: bool
     device: str
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """What is computed in; float16 is for cards without bfloat16."""
     faulty_rows: Literal["refused", "left-out"]
     labels: Literal["real", "shuffled"]
     adapter: AdapterSection
@@ -126,11 +129,11 @@ def learn(
             merge(resolve_model(config.model, NANO_FOLDER), adapter, out / "model", overwrite=True)
 
         def base() -> MedGemma:
-            return MedGemma.from_pretrained(config.model, device=str(device))
+            return MedGemma.from_pretrained(config.model, device=str(device), dtype=config.dtype)
 
         def tuned() -> MedGemma:
             model = config.model if adapter else out / "model"
-            return MedGemma.from_pretrained(model, device=str(device), adapter=adapter)
+            return MedGemma.from_pretrained(model, device=str(device), dtype=config.dtype, adapter=adapter)
 
         score(str(device), base, tuned)
     leave_ranks(ranks)
@@ -181,7 +184,7 @@ def _tune(config: AnswersConfig, lessons: Lessons, out: Path, ranks: Ranks, devi
         stage,
         Loop(config.seed, ranks, quiet=quiet),
         layout=_layout(config, gemma),
-        precision=_precision(device),
+        precision=_precision(config, device),
         settings={"adapter": config.adapter.model_dump(mode="json"), "base": gemma.fingerprint, "rows": len(fit.kept)},
         evaluation=evaluation,
     )
@@ -189,19 +192,23 @@ def _tune(config: AnswersConfig, lessons: Lessons, out: Path, ranks: Ranks, devi
         if evaluation:
             best = load_best(stage, gemma.model)
             say(f"best weights: after {best['steps']} of {steps} steps, {best['metric']} {float(best['value']):.3f}")
-        _save(config, adapted, gemma, lessons, out)
+        save_tuned(adapted, gemma, config.model, lessons.prompt_form, out)
 
 
 def _load(config: AnswersConfig, device: str) -> MedGemma:
     """The base: whole weights in float32 where they are trained in full, else as `medgemma ask` holds them."""
     full, four_bits = config.adapter.method == "full", config.adapter.method == "qlora"
-    return MedGemma.from_pretrained(
-        config.model, device=device, dtype="float32" if full else None, quantize="nf4" if four_bits else None
+    gemma = MedGemma.from_pretrained(
+        config.model, device=device, dtype="float32" if full else config.dtype, quantize="nf4" if four_bits else None
     )
+    if full and config.dtype == "float16":
+        to_float16(gemma.model, config.model, keeps_weights=True)
+    return gemma
 
 
-def _precision(device: str) -> Precision:
-    return "bfloat16" if device.startswith("cuda") else "float32"
+def _precision(config: AnswersConfig, device: str) -> Precision:
+    """On a GPU bfloat16, unless its layers compute in float16 by themselves or float32 was asked for."""
+    return "bfloat16" if device.startswith("cuda") and config.dtype in ("auto", "bfloat16") else "float32"
 
 
 def _drawn(examples: Sequence[Example], config: AnswersConfig, step: int) -> list[Example]:
@@ -242,17 +249,24 @@ def _evaluation(
     return Evaluation(metric, task.main_metric, every_steps=max(1, steps // config.evaluations))
 
 
-def _save(config: AnswersConfig, adapted: Adapted, gemma: MedGemma, lessons: Lessons, out: Path) -> None:
+def save_tuned(adapted: Adapted, gemma: MedGemma, base: str, prompt_form: Mapping[str, Any], out: Path) -> None:
+    """Write OUT/adapter, or OUT/model for a model that is trained in full.
+
+    Args:
+        adapted: What was trained.
+        gemma: Around the same network.
+        base: Its name or folder, as the adapter's file gives it.
+        prompt_form: How the rows were put: which tasks, in which version.
+        out: The run's folder.
+    """
     if adapted.peft is not None:
         form = {
             "form": "chat" if gemma.tokenizer.chat_template else "plain",
             "system": "",
             "picture_policy": gemma.preprocessing.policy if gemma.preprocessing else None,
-            **lessons.prompt_form,
+            **prompt_form,
         }
-        save_adapter(
-            adapted, out / "adapter", base=config.model, base_folder=gemma.folder, prompt_form=form, overwrite=True
-        )
+        save_adapter(adapted, out / "adapter", base=base, base_folder=gemma.folder, prompt_form=form, overwrite=True)
         return
     with whole_folder(out / "model", True, gemma.folder) as folder:
         save_in_hub_layout(gemma.model, folder, torch.bfloat16)
