@@ -210,7 +210,7 @@ ROWS = (
     _row(
         "kit-nih14-label-report",
         "cxr-nih14",
-        "the same over the kit's films",
+        "NIH ChestX-ray14, the kit's films: a report of the labelled findings, scored by the findings it says",
         _kit,
         OURS,
     ),

@@ -54,6 +54,8 @@ class Line:
     after: float | None
     difference: Mapping[str, Any]
     """After minus before: value, ci95, n, n_groups."""
+    left_out: int
+    """Items that the model before or the one after has no answer to, such as those longer than its context."""
     baselines: Mapping[str, Mapping[str, Any]]
     """Name of a baseline to after minus it; of `learned` alone."""
 
@@ -93,7 +95,8 @@ def before_and_after(
         if name not in baselines:
             _probe(probed, model, name, out / LOOKS / name, command, quiet)
         del model
-    against = {name: compare_dirs(out / folder_name(name), out / "tuned") for name in ("base", *baselines)}
+    names = ("base", *baselines)
+    against = {name: compare_dirs(out / folder_name(name), out / "tuned", common=True) for name in names}
     lines = list(_lines(against, {asked.task.name for asked in learned}, baselines))
     if probed:
         lines += _looking(out)
@@ -102,6 +105,7 @@ def before_and_after(
         file.write(json.dumps({"command": command, "rows": rows}, indent=1, allow_nan=False) + "\n")
     with whole_file(out / "before_after.md") as file:
         file.write(markdown(lines))
+    say(markdown(lines).rstrip())
     return lines
 
 
@@ -116,9 +120,11 @@ def ask(asked: Sequence[Asked], model: Any, name: str, folder: Path, command: st
 def compare_all(models: Sequence[str], out: Path, side: str) -> dict[str, Comparison]:
     """Compare the last model with each of the others, say how, and write OUT/gain.json."""
     *others, last = models
-    compared = {name: compare_dirs(out / folder_name(name), out / folder_name(last)) for name in others}
+    compared = {name: compare_dirs(out / folder_name(name), out / folder_name(last), common=True) for name in others}
     for name, comparison in compared.items():
         say(f"{last} against {name}, on the side {side}:\n{as_table(comparison)}")
+        for line in (line for task in comparison.tasks for line in task.left_out.lines()):
+            say(line)
     with whole_file(out / "gain.json") as file:
         file.write(json.dumps({name: to_json(c) for name, c in compared.items()}, indent=1, allow_nan=False) + "\n")
     return compared
@@ -154,7 +160,7 @@ def markdown(lines: Sequence[Line]) -> str:
         [
             *(line.part, line.task, line.metric, _number(line.before), _number(line.after), _signed(line.difference)),
             *(_signed(line.baselines[name]) if name in line.baselines else "" for name in names),
-            f"{line.difference['n']}, {line.difference['n_groups']}",
+            _counts(line),
         ]
         for line in lines
     ]
@@ -187,6 +193,7 @@ def _lines(against: Mapping[str, Comparison], learned: set[str], baselines: Mapp
                 metric.first["value"],
                 metric.second["value"],
                 metric.difference,
+                sum(map(len, (task.left_out.only_first, task.left_out.only_second, task.left_out.neither))),
                 {name: others[key] for name, key in keys.items() if key in others},
             )
 
@@ -198,7 +205,12 @@ def _looking(out: Path) -> Iterator[Line]:
     for task, moves in compare_results(base, tuned).items():
         for quadrant, difference in moves.differences.items():
             one, other = (found[task]["quadrants"][quadrant]["share"]["value"] for found in shares)
-            yield Line("looks", task, quadrant, one, other, as_json(difference.estimate), {})
+            yield Line("looks", task, quadrant, one, other, as_json(difference.estimate), 0, {})
+
+
+def _counts(line: Line) -> str:
+    missing = f"; {line.left_out} left out" if line.left_out else ""
+    return f"{line.difference['n']}, {line.difference['n_groups']}{missing}"
 
 
 def _number(value: float | None) -> str:

@@ -80,10 +80,11 @@ def with_shuffled_answers(items: Sequence[Item], seed: int) -> list[Item]:
         else:
             by_question[item.meta.get("label", item.meta.get("category", ""))].append(place)
     for places in by_question.values():
-        references = [items[place].reference for place in places]
-        rng.shuffle(references)
-        for place, reference in zip(places, references, strict=True):
-            shuffled[place] = replace(items[place], reference=reference)
+        others = [items[place] for place in places]
+        rng.shuffle(others)
+        for place, other in zip(places, others, strict=True):
+            graded_by = {key: value for key, value in other.meta.items() if key.startswith("answer_")}
+            shuffled[place] = replace(items[place], reference=other.reference, meta={**items[place].meta, **graded_by})
     return shuffled
 
 

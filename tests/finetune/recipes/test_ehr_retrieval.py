@@ -14,6 +14,8 @@ from evals.tasks.record_questions import CHARACTERS_A_TOKEN, fact_line
 from finetune.cli import app
 from finetune.recipes import ehr_retrieval
 from finetune.recipes.ehr_retrieval import kind, questions, reward, right_answer
+from finetune.tables import learning, of_sets
+from finetune.tables.examples import with_shuffled_answers
 from finetune.tables.learning import Lessons, divided
 from finetune.tables.scoring import CommonestAnswer
 from medgemma.records import facts_of
@@ -63,6 +65,16 @@ def test_the_commonest_answer_is_that_of_the_kind(kit: Path, held_out: list[Item
     by_kind = {item.meta["category"]: text for item, text in zip(asked, texts, strict=True)}
     assert by_kind["cond_present"] == "yes" and by_kind["cond_absent"] == "no" and by_kind["allergy"] == "none"
     assert {texts[n] for n, item in enumerate(asked) if kind(item) == "allergy"} == {"none"}
+
+
+@pytest.mark.kit
+def test_the_control_learns_and_is_chosen_by_other_answers_of_the_kind(held_out: list[Item]) -> None:
+    """What an item is graded by goes with the answer, else the control's weights would be chosen by right ones."""
+    shuffled = with_shuffled_answers(held_out, 0)
+    assert sorted(i.reference for i in shuffled) == sorted(i.reference for i in held_out)
+    assert all(reward(item, right_answer(item)) == 1 for item in shuffled)
+    moved = [new.reference != old.reference for new, old in zip(shuffled, held_out, strict=True)]
+    assert sum(moved) > 200 and all(kind(a) == kind(b) for a, b in zip(shuffled, held_out, strict=True))
 
 
 def own_records(folder: Path, patients: int = 12) -> Path:
@@ -121,11 +133,10 @@ def test_what_follows_a_name_is_what_is_asked_for() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("shape", ["nano", "hub"])
-def test_a_table_becomes_a_scored_model(shape: str, shapes: Callable[[str], Path], tmp_path: Path) -> None:
-    """A few steps from bundles to a table of before and after, of nano and of its weights under the Hub's files."""
+def test_a_table_becomes_a_scored_model(shapes: Callable[[str], Path], tmp_path: Path) -> None:
+    """A few steps from bundles to a table of before and after, of nano's weights under the Hub's files."""
     settings = [
-        f"model={shapes(shape)}",
+        f"model={shapes('hub')}",
         "epochs=2",
         "merge=false",
         "examples_per_step=4",
@@ -139,3 +150,26 @@ def test_a_table_becomes_a_scored_model(shape: str, shapes: Callable[[str], Path
     rows = json.loads((tmp_path / "out" / "scores" / "before_after.json").read_text())["rows"]
     assert {row["part"] for row in rows} == {"learned"} and rows[0]["difference"]["n"] == 2
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.kit
+def test_the_kit_ends_in_a_table_of_before_and_after(
+    kit: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two steps, six questions of each task; the commonest answer stands beside them."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "synthea-fhir-r4").symlink_to(kit / "synthea-fhir-r4")
+    monkeypatch.setattr(of_sets, "QUICK_ITEMS", 6)
+    monkeypatch.setattr(learning, "QUICK_STEPS", 2)
+    arguments = ["run", "ehr_retrieval", "--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--quiet"]
+    settings = ("quick=true", "examples_per_step=2", "evaluations=0", "merge=false", "adapter.method=lora")
+    result = CliRunner().invoke(app, arguments + [f"--set={setting}" for setting in settings])
+    assert result.exit_code == 0, (result.output, result.exception)
+    rows = json.loads((tmp_path / "out" / "scores" / "before_after.json").read_text())["rows"]
+    right = {row["task"]: row for row in rows if row["metric"] == "accuracy"}
+    assert set(right) == {"kit-ehrqa-facts", "kit-ehrqa-section"} and {row["part"] for row in rows} == {"learned"}
+    assert all(row["difference"]["n"] + row["left_out"] == 6 for row in right.values())
+    assert all("commonest answer" in row["baselines"] for row in right.values())
+    facts, section = right["kit-ehrqa-facts"], right["kit-ehrqa-section"]
+    assert facts["left_out"] == 0 < section["left_out"]  # whole sections do not fit nano, facts do

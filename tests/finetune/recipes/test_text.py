@@ -1,5 +1,6 @@
 """The recipe `text`: the owners' releases in miniature, what is learned is graded as right, sets that are missing."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,16 @@ def taught(data: Path, out: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Less
     return seen[0], result.output
 
 
+def releases(folder: Path) -> None:
+    """The releases in miniature, MedQA's development part beside the others."""
+    multiple_choice(folder)
+    parts = folder / "medqa" / "questions" / "US" / "4_options"
+    test = (parts / "phrases_no_exclude_test.jsonl").read_text()
+    (parts / "phrases_no_exclude_dev.jsonl").write_text(test.replace("test", "dev"))
+
+
 def test_the_owners_releases_are_learned_by_their_splits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    multiple_choice(tmp_path)
-    (tmp_path / "medqa" / "questions" / "US" / "4_options" / "phrases_no_exclude_dev.jsonl").write_text(
-        (tmp_path / "medqa" / "questions" / "US" / "4_options" / "phrases_no_exclude_test.jsonl")
-        .read_text()
-        .replace("test", "dev")
-    )
+    releases(tmp_path)
     lessons, said = taught(tmp_path, tmp_path / "out", monkeypatch)
     assert {kind(item) for item in lessons.train} == {"medqa", "medmcqa-full", "pubmedqa-full"}
     assert [item.prompt.partition("\n")[0] for item in lessons.validation] == ["Why dev?"]
@@ -54,3 +58,15 @@ def test_the_kits_sets_and_their_control(kit: Path, tmp_path: Path, monkeypatch:
 def test_a_folder_without_a_set_is_refused(tmp_path: Path) -> None:
     said: Any = CliRunner().invoke(app, ["run", "text", "--data", str(tmp_path), "--out", str(tmp_path / "o")])
     assert "holds none of medqa, medmcqa-full, pubmedqa-full, medqa-usmle, medmcqa, pubmedqa" in str(said.exception)
+
+
+@pytest.mark.slow
+def test_a_folder_ends_in_a_table_of_before_and_after(shapes: Callable[[str], Path], tmp_path: Path) -> None:
+    """A step over the releases in miniature, of nano's weights under the Hub's files; no quality is asked of it."""
+    releases(tmp_path)
+    settings = (f"model={shapes('hub')}", "epochs=1", "examples_per_step=4", "evaluations=1", "merge=false")
+    arguments = ["run", "text", "--data", str(tmp_path), "--out", str(tmp_path / "out"), "--quiet"]
+    result = CliRunner().invoke(app, arguments + [f"--set={setting}" for setting in settings])
+    assert result.exit_code == 0, (result.output, result.exception)
+    text = (tmp_path / "out" / "scores" / "before_after.md").read_text()
+    assert all(f"| learned | {name} | accuracy |" in text for name in ("medqa", "medmcqa", "pubmedqa"))

@@ -45,7 +45,9 @@ def table(tmp_path_factory: pytest.TempPathFactory) -> Table:
     return read_table(colour_table(tmp_path_factory.mktemp("colours"), rows=48))
 
 
-def test_one_table_holds_what_was_learned_and_whether_it_looks(table: Table, tmp_path: Path) -> None:
+def test_one_table_holds_what_was_learned_and_whether_it_looks(
+    table: Table, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Twelve rows, four of each colour: a constant letter is right in four, a look in all; nothing moves by itself."""
     asked = Asked(task_of(table, "classes"), table.source, RunOptions(side="test"))
     lines = before_and_after(
@@ -70,6 +72,32 @@ def test_one_table_holds_what_was_learned_and_whether_it_looks(table: Table, tmp
     text = (tmp_path / "before_after.md").read_text()
     assert "| learned | table-classes | accuracy | 0.333 | 1.000 | +0.667 (" in text
     assert "| looks | table-classes | stable and looking | 0.000 | 1.000 | +1.000 (" in text
+    assert text in capsys.readouterr().err
+
+
+def test_items_that_a_model_cannot_answer_are_left_out_and_counted(table: Table, tmp_path: Path) -> None:
+    """Two pictures of twelve fail both models, and not the baseline: ten are compared, and the table says so."""
+    [first, second, *_] = sorted(str(row.files[0]) for row in table.on("test"))
+
+    def fails(pictures: Sequence[Any], prompt: str) -> str:
+        if str(pictures[0]) in (first, second):
+            raise ValueError("too long")
+        return by_looking(pictures, prompt)
+
+    asked = Asked(task_of(table, "classes"), table.source, RunOptions(side="test"))
+    lines = before_and_after(
+        [asked],
+        lambda: Scripted("one", fails),
+        lambda: Scripted("two", fails),
+        tmp_path,
+        baselines={"commonest answer": lambda: Scripted("commonest", lambda pictures, prompt: "Final Answer: B")},
+        command="test",
+        quiet=True,
+    )
+    [accuracy] = [line for line in lines if line.metric == "accuracy"]
+    assert (accuracy.difference["n"], accuracy.left_out, accuracy.before, accuracy.after) == (10, 2, 1, 1)
+    assert accuracy.baselines["commonest answer"]["n"] == 10
+    assert "| 10, 10; 2 left out |" in (tmp_path / "before_after.md").read_text()
 
 
 def test_what_must_not_be_lost_is_asked_of_both_models_and_of_no_baseline(table: Table, tmp_path: Path) -> None:
