@@ -37,7 +37,7 @@ def run_recipe(
 ) -> None:
     """Run a recipe, or go on with an interrupted run.
 
-    The data are sets with a card (--data), or a table of yours (--table) for all recipes but `nano`.
+    The data are sets with a card (--data), or a table of yours (--table) for all recipes but those for sets alone.
     """
     from finetune.configuration import load_config
 

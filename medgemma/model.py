@@ -153,8 +153,8 @@ class MedGemma:
             ValueError: the adapter is for another base, incomplete, of an unknown kind, trained with tokens that the
                 base has not, or its name is taken.
         """
-        from medgemma.checkpoints.adapter_checks import refuse_added_tokens
-        from medgemma.checkpoints.trained_on import refuse_other_base
+        from medgemma.checkpoints.adapters.checks import refuse_added_tokens
+        from medgemma.checkpoints.adapters.trained_on import refuse_other_base
 
         name = name or _name_of(Path(folder))
         refuse_added_tokens(Path(folder), self.folder)

@@ -2,6 +2,7 @@
 
 from evals.tasks import (
     agent_clinic,
+    calculations,
     chest_films,
     choice_likelihood,
     ehr_tools,
@@ -13,6 +14,7 @@ from evals.tasks import (
     picture_questions,
     record_questions,
     report_generation,
+    rubric_conversations,
     safety,
     tables,
     visual_questions,
@@ -37,6 +39,8 @@ _FAMILIES = (
     label_reports,
     record_questions,
     owners_rows,
+    calculations,
+    rubric_conversations,
     agent_clinic,
     ehr_tools,
     safety,

@@ -10,7 +10,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from evals.reliability.running import compare_results, probing_task, read_results, summarise
+from evals.reliability.comparing import compare_results
+from evals.reliability.running import probing_task, read_results, summarise
 from evals.results.compare import Comparison, as_table, compare_dirs, to_json
 from evals.results.scores import as_json, score_dir
 from evals.running.options import RunOptions

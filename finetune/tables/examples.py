@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_cards.table import Split, Table
+from data_cards.table import Row, Split, Table
 from evals.items import Item
 from evals.tasks.multiple_choice import options_of
 from evals.tasks.tables import completion, items_of, table_kinds
@@ -23,7 +23,7 @@ from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
 from medgemma.prompts.content import open_study, pictures_of, study_parts
 from medgemma.prompts.special_tokens import turn_tokens
-from medsiglip.command import one_line
+from medsiglip.command import one_line, progress
 from medsiglip.imaging import Picture
 from medsiglip.preprocess import Preprocessing
 
@@ -140,6 +140,27 @@ def completion_ids(model: MedGemma, text: str) -> tuple[int, ...]:
 def read_study(files: tuple[str, ...]) -> list[Picture]:
     """A study's pictures in the order of their slots."""
     return pictures_of(study_parts(open_study([Path(file) for file in files])))
+
+
+def read_pictures(rows: Sequence[Row], split: Split, pictures: SeenPictures, quiet: bool) -> list[tuple[int, ...]]:
+    """Numbers of the pictures of each row; every one is read once, so that a bad one is named now.
+
+    Raises:
+        ValueError: some cannot be read; the first rows are named.
+    """
+    numbers, faults = [], []
+    with progress(len(rows), f"rows read of {split}", quiet) as advance:
+        for row in rows:
+            files = tuple(map(str, row.files))
+            try:
+                numbers.append(pictures.add(files, read_study(files)))
+            except (ValueError, OSError) as fault:
+                faults.append(f"{row.place}: {one_line(fault)}")
+            advance(1)
+    if faults:
+        shown = "; ".join(faults[:MOST_FAULTS_SHOWN])
+        raise ValueError(f"{len(faults)} of {len(rows)} rows of {split} have pictures that cannot be read: {shown}")
+    return numbers
 
 
 def identity_line(table: Table) -> str:

@@ -41,10 +41,10 @@ from finetune.training import (
     rows_of_step,
 )
 from medgemma import MedGemma
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.convert import copy_companions, whole_folder
 from medgemma.checkpoints.float16 import to_float16
 from medgemma.checkpoints.layouts import save_in_hub_layout
-from medgemma.checkpoints.merge import merge
 from medgemma.nano import NANO_FOLDER
 from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.command import progress, say
@@ -192,7 +192,7 @@ def _tune(config: AnswersConfig, lessons: Lessons, out: Path, ranks: Ranks, devi
         if evaluation:
             best = load_best(stage, gemma.model)
             say(f"best weights: after {best['steps']} of {steps} steps, {best['metric']} {float(best['value']):.3f}")
-        _save(config, adapted, gemma, lessons, out)
+        save_tuned(adapted, gemma, config.model, lessons.prompt_form, out)
 
 
 def _load(config: AnswersConfig, device: str) -> MedGemma:
@@ -249,17 +249,24 @@ def _evaluation(
     return Evaluation(metric, task.main_metric, every_steps=max(1, steps // config.evaluations))
 
 
-def _save(config: AnswersConfig, adapted: Adapted, gemma: MedGemma, lessons: Lessons, out: Path) -> None:
+def save_tuned(adapted: Adapted, gemma: MedGemma, base: str, prompt_form: Mapping[str, Any], out: Path) -> None:
+    """Write OUT/adapter, or OUT/model for a model that is trained in full.
+
+    Args:
+        adapted: What was trained.
+        gemma: Around the same network.
+        base: Its name or folder, as the adapter's file gives it.
+        prompt_form: How the rows were put: which tasks, in which version.
+        out: The run's folder.
+    """
     if adapted.peft is not None:
         form = {
             "form": "chat" if gemma.tokenizer.chat_template else "plain",
             "system": "",
             "picture_policy": gemma.preprocessing.policy if gemma.preprocessing else None,
-            **lessons.prompt_form,
+            **prompt_form,
         }
-        save_adapter(
-            adapted, out / "adapter", base=config.model, base_folder=gemma.folder, prompt_form=form, overwrite=True
-        )
+        save_adapter(adapted, out / "adapter", base=base, base_folder=gemma.folder, prompt_form=form, overwrite=True)
         return
     with whole_folder(out / "model", True, gemma.folder) as folder:
         save_in_hub_layout(gemma.model, folder, torch.bfloat16)

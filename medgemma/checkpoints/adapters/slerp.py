@@ -14,7 +14,18 @@ from math import acos, pi, sin, sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medgemma.checkpoints.adapter_checks import CONFIG_FILE, refuse_added_tokens
+from medgemma.checkpoints.adapters.checks import CONFIG_FILE, refuse_added_tokens
+from medgemma.checkpoints.adapters.merge import (
+    WEIGHTS_FILE,
+    Adapter,
+    changes_tied,
+    head_is_embeddings,
+    read_adapter,
+    summed,
+    untied,
+    with_head,
+)
+from medgemma.checkpoints.adapters.trained_on import refuse_other_base
 from medgemma.checkpoints.convert import (
     Advance,
     common_dtype,
@@ -25,17 +36,6 @@ from medgemma.checkpoints.convert import (
     whole_folder,
 )
 from medgemma.checkpoints.layouts import TIED_HEADS, kind_of, matched_folder, write_config
-from medgemma.checkpoints.merge import (
-    WEIGHTS_FILE,
-    Adapter,
-    changes_tied,
-    head_is_embeddings,
-    read_adapter,
-    summed,
-    untied,
-    with_head,
-)
-from medgemma.checkpoints.trained_on import refuse_other_base
 from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,
@@ -111,8 +111,8 @@ def slerp_merge(
         advance: called with 1 after each tensor, read twice.
 
     Raises:
-        ValueError: as `medgemma.checkpoints.merge.merge` of an adapter; a checkpoint's weights differ from the base's
-            in name or shape; toward_base is not in 0..1.
+        ValueError: as `medgemma.checkpoints.adapters.merge` of an adapter; a checkpoint's weights differ from the
+            base's in name or shape; toward_base is not in 0..1.
     """
     if not 0 <= toward_base <= 1:
         raise ValueError(f"toward_base is {toward_base}; expected 0 (the mean) to 1 (the base)")

@@ -11,8 +11,8 @@ from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
 from medgemma import MedGemma
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.layouts import read_checkpoint
-from medgemma.checkpoints.merge import merge
 from medgemma.engine.adapters import Adapters
 from medsiglip.remarks import Remark
 from tests import checkpoints, tiny

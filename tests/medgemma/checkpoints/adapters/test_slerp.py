@@ -8,10 +8,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from medgemma.checkpoints.merge import merge
-from medgemma.checkpoints.slerp import slerp_coefficients, slerp_merge
+from medgemma.checkpoints.adapters.merge import merge
+from medgemma.checkpoints.adapters.slerp import slerp_coefficients, slerp_merge
 
-PEFT = Path(__file__).parents[1] / "peft"
+PEFT = Path(__file__).parents[2] / "peft"
 BASE = PEFT / "base"
 ONE = PEFT / "all-linear"
 

@@ -10,7 +10,8 @@ from math import sqrt
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from medgemma.checkpoints.adapter_checks import CONFIG_FILE, refuse_added_tokens, refuse_lost_targets
+from medgemma.checkpoints.adapters.checks import CONFIG_FILE, refuse_added_tokens, refuse_lost_targets
+from medgemma.checkpoints.adapters.trained_on import refuse_other_base
 from medgemma.checkpoints.convert import (
     Advance,
     common_dtype,
@@ -21,7 +22,6 @@ from medgemma.checkpoints.convert import (
     whole_folder,
 )
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key, kind_of, matched_folder, write_config
-from medgemma.checkpoints.trained_on import refuse_other_base
 from medsiglip.checkpoints.folders import read_json
 from medsiglip.checkpoints.safetensors_files import (
     MAX_SHARD_BYTES,

@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
+from medgemma.checkpoints.adapters.merge import Merged, merge
 from medgemma.checkpoints.layouts import read_checkpoint
-from medgemma.checkpoints.merge import Merged, merge
 from tests import checkpoints
 
-PEFT = Path(__file__).parents[1] / "peft"
+PEFT = Path(__file__).parents[2] / "peft"
 BASE = PEFT / "base"
 EXPECTED = json.loads((PEFT / "logits.json").read_text())
 ADAPTERS = sorted(name for name in EXPECTED if name != "base")
