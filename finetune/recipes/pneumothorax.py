@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from data_cards.readers.chest_releases import NIH14_TABLES, read_nih14_release
-from data_cards.readers.pictures import LabelledPicture, read_nih14
+from data_cards.readers.pictures import LabelledPicture, read_nih14, read_nih14_64px
 from data_cards.readers.pneumothorax_masks import read_siim_pneumothorax
 from data_cards.readers.tables import find_set
 from data_cards.split import is_kept_from_training, side
@@ -109,7 +109,7 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
 
 
 def films_of(sets: Sequence[str], data: Path) -> list[Film]:
-    """The films of the first set that is in `data`, with their sides.
+    """The films of the first entry whose sets, joined by +, are in `data`, with their sides.
 
     SIIM-ACR and the kit's part are divided by a hash of the group, ChestX-ray14 as its owners do.
 
@@ -122,18 +122,29 @@ def films_of(sets: Sequence[str], data: Path) -> list[Film]:
             for film in read_siim_pneumothorax(folder)
         ],
         "nih-chestxray14": lambda folder: [_nih_film(film) for film in read_nih14_release(folder)],
+        "cxr-nih14-64px": lambda folder: [_nih_film(film) for film in read_nih14_64px(folder)],
         "cxr-nih14": lambda folder: [_nih_film(film) for film in read_nih14(folder)],
     }
-    for name in sets:
-        if name not in readers:
-            raise ValueError(f"set {name}: choose of {', '.join(readers)}")
-        try:
-            folder = find_set(data, name)
-        except ValueError:
-            continue
-        if folder.is_dir() and (name != "nih-chestxray14" or any((folder / table).is_file() for table in NIH14_TABLES)):
-            return readers[name](folder)
+    for entry in sets:
+        names = entry.split("+")
+        if unknown := [name for name in names if name not in readers]:
+            raise ValueError(f"set {unknown[0]}: choose of {', '.join(readers)}")
+        folders = [_folder(name, data) for name in names]
+        if all(folders):
+            return [
+                film for name, folder in zip(names, folders, strict=True) if folder for film in readers[name](folder)
+            ]
     raise ValueError(f"{data}: holds none of {', '.join(sets)}; `medgemma-data show NAME` says how to get a set")
+
+
+def _folder(name: str, data: Path) -> Path | None:
+    """The set's folder, if it is there; the radiologists' labels of ChestX-ray14 alone are not."""
+    try:
+        folder = find_set(data, name)
+    except ValueError:
+        return None
+    is_whole = name != "nih-chestxray14" or any((folder / table).is_file() for table in NIH14_TABLES)
+    return folder if folder.is_dir() and is_whole else None
 
 
 def folds_of(films: Sequence[Film], folds: int, seed: int) -> list[int]:
