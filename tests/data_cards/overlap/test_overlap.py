@@ -1,6 +1,7 @@
 """`medgemma-data overlap`: planted copies under eight edits are found, others are not; what is refused and written."""
 
 import io
+import json
 import random
 import re
 import string
@@ -18,7 +19,7 @@ from data_cards.overlap.check import demand_writable, overlap, write_without
 from data_cards.overlap.pictures import Maps, correlation, find_copies, maps_of, read_grey
 from data_cards.overlap.texts import find_shared, pairs_of
 from data_cards.table import read_table
-from data_cards.table.cards import read_card
+from data_cards.table.cards import read_card, records_of
 from tests.data_cards.table.made import table_file
 
 Grey = NDArray[np.float32]
@@ -189,3 +190,13 @@ def test_what_cannot_be_written_or_compared_is_refused(tmp_path: Path) -> None:
     lines = table_file(tmp_path, f'{{"question": "{QUESTIONS[0]}", "answer": "x"}}\n' * 2, "T.jsonl")
     assert write_without(read_table(lines), {"T.jsonl line 2"}, tmp_path / "out.jsonl") == 1
     assert (tmp_path / "out.jsonl").read_text(encoding="utf-8").count("\n") == 1
+
+
+@pytest.mark.kit
+def test_dialogues_and_reports_are_compared_too(kit: Path, tmp_path: Path) -> None:
+    note = next(record for record in records_of("mts-dialog", kit / "mts-dialog") if len(record.dialogue.split()) > 60)
+    table = read_table(
+        table_file(tmp_path, json.dumps({"question": note.dialogue.lower(), "answer": "x"}) + "\n", "T.jsonl")
+    )
+    (found,) = overlap(table, kit, ["mts-dialog"]).shared
+    assert found.what.startswith("text of mts-dialog record")
