@@ -17,9 +17,9 @@ import torch
 from pydantic import Field
 
 from finetune.configuration import Section
+from medgemma.checkpoints.adapters.merge import WEIGHTS_FILE
+from medgemma.checkpoints.adapters.trained_on import trained_on, write_trained_on
 from medgemma.checkpoints.convert import whole_folder
-from medgemma.checkpoints.merge import WEIGHTS_FILE
-from medgemma.checkpoints.trained_on import trained_on, write_trained_on
 from medsiglip.checkpoints.safetensors_files import tensors_of_file
 
 Method = Literal["full", "lora", "dora", "qlora"]
@@ -155,7 +155,7 @@ def output_weight(model: Any) -> torch.Tensor:
     head's update plays no part.
     """
     head = model.get_output_embeddings()
-    if not hasattr(head, "lora_A"):
+    if not hasattr(head, "lora_A") or head.disable_adapters:
         weight: torch.Tensor = head.weight
         return weight
     [name] = head.active_adapters

@@ -358,7 +358,7 @@ def pick_device(device: str) -> str:
 
 
 def pick_dtype(dtype: str | None, device: str) -> Any:
-    """Resolve a dtype name; float16 is refused, for Gemma 3 overflows in it."""
+    """Resolve a dtype name; float16 is refused: plain, Gemma 3 overflows in it (`medgemma.checkpoints.float16`)."""
     import torch
 
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16}

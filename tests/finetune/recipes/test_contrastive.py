@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 import finetune.recipes.contrastive as recipe
 from finetune.cli import app
-from medgemma.checkpoints.merge import merge
+from medgemma.checkpoints.adapters.merge import merge
 from medsiglip.cli import app as medsiglip_app
 from medsiglip.encoder import MedSigLIP
 from medsiglip.nano import NANO_FOLDER
