@@ -177,7 +177,8 @@ def test_a_run_interrupted_anywhere_ends_with_the_same_bits(
         patched.setattr(EngineSampler, "sample", lost_sample)
         reward = [Reward(lost, name="evenness")]
         with pytest.raises(RuntimeError, match="is gone|judge is down"):
-            small.trained(tmp_path / "cut" / "fit", checkpoint, make=WithAnchor, dropout=0.2, rewards=reward)
+            cut = {"make": WithAnchor, "dropout": 0.2, "rewards": reward, "save_every_s": 3600}
+            small.trained(tmp_path / "cut" / "fit", checkpoint, **cut)
     assert (tmp_path / "cut" / "fit" / "state.safetensors").is_file()
     resumed = small.trained(tmp_path / "cut" / "fit", checkpoint, make=WithAnchor, dropout=0.2)
     for name, value in small.weights(whole).items():
@@ -251,7 +252,7 @@ def test_two_rewards_with_faults_are_both_named_and_the_run_stops_with_its_check
         ValueError,
         match=r"reward late_nan: nan is no finite number, for 2 of 8 .*q.csv:.*; reward late_short: 7 values for 8",
     ):
-        small.trained(tmp_path / "fit", checkpoint, rewards=rewards)
+        small.trained(tmp_path / "fit", checkpoint, rewards=rewards, save_every_s=3600)
     assert len(lines(tmp_path / "fit")) == 1 and (tmp_path / "fit" / "state.safetensors").is_file()
 
 
