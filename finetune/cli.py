@@ -51,6 +51,53 @@ def run_recipe(
         module.run(resolved, data, out, quiet)
 
 
+@app.command("best-of")
+@spread_options
+def best_of(
+    model: Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="All together are one prompt.")],
+    question: Annotated[str, typer.Option("--question", "-q")],
+    reward: Annotated[str, typer.Option(help="agreement, word-overlap, or your own as module:function.")],
+    n: Annotated[int, typer.Option("-n", min=2, help="Answers that are sampled.")] = 8,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What the reward takes by name: answer=yes.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="An answer is cut here.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all answers.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Sample N answers to a question, grade them, and print the best: what `bond_answers` distils."""
+    import json
+
+    from finetune.rewards.best_of import best_of_answers
+    from finetune.rewards.named import reward_named
+    from medgemma import MedGemma
+    from medgemma.asking import AnswerOptions
+    from medgemma.commands.options import studies
+    from medgemma.engine import Sampling
+    from medsiglip.command import Problems, files_of
+
+    columns = dict(_assignment(text) for text in column or [])
+    function, options = reward_named(reward), AnswerOptions(Sampling(temperature=temperature, seed=seed, num_samples=n))
+    problems = Problems()
+    about = list(studies(files_of(files, problems), "voi", options.view, problems, each=False, quiet=quiet))
+    if about and about[0].parts:
+        gemma = MedGemma.from_pretrained(model, device=device)
+        found = best_of_answers(gemma, about[0].parts, question, function, options, max_new_tokens, columns)
+        if as_json:
+            said = [{"answer": a.text, "reward": r} for a, r in zip(found.answers, found.rewards, strict=True)]
+            best = {"answer": found.answers[found.best].text, "reward": found.rewards[found.best]}
+            typer.echo(json.dumps({"question": question, **best, "kl_at_most": found.kl_bound, "answers": said}))
+        else:
+            typer.echo(found.answers[found.best].text)
+            earned = f"{found.rewards[found.best]:.3g}, the mean of {n} is {sum(found.rewards) / n:.3g}"
+            say(f"it earns {earned}; KL to one sample at most {found.kl_bound:.3f} nats (a bound)")
+    problems.exit()
+
+
 @app.command("measure")
 def measure_pair(
     data: Annotated[Path, typer.Option(help="Folder with one folder a data card.")],
@@ -79,6 +126,13 @@ def calibrate_nano(
     encoder = MedSigLIP.from_pretrained(model, device="cpu", dtype="float32")
     for path in [*write_calibrations(encoder, data, out), write_nano_gate(encoder, data, out)]:
         typer.echo(str(path))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"--column {text}: expected NAME=VALUE, such as answer=yes")
+    return name, value
 
 
 def recipes() -> dict[str, Path]:

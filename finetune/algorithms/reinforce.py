@@ -5,7 +5,7 @@
 
 Sums over tokens, so log π(y) is a sequence's, the token that ends it included. One sample a prompt has no other: its
 baseline is the mean over the other samples of the step. Samples of a server whose weights or kernels are not quite the
-policy's are weighted token by token, by min(π / π_sampled, `largest_ratio`).
+policy's are corrected, see `finetune.algorithms.likelihood`.
 
 Source: Williams (1992); Kool et al., Buy 4 REINFORCE Samples, Get a Baseline for Free! (2019); Ahmadian et al.,
     Back to Basics, arXiv:2402.14740 (2024).
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 
 import torch
 
+from finetune.algorithms.likelihood import weighted_log_likelihood
 from finetune.collate import Batch, Example
-from finetune.losses.policy import CISPO, policy_loss
 from finetune.on_policy import Network, Normalisation, Round
 from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
@@ -31,8 +31,6 @@ class Reinforce:
     """Of each prompt."""
     kl_coefficient: float
     """β."""
-    largest_ratio: float = 2.0
-    """Of π to what a served sampler says its tokens were drawn from; the engine's need no correction."""
     normalisation: Normalisation = "sequence-sum"
     kept: Kept | None = None
 
@@ -50,20 +48,7 @@ class Reinforce:
 
     def loss(self, policy: Network, batch: Batch, turn: Turn, temperature: float) -> torch.Tensor:
         """-Σ advantage · log π(y), over the sequences of the step."""
-        assert batch.weights is not None
-        found = policy_loss(
-            policy.states(batch),
-            policy.head(),
-            batch.targets,
-            weights=batch.weights,
-            denominator=turn.denominator,
-            sampled_logprobs=batch.sampled_logprobs,
-            clip=None if batch.sampled_logprobs is None else CISPO(self.largest_ratio - 1),
-            temperature=temperature,
-            soft_cap=policy.soft_cap,
-        )
-        turn.log("entropy", float(found.entropies.sum()) / turn.denominator)
-        return found.loss
+        return weighted_log_likelihood(policy, batch, turn, temperature)
 
 
 def leave_one_out(returns: Sequence[float], groups: Sequence[Sequence[int]]) -> list[float]:

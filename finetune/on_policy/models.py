@@ -20,8 +20,8 @@ from medgemma.engine.vision import patch_features
 from medsiglip.imaging import Picture
 from medsiglip.preprocess import Preprocessing
 
-KEPT_PICTURES = 1024
-"""Whose patches stay in memory while the tower is frozen."""
+KEPT_BYTES = 1 << 30
+"""Of patches that stay in memory while the tower is frozen: 56 pictures of MedGemma's in float32."""
 
 
 class Network:
@@ -77,7 +77,7 @@ class Network:
 
     def _kept(self, batch: Batch) -> torch.Tensor:
         """(P, N, width); each picture alone, so that its bits do not depend on what is drawn with it."""
-        if len(self._patches) + len(batch.pictures) > KEPT_PICTURES:
+        if sum(patches.nbytes for patches in self._patches.values()) > KEPT_BYTES:
             self._patches.clear()
         for number in batch.pictures:
             if number not in self._patches:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import torch
@@ -70,10 +70,7 @@ class EngineSampler:
         self.gemma, self.pictures = live(gemma), pictures
         self.version = ""
         if max_rows is not None:
-            self.gemma.engine.max_rows = max_rows
-        image_id = getattr(gemma.model.config, "image_token_id", None)
-        vocabulary = int(gemma.model.config.get_text_config().vocab_size)
-        self._no_pictures = None if image_id is None else NoPictures.of(image_id, vocabulary)
+            self.gemma.engine.rows.max_rows = max_rows
 
     def weights_changed(self, version: str) -> None:
         """See `Sampler`."""
@@ -95,7 +92,6 @@ class EngineSampler:
                 row.prompt,
                 tuple(self.pictures[number] for number in row.pictures),
                 replace(sampling, num_samples=num_samples, seed=seed),
-                self._no_pictures,
             )
             for row, seed in zip(rows, seeds, strict=True)
         ]
@@ -157,33 +153,3 @@ class EngineSampler:
             return False
         modules = (seen.vision_tower, seen.multi_modal_projector)
         return any(parameter.requires_grad for module in modules for parameter in module.parameters())
-
-
-@dataclass(frozen=True)
-class NoPictures:
-    """The constraint under which a policy never says the token that stands for a picture: no batch could hold it."""
-
-    mask: torch.Tensor
-    """(V,) bool."""
-
-    @classmethod
-    def of(cls, image_id: int, vocabulary: int) -> "NoPictures":
-        """All tokens but one."""
-        mask = torch.ones(vocabulary, dtype=torch.bool)
-        mask[image_id] = False
-        return cls(mask)
-
-    def start(self) -> "NoPictures":
-        """See `medgemma.engine.Constraint`."""
-        return self
-
-    def allowed(self) -> torch.Tensor:
-        """All tokens but one."""
-        return self.mask
-
-    def advance(self, token_id: int) -> None:
-        """Nothing changes."""
-
-    def finished(self) -> bool:
-        """Never by itself."""
-        return False

@@ -53,6 +53,8 @@ class ServedSampler:
     version: str = ""
     model: str = ""
     """As the server calls it; the endpoint's own until the first update."""
+    run: str = ""
+    """Tells the adapters of this process from those of a run before it."""
 
     def weights_changed(self, version: str) -> None:
         """See `Sampler`. Rank 0 loads the adapter, under a name that all ranks then ask for."""
@@ -60,7 +62,8 @@ class ServedSampler:
         if self.save_adapter is None:
             return
         before = self.model
-        self.model = gathered(f"{version}-{uuid4().hex[:8]}", self.ranks)[0]
+        self.run = self.run or gathered(uuid4().hex[:8], self.ranks)[0]  # at the first step all ranks are here
+        self.model = f"{version}-{self.run}"
         if self.ranks.rank:
             return
         path = (self.folder / self.model).absolute()

@@ -135,17 +135,17 @@ def merge(
     parts = read_adapter(adapter, kind, weights)
     refuse_added_tokens(adapter, base)
     refuse_other_base(adapter, base)
-    head_apart = _changes_tied(parts, kind, weights)
+    head_apart = changes_tied(parts, kind, weights)
     if head_apart:
-        weights = _with_head(weights, kind)
+        weights = with_head(weights, kind)
     files = {t.file for t in weights.values()} | {adapter / WEIGHTS_FILE}
     with whole_folder(out, overwrite, base, adapter) as folder, opened(sorted(files), "pt") as handles:
         planned = planned_from(handles, {**weights, **parts.replaced}, advance=advance)
         planned = [_updated(t, parts, handles, stored or weights[t.name].dtype) for t in planned]
-        if head_apart and _head_is_embeddings(planned, kind):
+        if head_apart and head_is_embeddings(planned, kind):
             head_apart, planned = False, [t for t in planned if t.name not in TIED_HEADS[kind]]
         write_tensors(folder, planned, max_shard_bytes)
-        write_config(folder, _untied(config) if head_apart else config, stored or common_dtype(weights))
+        write_config(folder, untied(config) if head_apart else config, stored or common_dtype(weights))
         copy_companions(base, folder)
     return Merged(len(parts.updates), len(parts.replaced), len(planned), head_apart, parts.trained_on)
 
@@ -297,12 +297,12 @@ def _updated(planned: PlannedTensor, adapter: Adapter, handles: Mapping[Path, An
 
     def make() -> Any:
         weight = read()
-        return (weight if update is None else _sum(weight, update, handles)).to(torch_dtype(dtype))
+        return (weight if update is None else summed(weight, update, handles)).to(torch_dtype(dtype))
 
     return planned._replace(dtype=dtype, make=make)
 
 
-def _sum(weight: Any, update: Update, handles: Mapping[Path, Any]) -> Any:
+def summed(weight: Any, update: Update, handles: Mapping[Path, Any]) -> Any:
     """Weight + scale · B·A in float32."""
     a, b = (read_finite(handles, t).float() for t in (update.a, update.b))
     change = (b @ a).T if "lora_embedding" in update.a.name else (b.flatten(1) @ a.flatten(1))
@@ -314,7 +314,7 @@ def _sum(weight: Any, update: Update, handles: Mapping[Path, Any]) -> Any:
     return changed
 
 
-def _changes_tied(adapter: Adapter, kind: str, base: Mapping[str, StoredTensor]) -> bool:
+def changes_tied(adapter: Adapter, kind: str, base: Mapping[str, StoredTensor]) -> bool:
     """Whether head or embeddings change in a base that ties them: then they are two weights, as in training."""
     changed = adapter.updates.keys() | adapter.replaced.keys()
     return any(
@@ -322,18 +322,20 @@ def _changes_tied(adapter: Adapter, kind: str, base: Mapping[str, StoredTensor])
     )
 
 
-def _with_head(base: Mapping[str, StoredTensor], kind: str) -> dict[str, StoredTensor]:
+def with_head(base: Mapping[str, StoredTensor], kind: str) -> dict[str, StoredTensor]:
+    """The base's tensors, its tied head beside the embeddings."""
     return {**base, **{head: base[embeddings] for head, embeddings in TIED_HEADS[kind].items()}}
 
 
-def _head_is_embeddings(planned: Sequence[PlannedTensor], kind: str) -> bool:
+def head_is_embeddings(planned: Sequence[PlannedTensor], kind: str) -> bool:
+    """Whether the head came out as the embeddings, and need not be written."""
     import torch
 
     made = {tensor.name: tensor.make for tensor in planned}
     return all(torch.equal(made[head](), made[embeddings]()) for head, embeddings in TIED_HEADS[kind].items())
 
 
-def _untied(config: Mapping[str, Any]) -> dict[str, Any]:
+def untied(config: Mapping[str, Any]) -> dict[str, Any]:
     """The config with a head of its own."""
     text = {"text_config": {**config["text_config"], "tie_word_embeddings": False}} if "text_config" in config else {}
     return {**config, **text, "tie_word_embeddings": False}

@@ -18,6 +18,7 @@ Written = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16; auto
 ShardSize = Annotated[str, typer.Option(help="A larger weight file is written as several: 5GB, 500MB.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
 Source = Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")]
+HEAD_APART = "the output head was trained apart from the embeddings; the result keeps both (tie_word_embeddings: false)"
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "TIB": 2**40, "GIB": 2**30, "MIB": 2**20, "KIB": 2**10}
 
 
@@ -90,26 +91,48 @@ def convert(
 @spread_options
 def merge(
     base: Annotated[str, typer.Argument(metavar="BASE", help="'nano', a local folder, or a Hub id.")],
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a PEFT LoRA adapter.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="A PEFT LoRA folder; with --slerp several, or checkpoints."),
+    ],
     out: Folder,
+    slerp: Annotated[
+        bool,
+        typer.Option("--slerp", help="Average versions tuned from BASE on the sphere, layer by layer (WARP)."),
+    ] = False,
+    toward_base: Annotated[
+        float, typer.Option(help="With --slerp: how far back to BASE, from 0 (the mean) to 1 (1 - eta of WARP's LITI).")
+    ] = 0.0,
     *,
     writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
     """Merge a LoRA adapter into its base, every tensor of it accounted for, the vision tower's too."""
     from medgemma.checkpoints.merge import merge as merge_folders
+    from medgemma.checkpoints.slerp import slerp_merge
 
     settings = writing.settings()
+    if slerp:
+        with progress(None, "tensors", quiet) as advance:
+            done = slerp_merge(_folder(base), adapters, out, toward_base=toward_base, **settings, advance=advance)
+        if done.head_apart:
+            say(HEAD_APART)
+        least, middle, largest = done.degrees
+        angles = f"angles {least:.0f} to {largest:.0f} degrees, the middle one {middle:.0f}"
+        typer.echo(f"{out}\t{done.versions} versions\t{done.layers} layers\t{angles}\t{done.tensors} tensors")
+        return
+    if len(adapters) > 1 or toward_base:
+        raise ValueError("several adapters, or --toward-base, want --slerp; without it give one adapter")
     with progress(None, "tensors", quiet) as advance:
         merged = merge_folders(
             _folder(base),
-            adapter,
+            adapters[0],
             out,
             **settings,
             advance=advance,
         )
     if merged.head_apart:
-        say("the output head was trained apart from the embeddings; the result keeps both (tie_word_embeddings: false)")
+        say(HEAD_APART)
     if merged.trained_on:
         say(f"the adapter says that it was trained on {merged.trained_on}")
     typer.echo(f"{out}\t{merged.updated} weights updated\t{merged.replaced} replaced\t{merged.tensors} tensors")

@@ -57,7 +57,7 @@ class ServedModel:
         gemma = MedGemma.from_pretrained(
             self.model, device=self.device, dtype=self.dtype, policy=self.resize or None, quantize=self.quantize or None
         )
-        gemma.engine.max_rows = self.max_rows
+        gemma.engine.rows.max_rows = self.max_rows
         for folder in self.adapter or ():
             gemma.load_adapter(folder)
         return Loaded(EmbeddedBackend(gemma, settings, metrics.tokens), encoding)

@@ -6,7 +6,7 @@ transformers version. PEFT's loader would take the names of one version only, an
 place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,6 +48,9 @@ class _Loaded:
     replaced: Mapping[_Place, torch.nn.Parameter]
     """Weights trained whole."""
     changes_sight: bool
+    read: Adapter
+    """Which of its tensors goes where."""
+    folder: Path
 
 
 class Adapters:
@@ -87,6 +90,28 @@ class Adapters:
         read = read_adapter(folder, kind, _as_stored(self.model, kind))
         with opened([folder / WEIGHTS_FILE], "pt") as handles, torch.inference_mode(False), torch.no_grad():
             loaded = self._placed(read, places, handles, folder)
+        self._put(name, loaded)
+
+    def replace(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give a loaded adapter other values, from memory: those of a training step, for example.
+
+        Args:
+            name: of a loaded one.
+            tensors: all of its file, by their names there, as PEFT's `get_peft_model_state_dict` gives them.
+
+        Raises:
+            ValueError: there is none of that name, a tensor is missing, unknown, of another shape or not finite; the
+                adapter is then what it was.
+        """
+        self.require(name)
+        before = self._loaded[name]
+        _refuse_unlike(name, before.read, tensors)
+        handles = {before.folder / WEIGHTS_FILE: _InMemory(tensors)}
+        with torch.inference_mode(False), torch.no_grad():
+            places = _places(self.model, self.model.config.model_type)
+            self._put(name, self._placed(before.read, places, handles, before.folder))
+
+    def _put(self, name: str, loaded: _Loaded) -> None:
         for module, update in loaded.updates.items():
             if module not in self._updates:
                 self._updates[module] = {}
@@ -165,7 +190,84 @@ class Adapters:
             _refuse_quantised(held, key, folder, "whole")
             value = read_finite(handles, tensor).to(held.device, held.dtype)
             replaced[places[key]] = torch.nn.Parameter(value, requires_grad=False)
-        return _Loaded(updates, replaced, any(key.startswith(SIGHT) for key in [*read.updates, *read.replaced]))
+        changes_sight = any(key.startswith(SIGHT) for key in [*read.updates, *read.replaced])
+        return _Loaded(updates, replaced, changes_sight, read, folder)
+
+
+class WeightsInPlace:
+    """Whose weights a model has in place: what caches are keyed by, so that nothing of other weights is ever used.
+
+    Weights change under the engine in four ways: an update (`Engine.weights_changed`); an adapter of the engine's own;
+    an adapter of PEFT's that is switched on, off or over, which is seen here; and other weights put in place for a
+    while, which must be told (`Engine.other_weights`).
+
+    Args:
+        model: Gemma3ForConditionalGeneration or Gemma3ForCausalLM, PEFT's layers inside or not.
+        adapters: the engine's own.
+    """
+
+    def __init__(self, model: Any, adapters: Adapters) -> None:
+        self.model, self.adapters = model, adapters
+        self._policy: Hashable = None
+        self._policy_sight: Hashable = None
+
+    def of(self, adapter: str | None) -> Hashable:
+        """All that prompts' keys and values depend on, beside the prompt."""
+        return self._policy, peft_state(self.model), adapter
+
+    def sight(self, adapter: str | None) -> Hashable:
+        """All that pictures' features depend on, beside the picture: what changes tower or projector."""
+        seen = self.model.model
+        state = (peft_state(seen.vision_tower), peft_state(seen.multi_modal_projector))
+        return self._policy_sight, state, self.adapters.sight(adapter)
+
+    @contextmanager
+    def replaced(self, policy: Hashable, *, sight: bool) -> Iterator[None]:
+        """Within the block other weights are in place, of this name; with `sight`, another tower or projector too."""
+        before = self._policy, self._policy_sight
+        self._policy, self._policy_sight = policy, policy if sight else before[1]
+        try:
+            yield
+        finally:
+            self._policy, self._policy_sight = before
+
+    def refuse_training(self) -> None:
+        """Refuse a model of which any part is in train mode: dropout is live, and no answer would come twice.
+
+        Raises:
+            RuntimeError: it is.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise RuntimeError("the model is in train mode, where dropout is live; call model.eval() before asking")
+
+
+def peft_state(module: Any) -> Hashable:
+    """Which of PEFT's adapters are active, as its first layer says; None without such layers."""
+    for part in module.modules():
+        is_off = getattr(part, "disable_adapters", None)
+        if isinstance(is_off, bool):  # transformers' models have a method of this name
+            return is_off, tuple(part.active_adapters)
+    return None
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Read as a file is."""
+
+    tensors: Mapping[str, torch.Tensor]
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self.tensors[name].detach().clone()
+
+
+def _refuse_unlike(name: str, read: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
+    of_updates = [tensor for u in read.updates.values() for tensor in (u.a, u.b, u.magnitude) if tensor is not None]
+    wanted = {tensor.name: tuple(tensor.shape) for tensor in [*of_updates, *read.replaced.values()]}
+    given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    for key in sorted(wanted.keys() | given.keys()):
+        if wanted.get(key) != given.get(key):
+            here, there = given.get(key, "not given"), wanted.get(key, "not in it")
+            raise ValueError(f"adapter {name!r}: {key} is {here} and was {there}; give the tensors of the same adapter")
 
 
 def _places(model: Any, kind: str) -> dict[str, _Place]:

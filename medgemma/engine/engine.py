@@ -1,13 +1,13 @@
 """The engine: requests join a running batch, decode together, and leave it when they are done.
 
-One step decodes one token of every row. Before it, waiting requests are admitted while rows are free; those that
-begin alike are computed once (`medgemma.engine.prefill`). Long prompts are computed in pieces, a piece a step, so that
-answers that are being decoded go on; several such take turns. Each adapter has a batch of its own, for its weights
-differ. A request that fails (a constraint that raises, logits that are not finite) fails alone.
+One step decodes one token of every row. Before it, waiting requests are admitted while rows are free
+(`medgemma.engine.rows`); those that begin alike are computed once (`medgemma.engine.prefill`). Long prompts are
+computed in pieces, a piece a step, so that answers that are being decoded go on; several such take turns.
+A request that fails (a constraint that raises, logits that are not finite) fails alone.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
@@ -16,15 +16,15 @@ from typing import Any
 
 import torch
 
-from medgemma.engine.choices import TokenScores, longest_choice, token_scores
-from medgemma.engine.features import FeatureCache
+from medgemma.engine.adapters import WeightsInPlace
 from medgemma.engine.network import Network
-from medgemma.engine.prefill import TOKENS_A_PASS, Branches, Place, Prefilled, PrefixStore
+from medgemma.engine.prefill import Branches, PrefixStore
 from medgemma.engine.preparing import Preparing
 from medgemma.engine.request import ChoiceScore, Completion, Request, Sampling
-from medgemma.engine.samples import Batch, Event, Owed, Sample, Starting, take
-from medgemma.engine.sampling import generator_of
-from medgemma.engine.weights import WeightsInPlace
+from medgemma.engine.rows import Rows, cancelled
+from medgemma.engine.samples import Event
+from medgemma.engine.sampling import TokenScores, longest_choice, token_scores
+from medgemma.engine.vision import FeatureCache
 from medgemma.prompts.chat import TokenCount
 from medsiglip.preprocess import Preprocessing
 
@@ -70,20 +70,16 @@ class Engine:
     ) -> None:
         self.network = Network(model, compile_mode)
         usual = TOKENS_BESIDE_DECODING_ON_CPU if self.network.device.type == "cpu" else TOKENS_BESIDE_DECODING
-        self.tokens_beside_decoding = tokens_beside_decoding or usual
         self.adapters = self.network.adapters
         self.prefixes = PrefixStore(prefix_bytes)
         self.weights = WeightsInPlace(model, self.adapters)
         features = FeatureCache(model, preprocessing) if preprocessing is not None else None
         self.preparing = Preparing(self.network, features, self.prefixes, self.weights)
-        self.stop_ids = stop_ids
-        self.max_rows, self.max_waiting = max_rows, max_waiting
+        self.rows = Rows(self.network, self.preparing, stop_ids, max_rows, tokens_beside_decoding or usual)
+        self.max_waiting = max_waiting
         self.max_tokens = int(self.network.config.max_position_embeddings)
         self._tickets = count()
         self._waiting: OrderedDict[int, Request] = OrderedDict()
-        self._starting: deque[Starting] = deque()
-        self._owed: deque[Owed] = deque()
-        self._batches: dict[str | None, Batch] = {}
         self._ended: deque[Event] = deque()
         self._inboxes: dict[int, deque[Event]] = {}
 
@@ -177,8 +173,7 @@ class Engine:
     @property
     def num_running(self) -> int:
         """Samples that are being decoded, or whose prompts are being computed or have been."""
-        starting = sum(group.num_samples for group in self._starting)
-        return self._num_decoding + starting + sum(len(owed.numbers) for owed in self._owed)
+        return self.rows.num_samples
 
     def check(self, request: Request) -> None:
         """Refuse what can never be answered.
@@ -221,24 +216,8 @@ class Engine:
         """End a request's samples where they are; the next `step` reports them. Unknown tickets are ignored."""
         waiting = self._waiting.pop(ticket, None)
         if waiting is not None:
-            for sample in range(waiting.sampling.num_samples):
-                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
-        for group in [group for group in self._starting if ticket in group.open_requests]:
-            for sample in range(group.requests[ticket].sampling.num_samples):
-                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
-            group.cancelled.add(ticket)
-            if not group.open_requests:
-                self._starting.remove(group)
-        for owed in [owed for owed in self._owed if owed.ticket == ticket]:
-            self._owed.remove(owed)
-            for sample in owed.numbers:
-                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
-        for batch in self._batches.values():
-            rows = [row for row, sample in enumerate(batch.samples) if sample.ticket == ticket]
-            for row in rows:
-                done = batch.samples[row]
-                self._ended.append(Event(ticket, done.sample, None, done.completion("cancelled")))
-            batch.drop(rows)
+            self._ended += cancelled(ticket, range(waiting.sampling.num_samples))
+        self._ended += self.rows.cancel(ticket)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -250,16 +229,7 @@ class Engine:
         """
         events = list(self._ended)
         self._ended.clear()
-        events += self._admit()
-        for adapter, batch in self._batches.items():
-            if batch.samples:
-                with self.adapters.using(adapter):
-                    logits = self.network.decode(batch.cache, [sample.token_ids[-1] for sample in batch.samples])
-                taken = take(batch.samples, logits, self.stop_ids)
-                batch.drop(taken.ended)
-                if taken.failed:
-                    batch.cache.erase_free_rows()
-                events += taken.events
+        events += self.rows.step(self._waiting)
         for event in events:
             if event.ticket in self._inboxes:
                 self._inboxes[event.ticket].append(event)
@@ -279,7 +249,7 @@ class Engine:
         if self.features is not None and sight:
             self.features.clear()
         self.prefixes.clear()
-        self._batches.clear()
+        self.rows.clear()
 
     @contextmanager
     def other_weights(self, policy: Hashable, *, sight: bool = False) -> Iterator[None]:
@@ -312,14 +282,29 @@ class Engine:
             ValueError: there is none of that name.
             RuntimeError: requests that ask for it are not done.
         """
-        running = len(self._batches[name].samples) if name in self._batches else 0
-        asked = running + sum(request.adapter == name for request in self._waiting.values())
-        asked += sum(len(group.open_requests) for group in self._starting if group.adapter == name)
-        asked += sum(owed.request.adapter == name for owed in self._owed)
+        self._refuse_asked(name)
+        self.adapters.unload(name)
+        self._forget(name)
+
+    def replace_adapter(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give a loaded adapter other values from memory; see `medgemma.engine.adapters.Adapters.replace`.
+
+        Raises:
+            ValueError: as there.
+            RuntimeError: requests that ask for it are not done.
+        """
+        self._refuse_asked(name)
+        self.adapters.replace(name, tensors)
+        self._forget(name)
+
+    def _refuse_asked(self, name: str) -> None:
+        asked = self.rows.num_asking(name) + sum(request.adapter == name for request in self._waiting.values())
         if asked:
             raise RuntimeError(f"{asked} requests for adapter {name!r} are not done; let them end, or cancel them")
-        self.adapters.unload(name)
-        self._batches.pop(name, None)
+
+    def _forget(self, name: str) -> None:
+        """Drop what was computed with an adapter, and with others beside it."""
+        self.rows.forget(name)
         self.prefixes.clear()
         if self.features is not None:
             self.features.clear()
@@ -343,123 +328,3 @@ class Engine:
         events = list(inbox)
         inbox.clear()
         return events
-
-    @property
-    def _num_decoding(self) -> int:
-        return sum(len(batch.samples) for batch in self._batches.values())
-
-    def _tokens_a_pass(self) -> int:
-        return self.tokens_beside_decoding if self._num_decoding else TOKENS_A_PASS
-
-    def _admit(self) -> list[Event]:
-        """Begin what is owed, let requests in, and compute of prompts what one step has time for, in turns."""
-        events: list[Event] = []
-        while self._owed and (free := self._num_free_rows()) > 0:
-            events += self._join_owed(self._owed.popleft(), free)
-        while not self._owed and self._waiting and (tickets := self._next_group()):
-            self._begin({ticket: self._waiting.pop(ticket) for ticket in tickets})
-        left = self._tokens_a_pass()
-        while self._starting and left > 0:
-            group = self._starting.popleft()
-            try:
-                with self.adapters.using(group.adapter):
-                    left -= next(group.passes)
-                self._starting.append(group)
-            except StopIteration as done:
-                events += self._join(group, done.value)
-            except Exception as error:  # one prompt that fails, for want of memory for example, takes no others along
-                events += self._retried(group, error)
-        return events
-
-    def _begin(self, requests: dict[int, Request]) -> None:
-        self._starting.append(Starting(requests, self.preparing.passes(list(requests.values()), self._tokens_a_pass)))
-
-    def _retried(self, group: Starting, error: Exception) -> list[Event]:
-        """Compute the prompts of a group that failed each by itself; one that is alone has failed."""
-        asked = group.open_requests
-        if len(asked) > 1:
-            for ticket, request in asked.items():
-                self._begin({ticket: request})
-            return []
-        failed = Completion((), (), "error", f"the prompt could not be computed: {error}")
-        return [
-            Event(ticket, number, None, failed)
-            for ticket, request in asked.items()
-            for number in range(request.sampling.num_samples)
-        ]
-
-    def _next_group(self) -> list[int]:
-        """The oldest requests of one adapter, as many as rows are free; the oldest of all is never passed over."""
-        free = self._num_free_rows()
-        adapter = next(iter(self._waiting.values())).adapter
-        tickets = []
-        for ticket, request in self._waiting.items():
-            free -= self._num_rows(request)
-            if free < 0:
-                break
-            if request.adapter == adapter:
-                tickets.append(ticket)
-        return tickets
-
-    def _num_free_rows(self) -> int:
-        """Rows that are neither taken nor kept for prompts that are being computed."""
-        kept = sum(self._num_rows(r) for group in self._starting for r in group.open_requests.values())
-        return self.max_rows - self._num_decoding - kept
-
-    def _num_rows(self, request: Request) -> int:
-        """Rows that a request begins with; its further samples take their turn on the same prompt."""
-        return min(request.sampling.num_samples, self.max_rows)
-
-    def _join(self, group: Starting, done: Prefilled) -> list[Event]:
-        """Begin the samples of prompts that are computed; those that no row is there for are owed."""
-        begun: list[Owed] = []
-        for index, (ticket, request) in enumerate(group.requests.items()):
-            if ticket in group.cancelled:
-                continue
-            numbers, rows = list(range(request.sampling.num_samples)), self._num_rows(request)
-            begun.append(Owed(ticket, request, numbers[:rows], done.places[index], done.hidden[index]))
-            if numbers[rows:]:
-                own = _own_row(done.places[index])
-                self._owed.append(Owed(ticket, request, numbers[rows:], own, done.hidden[index]))
-        return self._started(group.adapter, begun)
-
-    def _join_owed(self, owed: Owed, free: int) -> list[Event]:
-        """Begin as many of the samples that are owed as rows are free."""
-        now, later = owed.numbers[:free], owed.numbers[free:]
-        place = owed.place
-        if later:
-            self._owed.appendleft(replace(owed, numbers=later))
-            place = _own_row(place)  # the batch may take a cache over
-        return self._started(owed.request.adapter, [replace(owed, numbers=now, place=place)])
-
-    def _started(self, adapter: str | None, begun: Sequence[Owed]) -> list[Event]:
-        """Choose the first tokens, and let what goes on join the batch."""
-        batch = self._batches.setdefault(adapter, Batch(self.network.new_cache()))
-        samples: list[Sample] = []
-        places: list[Place] = []
-        hidden: list[torch.Tensor] = []
-        events: list[Event] = []
-        for owed in begun:
-            request = owed.request
-            for number in owed.numbers:
-                try:
-                    state = request.constraint.start() if request.constraint is not None else None
-                except Exception as error:  # a foreign constraint fails its own request only
-                    events.append(Event(owed.ticket, number, None, Completion((), (), "error", str(error))))
-                    continue
-                samples.append(Sample(owed.ticket, number, request, generator_of(request.sampling, number), state))
-                places.append(owed.place)
-                hidden.append(owed.hidden)
-        if samples:
-            with self.adapters.using(adapter):
-                logits = self.network.logits(torch.stack(hidden))
-            taken = take(samples, logits, self.stop_ids)
-            going_on = [row for row in range(len(samples)) if row not in set(taken.ended)]
-            batch.join([samples[row] for row in going_on], [places[row] for row in going_on])
-            events += taken.events
-        return events
-
-
-def _own_row(place: Place) -> Place:
-    """A copy of one row in a cache of its own."""
-    return Place(place.cache.select([place.row]), 0)

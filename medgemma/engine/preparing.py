@@ -4,12 +4,12 @@ from collections.abc import Callable, Generator, Hashable, Sequence
 
 import torch
 
-from medgemma.engine.features import PICTURES_A_PASS, FeatureCache
+from medgemma.engine.adapters import WeightsInPlace
 from medgemma.engine.network import Network
 from medgemma.engine.prefill import Branches, Passes, Prefilled, PrefixStore, Prepared, prefill, prefill_passes
 from medgemma.engine.prefixes import symbols_of
 from medgemma.engine.request import Request
-from medgemma.engine.weights import WeightsInPlace
+from medgemma.engine.vision import PICTURES_A_PASS, FeatureCache
 
 
 class Preparing:
@@ -29,7 +29,7 @@ class Preparing:
 
     def whole(self, requests: Sequence[Request], branches: Sequence[Branches]) -> Prefilled:
         """Compute requests of the active adapter at once, with continuations behind them."""
-        prepared = [self._prepared(request) for request in requests]
+        prepared = [self.prepared(request) for request in requests]
         adapter = requests[0].adapter
         return prefill(self.network, prepared, store=self.prefixes, owner=self.weights.of(adapter), branches=branches)
 
@@ -39,7 +39,7 @@ class Preparing:
         prepared = []
         for request in requests:
             yield from self._encode(request, tokens_a_pass)
-            prepared.append(self._prepared(request))
+            prepared.append(self.prepared(request))
         done = yield from prefill_passes(self.network, prepared, tokens_a_pass, store=self.prefixes, owner=owner)
         for request, prompt, place in zip(requests, prepared, done.places, strict=True):
             if request.continues:
@@ -59,7 +59,8 @@ class Preparing:
             missing = missing[count:]
             yield count * cost
 
-    def _prepared(self, request: Request) -> Prepared:
+    def prepared(self, request: Request) -> Prepared:
+        """A request's prompt with its pictures' features."""
         features: list[torch.Tensor] = []
         keys: list[Hashable] = []
         if request.pictures:

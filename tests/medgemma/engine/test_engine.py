@@ -9,10 +9,9 @@ import torch
 from torch._inductor.utils import fresh_cache
 
 from medgemma.engine import Request, Sampling
-from medgemma.engine import engine as engine_module
 from medgemma.engine.engine import Engine, EngineBusy, Event
-from medgemma.engine.features import FeatureCache
 from medgemma.engine.prefill import prefill_passes
+from medgemma.engine.vision import FeatureCache
 from tests.medgemma.engine import small
 
 STOP = frozenset({1})
@@ -339,7 +338,7 @@ def test_a_prompt_that_cannot_be_computed_fails_alone(
             raise RuntimeError("out of memory")
         return prefill_passes(network, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(engine_module, "prefill_passes", short_of_memory)
+    monkeypatch.setattr("medgemma.engine.preparing.prefill_passes", short_of_memory)
     done = engine.generate(asked)
     assert tokens(done[:3]) == answers[:3]
     assert done[3][0].finish_reason == "error" and "out of memory" in str(done[3][0].error)
@@ -436,7 +435,7 @@ def test_a_long_prompt_is_computed_between_the_steps_of_others(model: Any, monke
 
 
 def test_a_prompt_that_is_being_computed_can_be_cancelled(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "TOKENS_A_PASS", 16)
+    monkeypatch.setattr("medgemma.engine.rows.TOKENS_A_PASS", 16)
     engine = new_engine(model)
     ticket = engine.submit(request(small.prompt(7, 90, 60), 5))
     assert engine.step() == [] and engine.num_running == 1

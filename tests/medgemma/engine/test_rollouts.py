@@ -114,7 +114,7 @@ def test_greedy_tokens_are_certain(model: Any) -> None:
 
 def test_tokens_are_scored_one_by_one_a_few_at_a_time(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """At any temperature, by transformers' forward pass; three tokens of logits at once."""
-    monkeypatch.setattr("medgemma.engine.choices.LOGITS_BYTES", 3 * 4 * small.VOCABULARY)
+    monkeypatch.setattr("medgemma.engine.sampling.LOGITS_BYTES", 3 * 4 * small.VOCABULARY)
     engine = new_engine(model)
     choices = [(50, 51, 52, 53), (60,), (50, 51, 90)]
     [scores] = engine.score_tokens([(asked(), choices)], temperature=0.7)
