@@ -74,7 +74,7 @@ def main() -> None:
         "trl": _trl_version(python) if has_trl else None,
         "shape": {"hidden": HIDDEN, "vocabulary": VOCABULARY, "rows": ROWS, "tokens": TOKENS, "torch_chunk": CHUNK},
         "rounds": rounds,
-        "accuracy": _run(python, options.loss, "accuracy", options.steps),
+        "accuracy": _kept(options.resume, 0, "accuracy", partial(_run, python, options.loss, "accuracy", 1)),
         "share_of_other_programs": neighbours.share(),
     }
     record["figures"] = divergence_figures(record) if of_divergence else figures(record)
@@ -222,7 +222,7 @@ def _one_case(options: argparse.Namespace) -> dict[str, float]:
             return accuracy()
         return step(_model(frozen=case.endswith("frozen")), CASES[case], TOKENS, half=half, steps=steps)
     if case == "accuracy":
-        return divergence_cases.accuracy(HIDDEN, VOCABULARY, ROWS * 255)
+        return divergence_cases.accuracy(HIDDEN, VOCABULARY, 2 * divergence_cases.CHUNK)
     loss_of = {**divergence_cases.CASES, **divergence_cases.LONG_CASES}[case]
     model = divergence_cases.with_teacher(lambda seed: _model(frozen=False, seed=seed))
     return step(model, loss_of, 512 if "2×512" in case else 256, half=half, steps=steps)

@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.algorithms.gkd import GKD, shared_tokens
+from finetune.algorithms.gkd import GKD, answered, shared_tokens
 from finetune.collate import Batch, Conversations, Example, collate
 from finetune.losses.completion import completion_loss
 from finetune.losses.divergence import divergence_loss
@@ -295,6 +295,17 @@ def test_empty_completions_are_named_and_left_out(capsys: pytest.CaptureFixture[
     assert "step 7: 1 of 3 completions are empty (row 1); they are left out" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"step 7: 1 of 1 completions are empty \(row 1\)"):
         gkd().examples(cast(Round, Played(0.0, [sample((), 1)])))
+
+
+def test_an_answer_stands_behind_its_own_prompt_and_pictures() -> None:
+    row = PromptRow(Prompt((1, 2), (0, 0), 0), "", (4,), place="row 3")
+    example = answered(row, {"row 3": (5, 6), "row 4": (7,)})
+    assert (example.prompt_ids, example.completion_ids, example.pictures, example.place) == (
+        (1, 2),
+        (5, 6),
+        (4,),
+        "row 3",
+    )
 
 
 @pytest.mark.parametrize("answers", [{}, {"row 0": ()}])

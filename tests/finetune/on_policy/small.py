@@ -82,6 +82,7 @@ def trained(
     layout: dict[str, Any] | None = None,
     dropout: float = 0.0,
     rewards: Any = None,
+    save_every_s: float = -1,
     **options: Any,
 ) -> MedGemma:
     """A few steps of REINFORCE on an adapter and the projector; the reference is the base."""
@@ -99,7 +100,7 @@ def trained(
         reference,
         Schedule(3e-3, steps, warmup_steps=1, weight_decay=0.0, clip_norm=0.5),
         folder,
-        Loop(ranks=ranks, save_every_s=-1, log_every_steps=1, quiet=True),
+        Loop(ranks=ranks, save_every_s=save_every_s, log_every_steps=1, quiet=True),
         how=OnPolicy(2, SAMPLING, layout_of(gemma, **(layout or {}))),
         settings={},
         **options,
