@@ -54,9 +54,9 @@ def gradients(checkpoint: Path) -> Callable[..., dict[str, torch.Tensor]]:
     def made(kind: Any, worlds: int = 1, **layout: Any) -> dict[str, torch.Tensor]:
         algorithm = Reinforce(3, 0.0, normalisation=kind)
         examples = normalised([r.example(a) for r, a in zip(rollouts, advantages, strict=True)], kind)
-        parts = [
-            p for rank in range(worlds) for p in small.layout_of(gemma, **layout).parts(examples, Ranks(rank, worlds))
-        ]
+        laid = small.layout_of(gemma, **layout)
+        of_ranks = [part for rank in range(worlds) for part in laid.parts(examples, Ranks(rank, worlds))]
+        parts = [part for part in of_ranks if part.weight]  # with fewer rows than ranks one computes for nothing
         turn = Turn(0, sum(counted(part.drawn, kind) for part in parts))
         gemma.model.zero_grad(set_to_none=True)
         for part in parts:
@@ -73,14 +73,9 @@ def test_the_gradient_is_that_of_one_part_whatever_the_parts(
 ) -> None:
     whole = gradients(kind, packed=False, share_prompts=False)
     assert whole.pop("parts") == 1
-    for layout in (
-        {"tokens_a_part": 192},
-        {"tokens_a_part": 96},
-        {"packed": False, "tokens_a_part": 80},
-        {"worlds": 2},
-        {"worlds": 4},
-    ):
-        split = gradients(kind, **layout)  # type: ignore[arg-type]
+    ways: list[dict[str, Any]] = [{"tokens_a_part": 192}, {"tokens_a_part": 96}, {"worlds": 2}, {"worlds": 4}]
+    for layout in [*ways, {"packed": False, "share_prompts": False, "tokens_a_part": 80}]:
+        split = gradients(kind, **layout)
         assert split.pop("parts") > 1
         largest = max(float(value.abs().max()) for name, value in whole.items() if name != "denominator")
         assert_alike(split, whole, 2e-5 * largest)
