@@ -79,7 +79,7 @@ def seen_by(
 
 
 def ranks_of(seen: Seen, pairs: Pairs) -> Mapping[str, NDArray[np.int64]]:
-    """Way to (N,) ranks from 1: of the best true caption of each picture, and of the best picture of its caption.
+    """Way to ranks from 1: (N,) of the best true caption of each picture, (M,) of the best picture of each caption.
 
     What is equally near counts as nearer if it is false; what is neither known as true nor as false counts as false.
     """
@@ -87,7 +87,7 @@ def ranks_of(seen: Seen, pairs: Pairs) -> Mapping[str, NDArray[np.int64]]:
     everyone = torch.arange(len(pairs))
     by_picture = _ranks(seen.images, seen.texts, lambda some: pairs.relations(everyone[some], first) > 0)
     by_caption = _ranks(seen.texts, seen.images, lambda some: (pairs.relations(everyone, first[some]) > 0).T)
-    return {"picture to caption": by_picture, "caption to picture": by_caption[pairs.captions.numpy()]}
+    return {"picture to caption": by_picture, "caption to picture": by_caption}
 
 
 def mean_reciprocal_rank(seen: Seen, pairs: Pairs) -> float:
@@ -109,12 +109,20 @@ def compare(path: Path, before: Seen, after: Seen, pairs: Pairs, labels: Labels)
 
 def _retrieval(before: Seen, after: Seen, pairs: Pairs) -> dict[str, Any]:
     ranks, candidates = [ranks_of(seen, pairs) for seen in (before, after)], (len(pairs.texts), len(pairs))
-    figures = {}
-    for way, count in zip(ranks[0], candidates, strict=True):
+    figures, groups = {}, (pairs.groups, _groups_of_captions(pairs))
+    for way, count, of_way in zip(ranks[0], candidates, groups, strict=True):
         for k in (k for k in RECALLED if k < count):
             base, tuned = (np.asarray(of[way] <= k, np.float64) for of in ranks)
-            figures[f"{way}, recall@{k}"] = _of_means(base, tuned, pairs.groups)
+            figures[f"{way}, recall@{k}"] = _of_means(base, tuned, of_way)
     return figures
+
+
+def _groups_of_captions(pairs: Pairs) -> list[str]:
+    """(M,) the group of each caption's rows; a caption that several groups have is a group of its own."""
+    of = [
+        {pairs.groups[row] for row in (pairs.captions == n).nonzero()[:, 0].tolist()} for n in range(len(pairs.texts))
+    ]
+    return [f"group {groups.pop()}" if len(groups) == 1 else f"caption {n}" for n, groups in enumerate(of)]
 
 
 def _zero_shot(before: Seen, after: Seen, groups: Sequence[str], labels: Labels) -> dict[str, Any]:

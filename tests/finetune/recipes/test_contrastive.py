@@ -173,10 +173,11 @@ def test_what_is_refused(tmp_path: Path) -> None:
 @pytest.mark.kit
 @pytest.mark.slow
 @pytest.mark.parametrize("labels", ["real", "shuffled"])
-def test_fundus_pictures_gain_with_real_captions_alone(labels: str, kit: Path, tmp_path: Path) -> None:
-    table = kit / "fundus-dr" / "labels.csv"
-    settings = (f"labels={labels}", "template=fundus photograph, {}", "quick=true", "learning_rate=1e-3")
-    ran(table, tmp_path / "out", *settings, files="file", label="label_text", group="patient_id")
+def test_skin_lesions_gain_with_real_captions_alone(labels: str, kit: Path, tmp_path: Path) -> None:
+    """Seven lesions that nano tells apart no better than chance."""
+    table = kit / "derm-ham10000" / "labels.csv"
+    settings = ("quick=true", "pairs_per_step=32", "evaluations=2", "learning_rate=1e-3", "template=skin lesion, {}")
+    ran(table, tmp_path / "out", f"labels={labels}", *settings, files="file", label="label_text", group="patient_id")
     low = figures(tmp_path / "out")["zero-shot macro AUROC"]["tuned minus base"]["ci95"][0]
     assert low > 0 if labels == "real" else low <= 0
 
