@@ -210,7 +210,7 @@ def choices(options: argparse.Namespace) -> dict[str, Any]:
         tuple(torch.randint(10, 8000, (OPTION_TOKENS,), generator=generator).tolist()) for _ in range(max(OPTIONS))
     ]
     request = Request(prompt)
-    prepared = engine._prepare(request)
+    prepared = engine.preparing.prepared(request)
 
     @torch.inference_mode()
     def alone() -> float:

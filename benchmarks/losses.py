@@ -1,12 +1,14 @@
 """The completion loss over Gemma's vocabulary beside dense, TRL's default and torch's own: memory, time, accuracy.
 
     python -m benchmarks.losses --rounds 3
+    python -m benchmarks.losses --rounds 3 --loss divergence
 
 A step is forward and backward of a two-layer Gemma 3 of width 256 with 262,144 tokens on 2 × 512 of them, its `.grad`
-in place, with a trained (tied) or a frozen head. Every case is a process of its own; cases take turns, and ratios are
+in place, with a trained (tied) or a frozen head. Every case is a process of its own, cases take turns, and ratios are
 taken within a round. Memory is the peak of resident memory over what the process had before the first step, less that
 of the floor: the same network with a trivial loss. All cases run in the Python named by TRL_PYTHON, where TRL is
-(`make test-trl`); without it TRL's rows are left out. Linux only: memory is read from /proc.
+(`make test-trl`); without it TRL's rows are left out. Linux only: memory is read from /proc. The second command
+measures the divergence from a teacher (`benchmarks.divergence_cases`).
 """
 
 import argparse
@@ -17,12 +19,14 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from benchmarks import divergence_cases
 from benchmarks.measure import Neighbours, append, machine, provenance
 from finetune.losses.completion import IGNORED, completion_loss, next_tokens
 
@@ -49,25 +53,33 @@ def main() -> None:
     """Measure, print tables, append a record; with --case, be one case."""
     options = _options()
     if options.case:
-        print(json.dumps(accuracy() if options.case == "accuracy" else step(options.case, options.steps)))
+        print(json.dumps(_one_case(options)))
         return
     neighbours, python = Neighbours(), os.environ.get("TRL_PYTHON") or sys.executable
     has_trl = subprocess.run([python, "-c", "import trl"], capture_output=True, check=False).returncode == 0
-    cases = [case for case in CASES if has_trl or not case.startswith("TRL")]
-    rounds = [_round(python, cases, options.steps, number) for number in range(options.rounds)]
+    of_divergence = options.loss == "divergence"
+    cases = [
+        case
+        for case in (divergence_cases.CASES if of_divergence else CASES)
+        if has_trl or not case.startswith(("TRL", "Liger"))
+    ]
+    measured = partial(_round, python, options.loss, kept=options.resume)
+    rounds = [measured(cases, options.steps, number) for number in range(options.rounds)]
+    if of_divergence and has_trl:
+        rounds[0] |= measured(_long_cases(), 1, 0)
     record: dict[str, Any] = {
-        "benchmark": "losses",
+        "benchmark": "losses" if not of_divergence else "losses, divergence",
         **provenance(),
         "machine": machine(),
         "trl": _trl_version(python) if has_trl else None,
         "shape": {"hidden": HIDDEN, "vocabulary": VOCABULARY, "rows": ROWS, "tokens": TOKENS, "torch_chunk": CHUNK},
         "rounds": rounds,
-        "accuracy": _run(python, "accuracy", options.steps),
+        "accuracy": _kept(options.resume, 0, "accuracy", partial(_run, python, options.loss, "accuracy", 1)),
         "share_of_other_programs": neighbours.share(),
     }
-    record["figures"] = figures(record)
+    record["figures"] = divergence_figures(record) if of_divergence else figures(record)
     append(record, options.out)
-    print(table(record))
+    print(table(record, divergence_cases.LIMITS if of_divergence else LIMITS))
 
 
 def figures(record: Mapping[str, Any]) -> dict[str, float]:
@@ -83,16 +95,32 @@ def figures(record: Mapping[str, Any]) -> dict[str, float]:
     return {name: found[name] for name in LIMITS if name in found}
 
 
-def table(record: Mapping[str, Any]) -> str:
+def divergence_figures(record: Mapping[str, Any]) -> dict[str, float]:
+    """The same of `divergence_cases.LIMITS`; the long cases have one round."""
+    found = {"relative error": max(record["accuracy"].values())}
+    first, ours = record["rounds"][0], "ours, 2×256"
+    for size in ("2×256", "2×512"):
+        if f"TRL dense, {size}" in first:
+            above = {c: first[f"{c}, {size}"]["peak"] - first[f"floor, {size}"]["peak"] for c in ("ours", "TRL dense")}
+            found[f"memory above the floor / TRL dense, {size}"] = above["ours"] / above["TRL dense"]
+    for peer in ("TRL dense", "TRL fused", "Liger"):
+        if f"{peer}, 2×256" in first:
+            found[f"time / {peer}"] = _median(record, ours, f"{peer}, 2×256", "cpu_s")
+    found["time, half the tokens masked / all"] = _median(record, f"{ours}, half masked", ours, "cpu_s")
+    return {name: found[name] for name in divergence_cases.LIMITS if name in found}
+
+
+def table(record: Mapping[str, Any], limits: Mapping[str, float]) -> str:
     """Markdown: the cases, then every figure beside its limit."""
     lines = ["| case | peak, MiB | CPU-seconds a step | seconds a step |", "|---|---|---|---|"]
     for case in record["rounds"][0]:
-        one = {key: statistics.median(each[case][key] for each in record["rounds"]) for key in ("peak", "cpu_s", "s")}
+        found = [each[case] for each in record["rounds"] if case in each]
+        one = {key: statistics.median(each[key] for each in found) for key in ("peak", "cpu_s", "s")}
         lines.append(f"| {case} | {one['peak'] / 2**20:.0f} | {one['cpu_s']:.2f} | {one['s']:.2f} |")
     lines += ["", "| figure | measured | at most | |", "|---|---|---|---|"]
     for name, value in record["figures"].items():
-        met = "met" if value <= LIMITS[name] else "**missed**"
-        lines.append(f"| {name} | {value:.3g} | {LIMITS[name]:g} | {met} |")
+        met = "met" if value <= limits[name] else "**missed**"
+        lines.append(f"| {name} | {value:.3g} | {limits[name]:g} | {met} |")
     return "\n".join(lines)
 
 
@@ -149,10 +177,10 @@ CASES: Mapping[str, Loss] = {
 }
 
 
-def step(case: str, steps: int) -> dict[str, float]:
+def step(model: Any, loss_of: Loss, tokens: int, *, half: bool, steps: int) -> dict[str, float]:
     """The quickest of some steps, and the most memory over all of them."""
-    model, ids, labels = _model(frozen=case.endswith("frozen")), *_batch(half=case.endswith("half masked"))
-    loss_of, timed = CASES[case], []
+    ids, labels = _batch(tokens, half)
+    timed = []
     before = _memory("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts again
     for _ in range(steps):
@@ -186,10 +214,24 @@ def accuracy() -> dict[str, float]:
     return found
 
 
-def _model(frozen: bool) -> Any:
+def _one_case(options: argparse.Namespace) -> dict[str, float]:
+    case, steps = options.case, options.steps
+    half = case.endswith("half masked")
+    if options.loss == "completion":
+        if case == "accuracy":
+            return accuracy()
+        return step(_model(frozen=case.endswith("frozen")), CASES[case], TOKENS, half=half, steps=steps)
+    if case == "accuracy":
+        return divergence_cases.accuracy(HIDDEN, VOCABULARY, 2 * divergence_cases.CHUNK)
+    loss_of = {**divergence_cases.CASES, **divergence_cases.LONG_CASES}[case]
+    model = divergence_cases.with_teacher(lambda seed: _model(frozen=False, seed=seed))
+    return step(model, loss_of, 512 if "2×512" in case else 256, half=half, steps=steps)
+
+
+def _model(frozen: bool, seed: int = 0) -> Any:
     from transformers import Gemma3ForCausalLM, Gemma3TextConfig
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     config = Gemma3TextConfig(
         vocab_size=VOCABULARY, hidden_size=HIDDEN, intermediate_size=1024, num_hidden_layers=2,
         num_attention_heads=4, num_key_value_heads=2, head_dim=64, tie_word_embeddings=True, use_cache=False,
@@ -202,11 +244,11 @@ def _model(frozen: bool) -> Any:
     return model
 
 
-def _batch(half: bool) -> tuple[torch.Tensor, torch.Tensor]:
-    ids = torch.randint(3, VOCABULARY, (ROWS, TOKENS), generator=torch.Generator().manual_seed(1))
+def _batch(tokens: int, half: bool) -> tuple[torch.Tensor, torch.Tensor]:
+    ids = torch.randint(3, VOCABULARY, (ROWS, tokens), generator=torch.Generator().manual_seed(1))
     labels = ids.clone()
     if half:
-        labels[:, : TOKENS // 2] = IGNORED
+        labels[:, : tokens // 2] = IGNORED
     return ids, labels
 
 
@@ -218,20 +260,44 @@ def _hidden(model: Any, ids: torch.Tensor) -> torch.Tensor:
 # Processes
 
 
-def _round(python: str, cases: list[str], steps: int, number: int) -> dict[str, dict[str, float]]:
+def _long_cases() -> list[str]:
+    """Those that the memory holds: a process that is killed for it would take others along."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    free = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
+    fits = [case for case in divergence_cases.LONG_CASES if "dense" not in case or free > divergence_cases.LONG_BYTES]
+    if len(fits) < len(divergence_cases.LONG_CASES):
+        print(f"  dense, 2×512 is left out: {free / 2**30:.0f} GiB are free", file=sys.stderr)
+    return fits
+
+
+def _round(
+    python: str, loss: str, cases: list[str], steps: int, number: int, *, kept: Path | None
+) -> dict[str, dict[str, float]]:
     """All cases once; every second round in reverse order."""
     found = {}
     for case in cases if number % 2 == 0 else reversed(cases):
-        found[case] = _run(python, case, steps)
+        found[case] = _kept(kept, number, case, partial(_run, python, loss, case, steps))
         print(f"  round {number + 1}  {case:24} {found[case]['cpu_s']:8.2f} CPU-s", file=sys.stderr)
     return {case: found[case] for case in cases}
 
 
-def _run(python: str, case: str, steps: int) -> dict[str, float]:
-    command = [python, "-m", "benchmarks.losses", "--case", case, "--steps", str(steps)]
+def _run(python: str, loss: str, case: str, steps: int) -> dict[str, float]:
+    command = [python, "-m", "benchmarks.losses", "--loss", loss, "--case", case, "--steps", str(steps)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     said: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return said
+
+
+def _kept(path: Path | None, number: int, case: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a stopped run has measured already, else measured now and kept for the next."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path and path.is_file() else []
+    for line in map(json.loads, lines):
+        if (line["round"], line["case"]) == (number, case):
+            return dict(line["found"])
+    found = run()
+    if path:
+        append({"round": number, "case": case, "found": found}, path)
+    return found
 
 
 def _median(record: Mapping[str, Any], case: str, peer: str, key: str, way: str | None = None) -> float:
@@ -256,7 +322,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="a case's, in one process; the quickest counts")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "losses.jsonl")
-    parser.add_argument("--case", choices=[*CASES, "accuracy"], help=argparse.SUPPRESS)
+    parser.add_argument("--resume", type=Path, help="keeps what is measured; a stopped run goes on with the same file")
+    parser.add_argument("--loss", choices=("completion", "divergence"), default="completion")
+    parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()
 
 

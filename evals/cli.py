@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_cards.table.options import TableOptions
+from evals.accepting import judge
 from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
     Device,
@@ -89,7 +91,12 @@ def run_command(
     ] = 0,
     role: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
+        typer.Option(
+            metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator, judge: rules, model, URL#NAME"
+        ),
+    ] = None,
+    accepted: Annotated[
+        Path | None, typer.Option(help="--out of `judge`: only a judge that it accepts may grade.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps greedy answers over runs.")] = None,
     adapter: Adapter = None,
@@ -105,6 +112,7 @@ def run_command(
     The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
     """
     from evals.clinic.casting import roles_of
+    from evals.clinic.dialogue import JUDGES
     from evals.running.options import RunOptions
 
     roles = roles_of(role or [])
@@ -120,6 +128,8 @@ def run_command(
         temperature=temperature,
         vote_orders=vote_orders,
     )
+    if accepted and not any(roles[judge] != "none" for judge in JUDGES):
+        raise ValueError("--accepted is for a judge, and none plays; give --role judge=URL#NAME (or moderator=...)")
     if endpoint and cache:
         raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
     if endpoint and (adapter or quantize):
@@ -133,12 +143,12 @@ def run_command(
     else:
         raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
-        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
+        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder, accepted=accepted)
         if endpoint:
             from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
+            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server), accepted)
         kept = None
         if cache:
             from evals.running.cache import AnswerCache
@@ -244,6 +254,10 @@ def reliability(
         typer.echo(line)
     if failed != [0] * len(failed):
         raise typer.Exit(1)
+
+
+app.command()(metrics)
+app.command()(judge)
 
 
 @app.command()

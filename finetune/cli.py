@@ -37,18 +37,120 @@ def run_recipe(
 ) -> None:
     """Run a recipe, or go on with an interrupted run.
 
-    The data are sets with a card (--data), or for `answers` and `classify` a table of yours (--table).
+    The data are sets with a card (--data), or a table of yours (--table) for all recipes but those for sets alone.
     """
     from finetune.configuration import load_config
 
     module, defaults = _recipe(recipe)
     resolved = load_config(module.Config, [defaults, *([config] if config else [])], override or [])
-    if hasattr(module, "run_table"):
-        module.run_table(resolved, _table(table, data), out, quiet)
-    elif data is None or table.table is not None:
-        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
-    else:
+    if data is not None and table.table is None and hasattr(module, "run"):
         module.run(resolved, data, out, quiet)
+    elif hasattr(module, "run_table"):
+        module.run_table(resolved, _table(table, data), out, quiet)
+    else:
+        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
+
+
+@app.command("sweep", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep_recipe(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="A name that `list` prints.")],
+    space: Annotated[str, typer.Option(help="YAML of what is varied, or report_learning_rates.")],
+    out: Annotated[Path, typer.Option(help="Trials, their table, Optuna's storage; a killed sweep goes on.")],
+) -> None:
+    """Run a recipe with one setting after another, and stop those that fall behind.
+
+    All other options are those of `run`, for every trial: --table, --data, --set and the rest.
+    """
+    from finetune.configuration import load_config
+    from finetune.sweeps.space import choices, read_space
+    from finetune.sweeps.sweep import Sweep, sweep
+
+    module, defaults = _recipe(recipe)
+    found = read_space(space)
+    for key, values in found.settings.items():  # a setting that the recipe has not would fail every trial
+        for value in choices(values if isinstance(values, list) else [values.low, values.high]):
+            load_config(module.Config, [defaults], [f"{key}={value}"])
+    sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out)
+
+
+@app.command("estimate")
+def estimate_run(
+    model: Annotated[
+        str, typer.Argument(help="A Hub id such as google/medgemma-4b-it (no files needed), or a folder.")
+    ],
+    method: Annotated[str, typer.Option(help="lora, dora, qlora or full.")] = "lora",
+    parts: Annotated[
+        str, typer.Option(help="What is trained, with commas: language, tower, projector, head.")
+    ] = "language",
+    rank: Annotated[int, typer.Option(help="Of low-rank updates.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Of an example, its pictures and answer included.")] = 1024,
+    pictures: Annotated[int, typer.Option(help="Of an example.")] = 1,
+    answer_tokens: Annotated[int, typer.Option(help="Of an example: what is learned.")] = 32,
+    examples: Annotated[int, typer.Option(help="At once; more of a step come one after the other.")] = 1,
+    examples_per_step: Annotated[int, typer.Option(help="Of an update.")] = 16,
+    device: Annotated[str, typer.Option(help="cuda (bfloat16) or cpu (float32).")] = "cuda",
+    checkpoint_activations: Annotated[bool, typer.Option(help="Compute activations again: less memory.")] = False,
+    tflops: Annotated[
+        float,
+        typer.Option(help="The device's own figure, dense, in TFLOP/s: A100 312, H100 989, L4 121, T4 65 (float16)."),
+    ] = 312.0,
+    utilisation: Annotated[float, typer.Option(help="The share of it that training reaches.")] = 0.3,
+) -> None:
+    """Memory and time of tuning a model, before anything is fetched: tensors are counted, nothing is computed."""
+    from finetune.estimate.estimate import Work, estimate, parts_of, report
+
+    section = parts_of(method, parts, rank)
+    work = Work(tokens, pictures, answer_tokens, examples, examples_per_step)
+    found = estimate(model, section, work, where=device, checkpointed=checkpoint_activations)
+    typer.echo(report(model, section, work, found, device, tflops, utilisation))
+
+
+@app.command("best-of")
+@spread_options
+def best_of(
+    model: Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")],
+    files: Annotated[list[str], typer.Argument(metavar="FILE...", help="All together are one prompt.")],
+    question: Annotated[str, typer.Option("--question", "-q")],
+    reward: Annotated[str, typer.Option(help="agreement, word-overlap, metric:NAME, or your own as module:function.")],
+    n: Annotated[int, typer.Option("-n", min=2, help="Answers that are sampled.")] = 8,
+    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
+    seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
+    column: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What the reward takes by name: answer=yes.")
+    ] = None,
+    max_new_tokens: Annotated[int, typer.Option(help="An answer is cut here.")] = 64,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all answers.")] = False,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Sample N answers to a question, grade them, and print the best: what `bond_answers` distils."""
+    import json
+
+    from finetune.rewards.best_of import best_of_answers
+    from finetune.rewards.named import reward_named
+    from medgemma import MedGemma
+    from medgemma.asking import AnswerOptions
+    from medgemma.commands.options import studies
+    from medgemma.engine import Sampling
+    from medsiglip.command import Problems, files_of
+
+    columns = dict(_assignment(text) for text in column or [])
+    function, options = reward_named(reward), AnswerOptions(Sampling(temperature=temperature, seed=seed, num_samples=n))
+    problems = Problems()
+    about = list(studies(files_of(files, problems), "voi", options.view, problems, each=False, quiet=quiet))
+    if about and about[0].parts:
+        gemma = MedGemma.from_pretrained(model, device=device)
+        found = best_of_answers(gemma, about[0].parts, question, function, options, max_new_tokens, columns)
+        if as_json:
+            said = [{"answer": a.text, "reward": r} for a, r in zip(found.answers, found.rewards, strict=True)]
+            best = {"answer": found.answers[found.best].text, "reward": found.rewards[found.best]}
+            typer.echo(json.dumps({"question": question, **best, "kl_at_most": found.kl_bound, "answers": said}))
+        else:
+            typer.echo(found.answers[found.best].text)
+            earned = f"{found.rewards[found.best]:.3g}, the mean of {n} is {sum(found.rewards) / n:.3g}"
+            say(f"it earns {earned}; KL to one sample at most {found.kl_bound:.3f} nats (a bound)")
+    problems.exit()
 
 
 @app.command("measure")
@@ -79,6 +181,13 @@ def calibrate_nano(
     encoder = MedSigLIP.from_pretrained(model, device="cpu", dtype="float32")
     for path in [*write_calibrations(encoder, data, out), write_nano_gate(encoder, data, out)]:
         typer.echo(str(path))
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise ValueError(f"--column {text}: expected NAME=VALUE, such as answer=yes")
+    return name, value
 
 
 def recipes() -> dict[str, Path]:

@@ -26,6 +26,12 @@ class Example:
     """Numbers of its pictures, in the order of their slots."""
     place: str = ""
     """Where its row stands, such as "films.csv:17": what reports and errors call it."""
+    weights: tuple[float, ...] | None = None
+    """Of each completion token's loss; None is 1 each."""
+    sampled_logprobs: tuple[float, ...] | None = None
+    """Of each completion token under what it was sampled from, where the loss is to be corrected by it."""
+    completion_is_text: bool = False
+    """An image token in the completion is a word that a policy has said: it is learned, and no picture's slot."""
 
     @property
     def num_tokens(self) -> int:
@@ -95,10 +101,19 @@ class Batch:
     """(K,) int64, what is learned, conversation by conversation."""
     pictures: tuple[int, ...]
     """P picture numbers in the order of their slots."""
-    places: tuple[str, ...] = ()
-    """Where its conversations' rows stand."""
+    examples: tuple[Example, ...] = ()
+    """Its conversations in their order."""
+    weights: torch.Tensor | None = None
+    """(K,) float32 of the learned tokens, where any example has some."""
+    sampled_logprobs: torch.Tensor | None = None
+    """(K,) float32, where all examples have some."""
     packing: Chunk | None = None
     """Positions and branches where a row holds several conversations."""
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """Where its conversations' rows stand."""
+        return tuple(example.place for example in self.examples)
 
     def to(self, device: torch.device) -> "Batch":
         """The batch on another device."""
@@ -149,11 +164,14 @@ def collate(examples: Sequence[Example], *, pad_id: int, image_id: int | None, m
     input_ids = torch.tensor([[*row, *[pad_id] * (width - len(row))] for row in rows])
     attention_mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows])
     prompt_lengths = torch.tensor([len(e.prompt_ids) for e in examples])[:, None]
-    image = (input_ids == (-1 if image_id is None else image_id)) & (attention_mask == 1)
-    given = (torch.arange(width)[None] < prompt_lengths) | image | (attention_mask == 0)
+    in_prompt = torch.arange(width)[None] < prompt_lengths
+    may_be_slot = in_prompt | ~torch.tensor([e.completion_is_text for e in examples])[:, None]
+    image = (input_ids == (-1 if image_id is None else image_id)) & (attention_mask == 1) & may_be_slot
+    given = in_prompt | image | (attention_mask == 0)
     labels = input_ids.masked_fill(given, IGNORED)
     labels[:, 0] = IGNORED  # nothing predicts a first token
     learned = (labels != IGNORED).flatten().nonzero()[:, 0]
+    values = token_values(examples, image_id)
     return Batch(
         input_ids=input_ids,
         attention_mask=attention_mask,
@@ -162,8 +180,53 @@ def collate(examples: Sequence[Example], *, pad_id: int, image_id: int | None, m
         predictors=learned - 1,
         targets=labels.flatten()[learned],
         pictures=tuple(p for e in examples for p in e.pictures),
-        places=tuple(e.place for e in examples),
+        examples=tuple(examples),
+        weights=values.weights,
+        sampled_logprobs=values.sampled_logprobs,
     )
+
+
+class TokenValues(NamedTuple):
+    """What a batch's learned tokens have, in the order of its targets."""
+
+    weights: torch.Tensor | None
+    sampled_logprobs: torch.Tensor | None
+
+
+def token_values(examples: Sequence[Example], image_id: int | None) -> TokenValues:
+    """`Batch.weights` and `Batch.sampled_logprobs`.
+
+    Raises:
+        ValueError: an example has more or fewer values than completion tokens, or some have sampled log-probabilities
+            and some have none.
+    """
+    sampled = [example.sampled_logprobs is not None for example in examples]
+    if any(sampled) and not all(sampled):
+        raise ValueError(f"{sum(sampled)} of {len(sampled)} examples have sampled log-probabilities; give all or none")
+    weights = logprobs = None
+    if any(example.weights is not None for example in examples):
+        each = [example.weights or (1.0,) * len(example.completion_ids) for example in examples]
+        weights = _learned(examples, each, image_id, "weights")
+    if any(sampled):
+        each = [example.sampled_logprobs or () for example in examples]
+        logprobs = _learned(examples, each, image_id, "sampled log-probabilities")
+    return TokenValues(weights, logprobs)
+
+
+def _learned(
+    examples: Sequence[Example], values: Sequence[Sequence[float]], image_id: int | None, what: str
+) -> torch.Tensor:
+    """(K,) float32, the values of those completion tokens that are learned."""
+    learned: list[float] = []
+    for example, of_tokens in zip(examples, values, strict=True):
+        ids = example.completion_ids
+        if len(of_tokens) != len(ids):
+            place = example.place or "an example"
+            raise ValueError(f"{place}: {len(of_tokens)} {what} for {len(ids)} tokens; give one each")
+        first = 0 if example.prompt_ids else 1  # nothing predicts a first token
+        slot = None if example.completion_is_text else image_id
+        learned += [of_tokens[n] for n in range(first, len(ids)) if ids[n] != slot]
+    return torch.tensor(learned)
 
 
 def demand_learnable(examples: Sequence[Example], max_tokens: int) -> None:

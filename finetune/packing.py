@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import torch
 
-from finetune.collate import Batch, Example, collate, demand_learnable
+from finetune.collate import Batch, Example, collate, demand_learnable, token_values
 from finetune.losses.completion import IGNORED
 from finetune.training import ALONE, Part, Ranks
 from medgemma.engine.masks import Chunk
@@ -154,6 +154,7 @@ def collate_packed(rows: Sequence[Sequence[Sharing]], *, pad_id: int, image_id: 
         A batch whose `packing` says which tokens of a row belong together; its conversations are in the rows' order.
     """
     laid = [_lay(row, image_id) for row in rows]
+    examples = [example for row in rows for sharing in row for example in sharing.examples]
     counts = torch.tensor([len(row.ids) for row in laid])
     width = int(counts.max())
 
@@ -163,6 +164,7 @@ def collate_packed(rows: Sequence[Sequence[Sharing]], *, pad_id: int, image_id: 
     labels = padded([row.labels for row in laid], IGNORED)
     pictures = padded([row.pictures for row in laid], -1)
     predictors = [width * number + place for number, row in enumerate(laid) for place in row.predictors]
+    values = token_values(examples, image_id)
     return Batch(
         input_ids=padded([row.ids for row in laid], pad_id),
         attention_mask=(torch.arange(width) < counts[:, None]).long(),
@@ -171,7 +173,9 @@ def collate_packed(rows: Sequence[Sequence[Sharing]], *, pad_id: int, image_id: 
         predictors=torch.tensor(predictors, dtype=torch.int64),
         targets=labels[labels != IGNORED],
         pictures=tuple(p for row in rows for sharing in row for p in sharing.examples[0].pictures),
-        places=tuple(e.place for row in rows for sharing in row for e in sharing.examples),
+        examples=tuple(examples),
+        weights=values.weights,
+        sampled_logprobs=values.sampled_logprobs,
         packing=Chunk(
             positions=padded([row.positions for row in laid], 0),
             pictures=pictures,
@@ -221,9 +225,10 @@ def _lay(sharings_of_row: Sequence[Sharing], image_id: int | None) -> _Row:
         for example in sharing.examples:
             branch += 1
             first = len(row.ids)
-            row.add(example.completion_ids, len(prompt), branch, trunk, image_id)
+            slot = None if example.completion_is_text else image_id
+            row.add(example.completion_ids, len(prompt), branch, trunk, slot)
             for offset, token in enumerate(example.completion_ids):
-                if token != image_id and (prompt or offset):  # nothing predicts a first token
+                if token != slot and (prompt or offset):  # nothing predicts a first token
                     row.labels[first + offset] = token
                     row.predictors.append(first + offset - 1 if offset else last_of_prompt)
     return row

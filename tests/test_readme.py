@@ -112,7 +112,7 @@ def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path
         done = run([in_place.get(word, word) for word in words] + limit, tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
         said.append(done.stdout)
-    assert len(said) == 10
+    assert len(said) == 11
     assert "closed_accuracy_real_minus_shuffled" in said[5]
 
 
@@ -166,6 +166,17 @@ def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
 
 @needs_nano
 @pytest.mark.slow
+def test_the_page_on_records_runs(repository: Path, tmp_path: Path) -> None:
+    allergy = {"resourceType": "AllergyIntolerance", "id": "a", "code": {"text": "Latex allergy"}}
+    resources = [{"resourceType": "Patient", "id": "p", "birthDate": "1960-01-02"}, allergy, {"resourceType": "Claim"}]
+    bundle = {"resourceType": "Bundle", "entry": [{"resource": resource} for resource in resources]}
+    (tmp_path / "fhir").mkdir()
+    (tmp_path / "fhir" / "p.json").write_text(json.dumps(bundle))
+    first, second = run_page(repository, "docs/records.md", tmp_path).splitlines()
+    assert first == "Patient | born 1960-01-02" and second.startswith("AllergyIntolerance | Latex allergy ")
+    assert second.endswith("{} {'of billing, administration or naming': 1}")
+
+
 def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
     said = run_page(repository, "docs/engine.md", study_folder)
     assert "Completion(" in said and said.count(" stop\n") == 3

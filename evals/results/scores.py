@@ -211,12 +211,12 @@ def grades(task: Task, answered: Sequence[Answered]) -> dict[str, list[Graded]]:
     """Grade each item: metric to the items it applies to."""
     by_metric: dict[str, list[Graded]] = defaultdict(list)
     for item, output in answered:
-        for metric, value in _grade(task, item, output).items():
+        for metric, value in grade_of(task, item, output).items():
             by_metric[metric].append(Graded(item.item_id, item.group, value))
     return dict(by_metric)
 
 
-def _grade(task: Task, item: Item, output: Output) -> dict[str, float]:
+def grade_of(task: Task, item: Item, output: Output) -> dict[str, float]:
     """Grade an item; one that failed as an empty answer, and a broken dialogue as a wrong one."""
     if not output.error:
         return task.grade(item, output)

@@ -36,7 +36,10 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
     if generation.thinking and model.asking.markers is None:
         raise ValueError(f"{model.name} has no thinking tokens and cannot think; run it without --thinking-tokens")
     opened = lru_cache(maxsize=1)(_opened)  # items with the same pictures lie side by side
-    usual, engine.tokens_beside_decoding = engine.tokens_beside_decoding, TOKENS_A_PASS  # nobody waits for a token here
+    usual, engine.rows.tokens_beside_decoding = (
+        engine.rows.tokens_beside_decoding,
+        TOKENS_A_PASS,
+    )  # nobody waits for a token here
     todo = iter(items)
     asked: dict[int, tuple[Item, Asked]] = {}
     samples: dict[int, dict[int, Completion]] = {}
@@ -73,7 +76,7 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
                     output = _answered(item, model, one, [drawn[i] for i in sorted(drawn)])
                     yield replace(output, seconds=lap_s())
     finally:
-        engine.tokens_beside_decoding = usual
+        engine.rows.tokens_beside_decoding = usual
         for ticket in asked:
             engine.cancel(ticket)
         if asked:

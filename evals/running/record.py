@@ -15,6 +15,7 @@ from data_cards.launch import DISTRIBUTION
 from data_cards.readers.tables import find_set
 from evals.generation import Generation
 from evals.items import Item, prompts_sha256
+from evals.judging.judge import VERSION as JUDGE_VERSION
 from evals.running.options import Condition, RunOptions
 from evals.tasks.task import Task
 
@@ -53,6 +54,9 @@ class RunRecord:
     command: str
     shown_as_examples: list[str] = field(default_factory=list)
     """Items whose patient (group) the worked examples show too; see `runner`."""
+    judge: dict[str, Any] = field(default_factory=dict)
+    """Of a judged task: who judged, the version of the frame, and what judge.json says of its agreement with people
+    (`accepted`, None if it was not measured)."""
 
 
 def settings_of(task: Task, generation: Generation) -> dict[str, Any]:
@@ -107,7 +111,16 @@ def run_record(
         commit=commit_of(Path(__file__).parents[2]),
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
+        judge=judge_of(task, model),
     )
+
+
+def judge_of(task: Task, model: Any) -> dict[str, Any]:
+    """Return who judges the outputs of a task; nothing if nobody does."""
+    judge = model.judge_for(task.dialogue.roles) if task.dialogue else ""
+    if not judge:
+        return {}
+    return {"judge": judge, "frame_version": JUDGE_VERSION, "accepted": dict(model.accepted) or None}
 
 
 def fingerprint_of(task: Task, model: Any) -> str:

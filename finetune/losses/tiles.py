@@ -9,6 +9,7 @@ temperature nor any other loss.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -49,9 +50,7 @@ def tiled_loss(
     """
     if states.ndim != 2 or head.ndim != 2 or states.shape[1] != head.shape[1]:
         raise ValueError(f"states {tuple(states.shape)} and head {tuple(head.shape)}; expected (K, H) and (V, H)")
-    for name, value in (("temperature", temperature), ("soft_cap", soft_cap)):
-        if value is not None and not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}; expected a finite number above 0")
+    demand_positive(temperature=temperature, soft_cap=soft_cap)
     if tile_tokens is None:
         budget = TILE_BYTES.get(states.device.type, TILE_BYTES_ELSEWHERE)
         tile_tokens = max(1, budget // (head.shape[0] * _logits_dtype(states).itemsize))
@@ -59,6 +58,41 @@ def tiled_loss(
     options = (tile_loss, temperature, soft_cap, tile_tokens, wanted)
     loss: torch.Tensor = _TiledLoss.apply(states, head, *options)  # type: ignore[no-untyped-call]
     return loss
+
+
+def demand_positive(**values: float | None) -> None:
+    """Refuse numbers that are not finite and above 0; None is left alone.
+
+    Raises:
+        ValueError: one is not; it is named.
+    """
+    for name, value in values.items():
+        if value is not None and not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}; expected a finite number above 0")
+
+
+def logits_into(
+    logits: torch.Tensor,
+    states: torch.Tensor,
+    weight: torch.Tensor,
+    *,
+    temperature: float = 1.0,
+    soft_cap: float | None = None,
+) -> None:
+    """Write the logits of another model into a tile (C, V), without a gradient.
+
+    Args:
+        logits: overwritten.
+        states: (C, H) float.
+        weight: (V, H) of the same dtype.
+        temperature: the logits are divided by it.
+        soft_cap: as of `tiled_loss`.
+    """
+    _project(states, weight, logits)
+    if soft_cap is not None:
+        logits.div_(soft_cap).tanh_().mul_(soft_cap)
+    if temperature != 1:
+        logits.div_(temperature)
 
 
 class _TiledLoss(torch.autograd.Function):
@@ -80,7 +114,7 @@ class _TiledLoss(torch.autograd.Function):
         weight = head.to(states.dtype)
         buffer = states.new_empty((min(tile_tokens, len(states)), len(head)), dtype=dtype)
         total = states.new_zeros((), dtype=dtype)
-        with torch.autocast(states.device.type, enabled=False):
+        with _without_autocast(states.device.type):
             for start in range(0, len(states), tile_tokens):
                 rows = slice(start, min(start + tile_tokens, len(states)))
                 logits = buffer[: rows.stop - rows.start]
@@ -115,6 +149,13 @@ class _TiledLoss(torch.autograd.Function):
         if head_gradient is not None:
             head_gradient = head_gradient.mul_(scale).to(ctx.head_dtype)
         return states_gradient, head_gradient, None, None, None, None, None
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Where there is autocast at all: the meta device, on which memory is estimated, has none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _logits_dtype(states: torch.Tensor) -> torch.dtype:

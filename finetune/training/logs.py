@@ -19,7 +19,7 @@ def open_log(
     Raises:
         ValueError: a tracker's package is not installed.
     """
-    writers = [_jsonl(folder / "log.jsonl", next_step)]
+    writers: list[Write] = [jsonl_writer(folder / "log.jsonl", next_step)]
     for tracker in trackers:
         opened = _tensorboard if tracker == "tensorboard" else _wandb
         writers.append(opened(folder, next_step, settings, open_things))
@@ -31,15 +31,15 @@ def open_log(
     return write
 
 
-def _jsonl(path: Path, next_step: int) -> Write:
-    """Lines of steps from `next_step` on, and one that a kill has cut, are taken out first."""
+def jsonl_writer(path: Path, next_step: int) -> Callable[[int, Mapping[str, Any]], None]:
+    """What adds a line a step to a file; lines of steps from `next_step` on, and one that a kill has cut, go first."""
     if path.is_file():
         kept = [line for line in path.read_text(encoding="utf-8").splitlines(True) if _is_before(line, next_step)]
         partial = path.with_suffix(".partial")
         partial.write_text("".join(kept), encoding="utf-8")
         partial.replace(path)
 
-    def write(step: int, values: Mapping[str, float]) -> None:
+    def write(step: int, values: Mapping[str, Any]) -> None:
         with path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, **values}) + "\n")
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -93,6 +93,7 @@ def train(
 
     Raises:
         FloatingPointError: the loss or the gradient is not finite; the rows are named, the last checkpoint is kept.
+        Exception: what `draw` raises; the steps made are kept in a checkpoint first.
         ValueError: the checkpoint there is of another configuration, a rank has drawn nothing, or a tracker is missing.
     """
     _Stage(modules, draw, loss_of, schedule, folder, loop, settings or {}, evaluation, kept).run()
@@ -141,13 +142,24 @@ class _Stage:
             advance = open_things.enter_context(
                 progress(len(steps), f"steps of {self.folder.name}", self.loop.quiet or not first)
             )
-            for step, parts in zip(steps, drawn_ahead(self._drawn, steps, self._processes()), strict=True):
+            drawn = drawn_ahead(self._drawn, steps, self._processes())
+            for step in steps:
+                parts = self._next(drawn, step)
                 loss = self._step(step, parts)
                 self._evaluate(step)
                 self._save(step)
                 advance(1)
                 advance.show(f"loss {loss:.4g}")
         self.modules.eval()
+
+    def _next(self, drawn: Iterator[Sequence[Part[Any]]], step: int) -> Sequence[Part[Any]]:
+        """The parts of a step; where they cannot be drawn (a sampler is lost), the steps made are kept first."""
+        try:
+            return next(drawn)
+        except Exception:
+            if step > self.saved_steps and not self.spread.is_sharded:  # shards are put together by all ranks
+                save_state(self.folder, self.training, step, self.settings, self.best)
+            raise
 
     def _drawn(self, step: int) -> Sequence[Part[Any]]:
         seed_streams(self.loop.seed, self.folder.name, "draw", step)  # alike on all ranks

@@ -64,6 +64,15 @@ def leave_ranks(ranks: Ranks) -> None:
         dist.destroy_process_group()
 
 
+def gathered(value: Share, ranks: Ranks) -> list[Share]:
+    """A value of every rank, in their order; all must ask."""
+    if ranks.world == 1:
+        return [value]
+    values: list[Any] = [None] * ranks.world
+    dist.all_gather_object(values, value)
+    return values
+
+
 class Spread:
     """Modules and a loss over all ranks.
 
@@ -103,11 +112,7 @@ class Spread:
 
     def gathered(self, value: Share) -> list[Share]:
         """A value of every rank, in their order."""
-        if self.ranks.world == 1:
-            return [value]
-        values: list[Any] = [None] * self.ranks.world
-        dist.all_gather_object(values, value)
-        return values
+        return gathered(value, self.ranks)
 
 
 class _Loss(nn.Module):

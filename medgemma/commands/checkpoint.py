@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from medgemma.checkpoints.info import ModelInfo
 
 Folder = Annotated[Path, typer.Option("--out", help="New folder, in the Hub's layout.")]
-Written = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16; auto keeps what is stored.")]
+Written = Annotated[
+    str, typer.Option("--dtype", help="float32 or bfloat16, GGUF also float16 or q8_0; auto keeps what is stored.")
+]
 ShardSize = Annotated[str, typer.Option(help="A larger weight file is written as several: 5GB, 500MB.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
 Source = Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")]
+HEAD_APART = "the output head was trained apart from the embeddings; the result keeps both (tie_word_embeddings: false)"
 UNITS = {"TB": 10**12, "GB": 10**9, "MB": 10**6, "KB": 10**3, "TIB": 2**40, "GIB": 2**30, "MIB": 2**20, "KIB": 2**10}
 
 
@@ -69,14 +72,21 @@ def info(
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="'nano', a local folder, or a Hub id.")],
     out: Annotated[Path, typer.Argument(metavar="DST", help="New folder.")],
+    to: Annotated[str, typer.Option("--to", help="hub, or gguf for llama.cpp, Ollama and LM Studio.")] = "hub",
+    base: Annotated[str, typer.Option(help="With --to gguf, of an adapter SRC: what it was trained on.")] = "",
     *,
     writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint of any transformers version in the Hub's layout, which 4.57 and 5 read alike."""
+    """Write a checkpoint of any transformers version in the Hub's layout, which 4.57 and 5 read alike, or as GGUF."""
     from medgemma.checkpoints.convert import convert as convert_folder
 
     settings = writing.settings()
+    if to == "gguf":
+        _convert_to_gguf(source, out, base, writing, quiet)
+        return
+    if to != "hub" or base:
+        raise ValueError(f"--to {to}: give hub or gguf" if to != "hub" else "--base is for --to gguf")
     with progress(None, "tensors", quiet) as advance:
         tensors = convert_folder(
             _folder(source),
@@ -90,26 +100,48 @@ def convert(
 @spread_options
 def merge(
     base: Annotated[str, typer.Argument(metavar="BASE", help="'nano', a local folder, or a Hub id.")],
-    adapter: Annotated[Path, typer.Argument(metavar="ADAPTER", help="Folder of a PEFT LoRA adapter.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(metavar="ADAPTER...", help="A PEFT LoRA folder; with --slerp several, or checkpoints."),
+    ],
     out: Folder,
+    slerp: Annotated[
+        bool,
+        typer.Option("--slerp", help="Average versions tuned from BASE on the sphere, layer by layer (WARP)."),
+    ] = False,
+    toward_base: Annotated[
+        float, typer.Option(help="With --slerp: how far back to BASE, from 0 (the mean) to 1 (1 - eta of WARP's LITI).")
+    ] = 0.0,
     *,
     writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
     """Merge a LoRA adapter into its base, every tensor of it accounted for, the vision tower's too."""
-    from medgemma.checkpoints.merge import merge as merge_folders
+    from medgemma.checkpoints.adapters.merge import merge as merge_folders
+    from medgemma.checkpoints.adapters.slerp import slerp_merge
 
     settings = writing.settings()
+    if slerp:
+        with progress(None, "tensors", quiet) as advance:
+            done = slerp_merge(_folder(base), adapters, out, toward_base=toward_base, **settings, advance=advance)
+        if done.head_apart:
+            say(HEAD_APART)
+        least, middle, largest = done.degrees
+        angles = f"angles {least:.0f} to {largest:.0f} degrees, the middle one {middle:.0f}"
+        typer.echo(f"{out}\t{done.versions} versions\t{done.layers} layers\t{angles}\t{done.tensors} tensors")
+        return
+    if len(adapters) > 1 or toward_base:
+        raise ValueError("several adapters, or --toward-base, want --slerp; without it give one adapter")
     with progress(None, "tensors", quiet) as advance:
         merged = merge_folders(
             _folder(base),
-            adapter,
+            adapters[0],
             out,
             **settings,
             advance=advance,
         )
     if merged.head_apart:
-        say("the output head was trained apart from the embeddings; the result keeps both (tie_word_embeddings: false)")
+        say(HEAD_APART)
     if merged.trained_on:
         say(f"the adapter says that it was trained on {merged.trained_on}")
     typer.echo(f"{out}\t{merged.updated} weights updated\t{merged.replaced} replaced\t{merged.tensors} tensors")
@@ -167,6 +199,30 @@ def num_bytes(size: str) -> int:
     if not number.replace(".", "", 1).isdigit() or not float(number):
         raise ValueError(f"shard size {size!r}: give a number and a unit, such as 5GB or 500MB")
     return int(float(number) * UNITS.get(unit, 1))
+
+
+def _convert_to_gguf(source: str, out: Path, base: str, writing: WriteOptions, quiet: bool) -> None:
+    from medgemma.checkpoints.adapters.checks import CONFIG_FILE
+    from medgemma.checkpoints.gguf.adapter import adapter_to_gguf
+    from medgemma.checkpoints.gguf.model import convert_to_gguf
+
+    if writing.shard_size != WriteOptions.shard_size:
+        raise ValueError("--shard-size is for the Hub's layout; a GGUF file is one")
+    settings: dict[str, Any] = {name: value for name, value in writing.settings().items() if name != "max_shard_bytes"}
+    is_adapter = (Path(source) / CONFIG_FILE).is_file()
+    if is_adapter != bool(base):
+        raise ValueError(
+            f"{source}: an adapter; say with --base what it was trained on"
+            if is_adapter
+            else "--base is for an adapter SRC"
+        )
+    with progress(None, "tensors", quiet) as advance:
+        if is_adapter:
+            written = adapter_to_gguf(_folder(base), Path(source), out, **settings, advance=advance)
+        else:
+            written = convert_to_gguf(_folder(source), out, **settings, advance=advance)
+    for file in written:
+        typer.echo(f"{file.path}\t{file.tensors} tensors")
 
 
 def _folder(model: str) -> Path:

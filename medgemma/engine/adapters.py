@@ -1,12 +1,12 @@
 """LoRA adapters beside one base: low-rank updates of what its layers give, one adapter active at a time.
 
 The base's weights are neither changed nor copied: an adapter costs its own tensors, and switching costs nothing. Files
-are read by `medgemma.checkpoints.merge.read_adapter`, so that what can be merged can be loaded, trained under any
-transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it cannot
-place.
+are read by `medgemma.checkpoints.adapters.merge.read_adapter`, so that what can be merged can be loaded, trained under
+any transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it
+cannot place.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from medgemma.checkpoints.adapter_checks import SIGHT
+from medgemma.checkpoints.adapters.checks import SIGHT
+from medgemma.checkpoints.adapters.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
 from medgemma.checkpoints.convert import read_finite
+from medgemma.checkpoints.float16 import flowing_dtype
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key
-from medgemma.checkpoints.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
 from medsiglip.checkpoints.safetensors_files import StoredTensor, opened
 
 
@@ -48,6 +49,9 @@ class _Loaded:
     replaced: Mapping[_Place, torch.nn.Parameter]
     """Weights trained whole."""
     changes_sight: bool
+    read: Adapter
+    """Which of its tensors goes where."""
+    folder: Path
 
 
 class Adapters:
@@ -78,7 +82,8 @@ class Adapters:
             folder: with adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained writes them.
 
         Raises:
-            ValueError: the name is taken; as `medgemma.checkpoints.merge.read_adapter`; a tensor is not finite.
+            ValueError: the name is taken; as `medgemma.checkpoints.adapters.merge.read_adapter`; a tensor is not
+                finite.
         """
         if name in self._loaded:
             raise ValueError(f"adapter {name!r} is loaded already; unload it first, or give another name")
@@ -87,6 +92,28 @@ class Adapters:
         read = read_adapter(folder, kind, _as_stored(self.model, kind))
         with opened([folder / WEIGHTS_FILE], "pt") as handles, torch.inference_mode(False), torch.no_grad():
             loaded = self._placed(read, places, handles, folder)
+        self._put(name, loaded)
+
+    def replace(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give a loaded adapter other values, from memory: those of a training step, for example.
+
+        Args:
+            name: of a loaded one.
+            tensors: all of its file, by their names there, as PEFT's `get_peft_model_state_dict` gives them.
+
+        Raises:
+            ValueError: there is none of that name, a tensor is missing, unknown, of another shape or not finite; the
+                adapter is then what it was.
+        """
+        self.require(name)
+        before = self._loaded[name]
+        _refuse_unlike(name, before.read, tensors)
+        handles = {before.folder / WEIGHTS_FILE: _InMemory(tensors)}
+        with torch.inference_mode(False), torch.no_grad():
+            places = _places(self.model, self.model.config.model_type)
+            self._put(name, self._placed(before.read, places, handles, before.folder))
+
+    def _put(self, name: str, loaded: _Loaded) -> None:
         for module, update in loaded.updates.items():
             if module not in self._updates:
                 self._updates[module] = {}
@@ -158,14 +185,91 @@ class Adapters:
                 raise ValueError(f"adapter {folder}: changes {key}, which is no linear layer; merge it instead")
             if update.magnitude is not None:
                 _refuse_quantised(module.weight, key, folder, "with weight decomposition (DoRA)")
-            updates[module] = _low_rank(update, module, self.model.dtype, handles)
+            updates[module] = _low_rank(update, module, flowing_dtype(self.model), handles)
         replaced = {}
         for key, tensor in read.replaced.items():
             held = getattr(*places[key])
             _refuse_quantised(held, key, folder, "whole")
             value = read_finite(handles, tensor).to(held.device, held.dtype)
             replaced[places[key]] = torch.nn.Parameter(value, requires_grad=False)
-        return _Loaded(updates, replaced, any(key.startswith(SIGHT) for key in [*read.updates, *read.replaced]))
+        changes_sight = any(key.startswith(SIGHT) for key in [*read.updates, *read.replaced])
+        return _Loaded(updates, replaced, changes_sight, read, folder)
+
+
+class WeightsInPlace:
+    """Whose weights a model has in place: what caches are keyed by, so that nothing of other weights is ever used.
+
+    Weights change under the engine in four ways: an update (`Engine.weights_changed`); an adapter of the engine's own;
+    an adapter of PEFT's that is switched on, off or over, which is seen here; and other weights put in place for a
+    while, which must be told (`Engine.other_weights`).
+
+    Args:
+        model: Gemma3ForConditionalGeneration or Gemma3ForCausalLM, PEFT's layers inside or not.
+        adapters: the engine's own.
+    """
+
+    def __init__(self, model: Any, adapters: Adapters) -> None:
+        self.model, self.adapters = model, adapters
+        self._policy: Hashable = None
+        self._policy_sight: Hashable = None
+
+    def of(self, adapter: str | None) -> Hashable:
+        """All that prompts' keys and values depend on, beside the prompt."""
+        return self._policy, peft_state(self.model), adapter
+
+    def sight(self, adapter: str | None) -> Hashable:
+        """All that pictures' features depend on, beside the picture: what changes tower or projector."""
+        seen = self.model.model
+        state = (peft_state(seen.vision_tower), peft_state(seen.multi_modal_projector))
+        return self._policy_sight, state, self.adapters.sight(adapter)
+
+    @contextmanager
+    def replaced(self, policy: Hashable, *, sight: bool) -> Iterator[None]:
+        """Within the block other weights are in place, of this name; with `sight`, another tower or projector too."""
+        before = self._policy, self._policy_sight
+        self._policy, self._policy_sight = policy, policy if sight else before[1]
+        try:
+            yield
+        finally:
+            self._policy, self._policy_sight = before
+
+    def refuse_training(self) -> None:
+        """Refuse a model of which any part is in train mode: dropout is live, and no answer would come twice.
+
+        Raises:
+            RuntimeError: it is.
+        """
+        if any(module.training for module in self.model.modules()):
+            raise RuntimeError("the model is in train mode, where dropout is live; call model.eval() before asking")
+
+
+def peft_state(module: Any) -> Hashable:
+    """Which of PEFT's adapters are active, as its first layer says; None without such layers."""
+    for part in module.modules():
+        is_off = getattr(part, "disable_adapters", None)
+        if isinstance(is_off, bool):  # transformers' models have a method of this name
+            return is_off, tuple(part.active_adapters)
+    return None
+
+
+@dataclass(frozen=True)
+class _InMemory:
+    """Read as a file is."""
+
+    tensors: Mapping[str, torch.Tensor]
+
+    def get_tensor(self, name: str) -> torch.Tensor:
+        return self.tensors[name].detach().clone()
+
+
+def _refuse_unlike(name: str, read: Adapter, tensors: Mapping[str, torch.Tensor]) -> None:
+    of_updates = [tensor for u in read.updates.values() for tensor in (u.a, u.b, u.magnitude) if tensor is not None]
+    wanted = {tensor.name: tuple(tensor.shape) for tensor in [*of_updates, *read.replaced.values()]}
+    given = {key: tuple(tensor.shape) for key, tensor in tensors.items()}
+    for key in sorted(wanted.keys() | given.keys()):
+        if wanted.get(key) != given.get(key):
+            here, there = given.get(key, "not given"), wanted.get(key, "not in it")
+            raise ValueError(f"adapter {name!r}: {key} is {here} and was {there}; give the tensors of the same adapter")
 
 
 def _places(model: Any, kind: str) -> dict[str, _Place]:

@@ -1,13 +1,14 @@
 """The engine: requests join a running batch, decode together, and leave it when they are done.
 
-One step decodes one token of every row. Before it, waiting requests are admitted while rows are free; those that
-begin alike are computed once (`medgemma.engine.prefill`). Long prompts are computed in pieces, a piece a step, so that
-answers that are being decoded go on; several such take turns. Each adapter has a batch of its own, for its weights
-differ. A request that fails (a constraint that raises, logits that are not finite) fails alone.
+One step decodes one token of every row. Before it, waiting requests are admitted while rows are free
+(`medgemma.engine.rows`); those that begin alike are computed once (`medgemma.engine.prefill`). Long prompts are
+computed in pieces, a piece a step, so that answers that are being decoded go on; several such take turns.
+A request that fails (a constraint that raises, logits that are not finite) fails alone.
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Generator, Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -15,24 +16,15 @@ from typing import Any
 
 import torch
 
-from medgemma.engine.choices import choice_scores, longest_choice
-from medgemma.engine.features import PICTURES_A_PASS, FeatureCache
+from medgemma.engine.adapters import WeightsInPlace
 from medgemma.engine.network import Network
-from medgemma.engine.prefill import (
-    TOKENS_A_PASS,
-    Branches,
-    Passes,
-    Place,
-    Prefilled,
-    PrefixStore,
-    Prepared,
-    prefill,
-    prefill_passes,
-)
-from medgemma.engine.prefixes import symbols_of
+from medgemma.engine.prefill import Branches, PrefixStore
+from medgemma.engine.preparing import Preparing
 from medgemma.engine.request import ChoiceScore, Completion, Request, Sampling
-from medgemma.engine.samples import Batch, Event, Sample, Starting, take
-from medgemma.engine.sampling import generator_of
+from medgemma.engine.rows import Rows, cancelled
+from medgemma.engine.samples import Event
+from medgemma.engine.sampling import TokenScores, longest_choice, token_scores
+from medgemma.engine.vision import FeatureCache
 from medgemma.prompts.chat import TokenCount
 from medsiglip.preprocess import Preprocessing
 
@@ -78,19 +70,23 @@ class Engine:
     ) -> None:
         self.network = Network(model, compile_mode)
         usual = TOKENS_BESIDE_DECODING_ON_CPU if self.network.device.type == "cpu" else TOKENS_BESIDE_DECODING
-        self.tokens_beside_decoding = tokens_beside_decoding or usual
         self.adapters = self.network.adapters
-        self.features = FeatureCache(model, preprocessing) if preprocessing is not None else None
         self.prefixes = PrefixStore(prefix_bytes)
-        self.stop_ids = stop_ids
-        self.max_rows, self.max_waiting = max_rows, max_waiting
+        self.weights = WeightsInPlace(model, self.adapters)
+        features = FeatureCache(model, preprocessing) if preprocessing is not None else None
+        self.preparing = Preparing(self.network, features, self.prefixes, self.weights)
+        self.rows = Rows(self.network, self.preparing, stop_ids, max_rows, tokens_beside_decoding or usual)
+        self.max_waiting = max_waiting
         self.max_tokens = int(self.network.config.max_position_embeddings)
         self._tickets = count()
         self._waiting: OrderedDict[int, Request] = OrderedDict()
-        self._starting: deque[Starting] = deque()
-        self._batches: dict[str | None, Batch] = {}
         self._ended: deque[Event] = deque()
         self._inboxes: dict[int, deque[Event]] = {}
+
+    @property
+    def features(self) -> FeatureCache | None:
+        """Of pictures; None for a model of text alone."""
+        return self.preparing.features
 
     # One call, whole answers
 
@@ -136,7 +132,6 @@ class Engine:
         finally:
             self._release(ticket)
 
-    @torch.inference_mode()
     def score_choices(self, requests: Sequence[tuple[Request, Sequence[Sequence[int]]]]) -> list[list[ChoiceScore]]:
         """How likely each continuation of each prompt is: all of a prompt's choices in the pass that computes it.
 
@@ -146,20 +141,26 @@ class Engine:
         Raises:
             ValueError: as in `submit`; a choice is empty or does not fit.
         """
+        return [[score.choice for score in scores] for scores in self.score_tokens(requests)]
+
+    @torch.inference_mode()
+    def score_tokens(
+        self, requests: Sequence[tuple[Request, Sequence[Sequence[int]]]], temperature: float = 1.0
+    ) -> list[list[TokenScores]]:
+        """`score_choices` token by token, at a temperature, under the whole distribution."""
         for request, choices in requests:
             self.check(replace(request, sampling=Sampling(max_new_tokens=longest_choice(choices))))
-        scores: list[list[ChoiceScore]] = [[] for _ in requests]
+        scores: list[list[TokenScores]] = [[] for _ in requests]
         by_adapter: dict[str | None, list[int]] = {}
         for index, (request, _) in enumerate(requests):
             by_adapter.setdefault(request.adapter, []).append(index)
         for adapter, indices in by_adapter.items():
+            branches: list[Branches] = [tuple(tuple(c[:-1]) for c in requests[i][1]) for i in indices]
             with self.adapters.using(adapter):
-                prepared = [self._prepare(requests[i][0]) for i in indices]
-                branches: list[Branches] = [tuple(tuple(c[:-1]) for c in requests[i][1]) for i in indices]
-                done = prefill(self.network, prepared, store=self.prefixes, adapter=adapter, branches=branches)
+                done = self.preparing.whole([requests[i][0] for i in indices], branches)
                 for place, index in enumerate(indices):
                     parts = done.hidden[place], done.branches[place]
-                    scores[index] = choice_scores(self.network, *parts, requests[index][1])
+                    scores[index] = token_scores(self.network, *parts, requests[index][1], temperature)
         return scores
 
     # Requests that come and go
@@ -171,17 +172,18 @@ class Engine:
 
     @property
     def num_running(self) -> int:
-        """Samples that are being decoded, or whose prompts are being computed."""
-        return self._num_decoding + sum(group.num_samples for group in self._starting)
+        """Samples that are being decoded, or whose prompts are being computed or have been."""
+        return self.rows.num_samples
 
     def check(self, request: Request) -> None:
         """Refuse what can never be answered.
 
         Raises:
             ValueError: pictures and image slots differ in number; prompt and answer are longer than the model's
-                context, or more samples are asked for than there are rows; the numbers are given. The adapter is not
-                loaded.
+                context; the numbers are given. The adapter is not loaded.
+            RuntimeError: the model is in train mode.
         """
+        self.weights.refuse_training()
         prompt, sampling = request.prompt, request.sampling
         if request.adapter is not None:
             self.adapters.require(request.adapter)
@@ -194,14 +196,12 @@ class Engine:
         cost = TokenCount.of(prompt, sampling.max_new_tokens, self.max_tokens)
         if not cost.fits:
             raise ValueError(cost.too_long("the model"))
-        if sampling.num_samples > self.max_rows:
-            raise ValueError(f"{sampling.num_samples} samples; this engine decodes {self.max_rows} together")
 
     def submit(self, request: Request) -> int:
         """Queue a request; its events bear the ticket that is returned.
 
         Raises:
-            ValueError: see `check`.
+            ValueError, RuntimeError: see `check`.
             EngineBusy: `max_waiting` requests wait already.
         """
         self.check(request)
@@ -216,20 +216,8 @@ class Engine:
         """End a request's samples where they are; the next `step` reports them. Unknown tickets are ignored."""
         waiting = self._waiting.pop(ticket, None)
         if waiting is not None:
-            for sample in range(waiting.sampling.num_samples):
-                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
-        for group in [group for group in self._starting if ticket in group.open_requests]:
-            for sample in range(group.requests[ticket].sampling.num_samples):
-                self._ended.append(Event(ticket, sample, None, Completion((), (), "cancelled")))
-            group.cancelled.add(ticket)
-            if not group.open_requests:
-                self._starting.remove(group)
-        for batch in self._batches.values():
-            rows = [row for row, sample in enumerate(batch.samples) if sample.ticket == ticket]
-            for row in rows:
-                done = batch.samples[row]
-                self._ended.append(Event(ticket, done.sample, None, done.completion("cancelled")))
-            batch.drop(rows)
+            self._ended += cancelled(ticket, range(waiting.sampling.num_samples))
+        self._ended += self.rows.cancel(ticket)
 
     @torch.inference_mode()
     def step(self) -> list[Event]:
@@ -241,34 +229,47 @@ class Engine:
         """
         events = list(self._ended)
         self._ended.clear()
-        events += self._admit()
-        for adapter, batch in self._batches.items():
-            if batch.samples:
-                with self.adapters.using(adapter):
-                    logits = self.network.decode(batch.cache, [sample.token_ids[-1] for sample in batch.samples])
-                taken = take(batch.samples, logits, self.stop_ids)
-                batch.drop(taken.ended)
-                if taken.failed:
-                    batch.cache.erase_free_rows()
-                events += taken.events
+        events += self.rows.step(self._waiting)
         for event in events:
             if event.ticket in self._inboxes:
                 self._inboxes[event.ticket].append(event)
         return [event for event in events if event.ticket not in self._inboxes]
 
-    def weights_changed(self) -> None:
+    def weights_changed(self, *, sight: bool = True) -> None:
         """Forget everything that was computed with the old weights.
+
+        Args:
+            sight: tower or projector have changed too; False keeps the pictures' features.
 
         Raises:
             RuntimeError: samples are being decoded, half with the old weights.
         """
-        if self.num_running:
-            raise RuntimeError(f"{self.num_running} samples are being decoded; let them end, or cancel them")
+        self._refuse_running()
         self.adapters.weights_changed()
-        if self.features is not None:
+        if self.features is not None and sight:
             self.features.clear()
         self.prefixes.clear()
-        self._batches.clear()
+        self.rows.clear()
+
+    @contextmanager
+    def other_weights(self, policy: Hashable, *, sight: bool = False) -> Iterator[None]:
+        """Within the block the network has other weights, such as a reference's or an anchor's: nothing is mixed up.
+
+        Args:
+            policy: names them; the same name must mean the same weights until `weights_changed`.
+            sight: their tower or projector differs too.
+
+        Raises:
+            RuntimeError: samples are being decoded, before it or at its end.
+        """
+        self._refuse_running()
+        with self.weights.replaced(policy, sight=sight):
+            yield
+            self._refuse_running()
+
+    def _refuse_running(self) -> None:
+        if self.num_running:
+            raise RuntimeError(f"{self.num_running} samples are being decoded; let them end, or cancel them")
 
     def load_adapter(self, name: str, folder: Path) -> None:
         """Load a LoRA adapter that requests may ask for by name; see `medgemma.engine.adapters.Adapters.load`."""
@@ -281,13 +282,29 @@ class Engine:
             ValueError: there is none of that name.
             RuntimeError: requests that ask for it are not done.
         """
-        running = len(self._batches[name].samples) if name in self._batches else 0
-        asked = running + sum(request.adapter == name for request in self._waiting.values())
-        asked += sum(len(group.open_requests) for group in self._starting if group.adapter == name)
+        self._refuse_asked(name)
+        self.adapters.unload(name)
+        self._forget(name)
+
+    def replace_adapter(self, name: str, tensors: Mapping[str, torch.Tensor]) -> None:
+        """Give a loaded adapter other values from memory; see `medgemma.engine.adapters.Adapters.replace`.
+
+        Raises:
+            ValueError: as there.
+            RuntimeError: requests that ask for it are not done.
+        """
+        self._refuse_asked(name)
+        self.adapters.replace(name, tensors)
+        self._forget(name)
+
+    def _refuse_asked(self, name: str) -> None:
+        asked = self.rows.num_asking(name) + sum(request.adapter == name for request in self._waiting.values())
         if asked:
             raise RuntimeError(f"{asked} requests for adapter {name!r} are not done; let them end, or cancel them")
-        self.adapters.unload(name)
-        self._batches.pop(name, None)
+
+    def _forget(self, name: str) -> None:
+        """Drop what was computed with an adapter, and with others beside it."""
+        self.rows.forget(name)
         self.prefixes.clear()
         if self.features is not None:
             self.features.clear()
@@ -311,125 +328,3 @@ class Engine:
         events = list(inbox)
         inbox.clear()
         return events
-
-    @property
-    def _num_decoding(self) -> int:
-        return sum(len(batch.samples) for batch in self._batches.values())
-
-    def _tokens_a_pass(self) -> int:
-        return self.tokens_beside_decoding if self._num_decoding else TOKENS_A_PASS
-
-    def _admit(self) -> list[Event]:
-        """Let requests in, and compute of their prompts what one step has time for, in turns."""
-        while self._waiting and (tickets := self._next_group()):
-            self._begin({ticket: self._waiting.pop(ticket) for ticket in tickets})
-        events: list[Event] = []
-        left = self._tokens_a_pass()
-        while self._starting and left > 0:
-            group = self._starting.popleft()
-            try:
-                with self.adapters.using(group.adapter):
-                    left -= next(group.passes)
-                self._starting.append(group)
-            except StopIteration as done:
-                events += self._join(group, done.value)
-            except Exception as error:  # one prompt that fails, for want of memory for example, takes no others along
-                events += self._retried(group, error)
-        return events
-
-    def _begin(self, requests: dict[int, Request]) -> None:
-        self._starting.append(Starting(requests, self._passes(list(requests.values()))))
-
-    def _retried(self, group: Starting, error: Exception) -> list[Event]:
-        """Compute the prompts of a group that failed each by itself; one that is alone has failed."""
-        asked = group.open_requests
-        if len(asked) > 1:
-            for ticket, request in asked.items():
-                self._begin({ticket: request})
-            return []
-        failed = Completion((), (), "error", f"the prompt could not be computed: {error}")
-        return [
-            Event(ticket, number, None, failed)
-            for ticket, request in asked.items()
-            for number in range(request.sampling.num_samples)
-        ]
-
-    def _next_group(self) -> list[int]:
-        """The oldest requests of one adapter, as many as rows are free; the oldest of all is never passed over."""
-        free = self.max_rows - self.num_running
-        adapter = next(iter(self._waiting.values())).adapter
-        tickets = []
-        for ticket, request in self._waiting.items():
-            free -= request.sampling.num_samples
-            if free < 0:
-                break
-            if request.adapter == adapter:
-                tickets.append(ticket)
-        return tickets
-
-    def _join(self, group: Starting, done: Prefilled) -> list[Event]:
-        """Choose the first tokens of prompts that are computed, and let what goes on join the batch."""
-        adapter = group.adapter
-        batch = self._batches.setdefault(adapter, Batch(self.network.new_cache()))
-        samples: list[Sample] = []
-        places: list[Place] = []
-        hidden: list[torch.Tensor] = []
-        events: list[Event] = []
-        for index, (ticket, request) in enumerate(group.requests.items()):
-            if ticket in group.cancelled:
-                continue
-            for number in range(request.sampling.num_samples):
-                try:
-                    state = request.constraint.start() if request.constraint is not None else None
-                except Exception as error:  # a foreign constraint fails its own request only
-                    events.append(Event(ticket, number, None, Completion((), (), "error", str(error))))
-                    continue
-                samples.append(Sample(ticket, number, request, generator_of(request.sampling, number), state))
-                places.append(done.places[index])
-                hidden.append(done.hidden[index])
-        if samples:
-            with self.adapters.using(adapter):
-                logits = self.network.logits(torch.stack(hidden))
-            taken = take(samples, logits, self.stop_ids)
-            going_on = [row for row in range(len(samples)) if row not in set(taken.ended)]
-            batch.join([samples[row] for row in going_on], [places[row] for row in going_on])
-            events += taken.events
-        return events
-
-    def _passes(self, requests: Sequence[Request]) -> Passes:
-        """Pictures, then prompts, of requests of one adapter, which is active whenever this goes on."""
-        adapter = requests[0].adapter
-        prepared = []
-        for request in requests:
-            yield from self._encode(request)
-            prepared.append(self._prepare(request))
-        done = yield from prefill_passes(
-            self.network, prepared, self._tokens_a_pass, store=self.prefixes, adapter=adapter
-        )
-        for request, prompt, place in zip(requests, prepared, done.places, strict=True):
-            if request.continues:
-                self.prefixes.put(adapter, prompt.symbols, *place)
-        return done
-
-    def _encode(self, request: Request) -> Generator[int, None, None]:
-        """Put the features of a request's pictures into the cache, a few at a time, as far as it holds them."""
-        if self.features is None:
-            return
-        sight, cost = self.adapters.sight(request.adapter), self.features.tokens_a_picture
-        missing = [picture for picture in request.pictures if not self.features.has(picture, sight)]
-        missing = missing[: self.features.capacity]
-        while missing:
-            count = max(1, min(PICTURES_A_PASS, self._tokens_a_pass() // cost))
-            self.features.of(missing[:count], sight)
-            missing = missing[count:]
-            yield count * cost
-
-    def _prepare(self, request: Request) -> Prepared:
-        features: list[torch.Tensor] = []
-        keys: list[Hashable] = []
-        if request.pictures:
-            assert self.features is not None  # see `check`
-            sight = self.adapters.sight(request.adapter)
-            features = self.features.of(request.pictures, sight)
-            keys = [self.features.key(picture, sight) for picture in request.pictures]
-        return Prepared(request.prompt, tuple(features), symbols_of(request.prompt, keys))

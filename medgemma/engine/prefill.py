@@ -66,26 +66,27 @@ class PrefixStore:
     def __init__(self, capacity_bytes: int) -> None:
         self.capacity_bytes = capacity_bytes
         self._rows: OrderedDict[tuple[Hashable, Symbols], KeyValueCache] = OrderedDict()
+        """By whose weights computed them, and what they are."""
 
     def clear(self) -> None:
         """Forget everything."""
         self._rows.clear()
 
-    def put(self, adapter: str | None, symbols: Symbols, cache: KeyValueCache, row: int) -> None:
+    def put(self, owner: Hashable, symbols: Symbols, cache: KeyValueCache, row: int) -> None:
         """Keep a copy of one row, which holds exactly these symbols."""
-        if (adapter, symbols) in self._rows or not symbols:
+        if (owner, symbols) in self._rows or not symbols:
             return
         copy = cache.select([row])
         if copy.num_bytes <= self.capacity_bytes:
-            self._rows[adapter, symbols] = copy
+            self._rows[owner, symbols] = copy
         while sum(held.num_bytes for held in self._rows.values()) > self.capacity_bytes:
             self._rows.popitem(last=False)
 
-    def longest(self, adapter: str | None, symbols: Symbols) -> tuple[int, Place | None]:
+    def longest(self, owner: Hashable, symbols: Symbols) -> tuple[int, Place | None]:
         """Length and row of the longest prefix that is held and leaves at least one token to compute."""
         best: tuple[Hashable, Symbols] | None = None
         for key in self._rows:
-            fits = key[0] == adapter and len(key[1]) < len(symbols) and symbols[: len(key[1])] == key[1]
+            fits = key[0] == owner and len(key[1]) < len(symbols) and symbols[: len(key[1])] == key[1]
             if fits and (best is None or len(key[1]) > len(best[1])):
                 best = key
         if best is None:
@@ -99,7 +100,7 @@ def prefill(
     prompts: Sequence[Prepared],
     *,
     store: PrefixStore | None = None,
-    adapter: str | None = None,
+    owner: Hashable = None,
     branches: Sequence[Branches] = (),
 ) -> Prefilled:
     """Compute prompts, level by level of the tree of what they share.
@@ -108,10 +109,10 @@ def prefill(
         network: see `Network`.
         prompts: at least one.
         store: prefixes held from earlier calls; what is shared here is added to it.
-        adapter: the active one: prefixes of another are not used.
+        owner: the weights that are in place, by name: prefixes that others computed are not used.
         branches: of each prompt, continuations that are computed behind it but do not enter the cache; or nothing.
     """
-    passes = prefill_passes(network, prompts, lambda: TOKENS_A_PASS, store=store, adapter=adapter, branches=branches)
+    passes = prefill_passes(network, prompts, lambda: TOKENS_A_PASS, store=store, owner=owner, branches=branches)
     while True:
         try:
             next(passes)
@@ -126,14 +127,14 @@ def prefill_passes(
     tokens_a_pass: Callable[[], int],
     *,
     store: PrefixStore | None = None,
-    adapter: str | None = None,
+    owner: Hashable = None,
     branches: Sequence[Branches] = (),
 ) -> Passes:
     """`prefill` with other work between the passes; `tokens_a_pass` is asked before each for its size.
 
     Sizes are with padding; a picture is never cut.
     """
-    return _Prefill(network, prompts, tokens_a_pass, store, adapter, branches).passes()
+    return _Prefill(network, prompts, tokens_a_pass, store, owner, branches).passes()
 
 
 class _Prefill:
@@ -143,11 +144,11 @@ class _Prefill:
         prompts: Sequence[Prepared],
         tokens_a_pass: Callable[[], int],
         store: PrefixStore | None,
-        adapter: str | None,
+        owner: Hashable,
         branches: Sequence[Branches],
     ) -> None:
         self.tokens_a_pass = tokens_a_pass
-        self.network, self.prompts, self.store, self.adapter = network, prompts, store, adapter
+        self.network, self.prompts, self.store, self.owner = network, prompts, store, owner
         self.branches = branches or [()] * len(prompts)
         self.pictures = [_pictures(p.prompt) for p in prompts]
         self.places: dict[int, Place] = {}
@@ -155,7 +156,7 @@ class _Prefill:
         self.scored: dict[int, tuple[torch.Tensor, ...]] = {}
 
     def passes(self) -> Passes:
-        held = [self.store.longest(self.adapter, p.symbols) if self.store else (0, None) for p in self.prompts]
+        held = [self.store.longest(self.owner, p.symbols) if self.store else (0, None) for p in self.prompts]
         roots = shared_stretches([p.symbols for p in self.prompts], [length for length, _ in held])
         level = [(root, held[root.prompts[0]][1]) for root in roots]
         while level:
@@ -220,7 +221,7 @@ class _Prefill:
             self.scored[index] = tuple(islice(branches, len(self.branches[index])))
         if self.store is not None and len(stretch.prompts) > 1 and stretch.children:
             symbols = self.prompts[stretch.prompts[0]].symbols[: stretch.end]
-            self.store.put(self.adapter, symbols, place.cache, place.row)
+            self.store.put(self.owner, symbols, place.cache, place.row)
 
     def _pass(
         self,

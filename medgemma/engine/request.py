@@ -123,6 +123,11 @@ class Completion:
     """Why this request alone failed, with `finish_reason` "error"."""
     top_logprobs: tuple[TopLogprobs, ...] = ()
     """Of each token's place, as `logprobs`; empty unless `Sampling.top_logprobs` asks for them."""
+    tempered_logprobs: tuple[float, ...] = ()
+    """As `logprobs`, at the sampling temperature."""
+    sampled_logprobs: tuple[float, ...] = ()
+    """Under the distribution that each token was drawn from: after temperature, penalties, constraint, top-k, top-p and
+    min-p; 0 for greedy ones."""
 
 
 @dataclass(frozen=True)

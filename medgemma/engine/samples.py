@@ -44,10 +44,20 @@ class Sample:
     token_ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     top_logprobs: list[TopLogprobs] = field(default_factory=list)
+    tempered_logprobs: list[float] = field(default_factory=list)
+    sampled_logprobs: list[float] = field(default_factory=list)
 
     def completion(self, reason: FinishReason, error: str | None = None) -> Completion:
         """What has been said, ended for this reason."""
-        return Completion(tuple(self.token_ids), tuple(self.logprobs), reason, error, tuple(self.top_logprobs))
+        return Completion(
+            tuple(self.token_ids),
+            tuple(self.logprobs),
+            reason,
+            error,
+            tuple(self.top_logprobs),
+            tuple(self.tempered_logprobs),
+            tuple(self.sampled_logprobs),
+        )
 
     def finished(self, stop_ids: frozenset[int]) -> FinishReason | None:
         """Why the answer ends with the token it has just taken; None if it goes on."""
@@ -131,6 +141,19 @@ class Starting:
         return sum(request.sampling.num_samples for request in self.open_requests.values())
 
 
+@dataclass(eq=False)
+class Owed:
+    """Samples of one request that wait for rows; their prompt is computed and stands in a row of its own."""
+
+    ticket: int
+    request: Request
+    numbers: list[int]
+    """Of the samples, in order."""
+    place: Place
+    hidden: torch.Tensor
+    """(H,) of the prompt's last token."""
+
+
 class Taken(NamedTuple):
     """One token of every sample."""
 
@@ -186,6 +209,8 @@ def _given(sample: Sample, chosen: Chosen, index: int) -> str | None:
         return "the model's logits are not finite (NaN weights, or an overflow); check the checkpoint"
     sample.token_ids.append(chosen.token_ids[index])
     sample.logprobs.append(logprob)
+    sample.tempered_logprobs.append(chosen.tempered_logprobs[index])
+    sample.sampled_logprobs.append(chosen.sampled_logprobs[index])
     if sample.request.sampling.top_logprobs:
         sample.top_logprobs.append(chosen.top_logprobs[index])
     if sample.state is not None:

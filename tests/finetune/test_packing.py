@@ -239,3 +239,14 @@ def test_text_alone_and_checkpointed_activations(model: Any, pixels: torch.Tenso
 def test_image_tokens_without_a_picture_are_refused(model: Any) -> None:
     with pytest.raises(ValueError, match="4 image tokens and no picture"):
         completion_states(model, alone(EXAMPLES[2]))
+
+
+def test_an_image_token_that_a_policy_has_said_is_a_word_and_no_picture() -> None:
+    """It is learned, stands for no slot, and packed rows agree with single ones."""
+    said = Example((2, *SLOT, 9), (30, IMAGE, IMAGE, 1), (0,), "t.csv:1", (1.0, 2.0, 3.0, 4.0), completion_is_text=True)
+    for batch in (collate([said], pad_id=0, image_id=IMAGE, max_tokens=64), packed([said], 64)):
+        assert batch.targets.tolist() == [30, IMAGE, IMAGE, 1]
+        assert int(batch.token_type_ids.sum()) == 4 and batch.weights is not None
+        assert batch.weights.tolist() == [1, 2, 3, 4]
+    control = collate([replace(said, completion_is_text=False)], pad_id=0, image_id=IMAGE, max_tokens=64)
+    assert control.targets.tolist() == [30, 1] and int(control.token_type_ids.sum()) == 6

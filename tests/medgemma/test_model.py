@@ -122,7 +122,7 @@ def test_finish_reason_and_tokens(gemma: MedGemma, images: list[Any]) -> None:
     cut = gemma.ask(images[:1], QUESTIONS[0], max_new_tokens=3)[0]
     assert (cut.finish_reason, cut.tokens) == ("length", 3)
     first = gemma.tokenizer(gemma.ask(images[:1], QUESTIONS[0], max_new_tokens=1)[0].text).input_ids
-    gemma.engine.stop_ids = frozenset(first)
+    gemma.engine.rows.stop_ids = frozenset(first)
     stopped = gemma.ask(images[:1], QUESTIONS[0], max_new_tokens=3)[0]
     assert (stopped.finish_reason, stopped.tokens) == ("stop", 1)
 

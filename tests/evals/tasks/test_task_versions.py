@@ -51,6 +51,9 @@ WORDING_SHA256 = {
     "kit-pubmedqa 3": "8659ddfcdd820abc",
     "kit-mmlu-medical 1": "8659ddfcdd820abc",
     "kit-mmlu-medical 2": "8659ddfcdd820abc",
+    "kit-ehrqa-facts 1": "0f234a916a58892e",
+    "kit-nih14-label-report 1": "e378742815490c4e",
+    "nih14-label-report 1": "e378742815490c4e",
     "kit-mmlu-medical 3": "8659ddfcdd820abc",
     "medqa-likelihood 1": "8cb6302c86f3f07a",
     "medmcqa-likelihood 1": "4ce2e2b28a449a83",
@@ -169,6 +172,9 @@ WORDING_SHA256 = {
     "zero-shot-vqa-rad-trained-wordings 1": "cbc65b84ec3e61b3",
     "zero-shot-nih-pneumonia 2": "d12b0df65b635304",
     "zero-shot-nih-pneumonia-trained-wordings 1": "8b3f1da5d7f80ceb",
+    "medcalc-bench 1": "cfd0d9a961e094a6",
+    "healthbench 1": "fa8911991e6f245e",
+    "healthbench-professional 1": "fa8911991e6f245e",
     **{f"table-{kind} {version}": "104d7b5002f788aa" for kind in METRICS for version in (1, 2)},
 }
 

@@ -49,6 +49,15 @@ def test_merge(command: Command, tmp_path: Path) -> None:
     assert refused.stderr.startswith("error: adapter") and not (tmp_path / "refused").exists()
 
 
+def test_several_adapters_want_slerp(command: Command, tmp_path: Path) -> None:
+    arguments = ("merge", PEFT / "base", PEFT / "all-linear", PEFT / "vision", "--out", tmp_path / "out", "--quiet")
+    refused = command(*arguments)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1 and "want --slerp" in refused.stderr
+    done = command(*arguments, "--slerp", "--toward-base", "0.5")
+    assert done.returncode == 0, done.stderr
+    assert "2 versions" in done.stdout and load(tmp_path / "out").isfinite().all()
+
+
 def test_plug(command: Command, tmp_path: Path) -> None:
     siglip = checkpoints.write(checkpoints.siglip(), tmp_path / "siglip", lambda name: name)
     pixels = {"size": {"height": 28, "width": 28}, "resample": 2, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}

@@ -8,15 +8,14 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.layouts import read_checkpoint
-from medgemma.checkpoints.merge import merge
 from medgemma.engine import Completion, Engine, Request, Sampling
 from medgemma.engine.adapters import Adapters
-from medgemma.engine.features import FeatureCache
-from medgemma.engine.vision import project
+from medgemma.engine.vision import FeatureCache, project
 from medgemma.prompts.chat import Prompt
 from tests import checkpoints
 
@@ -52,7 +51,7 @@ class DrawnPictures(FeatureCache):
 
 def engine_of(model: Any, names: Sequence[str] = (), **kwargs: Any) -> Engine:
     engine = Engine(model, stop_ids=frozenset({1}), **kwargs)
-    engine.features = DrawnPictures(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = DrawnPictures(model, None)  # type: ignore[arg-type]
     for name in names:
         engine.load_adapter(name, PEFT / name)
     return engine
@@ -139,7 +138,7 @@ def test_only_adapters_that_change_what_is_seen_encode_pictures_again(engine: En
     for name in (None, *NAMES, None):
         engine.generate([request(1, name, 5)])
     assert pictures.passes == 1 + len(SEEING)
-    assert {key[1] for key in pictures._features} == {None, *SEEING}
+    assert {sight[-1] for _, sight in pictures._features} == {None, *SEEING}
 
 
 def test_prefixes_of_one_adapter_are_not_anothers(engine: Engine) -> None:
@@ -151,7 +150,33 @@ def test_prefixes_of_one_adapter_are_not_anothers(engine: Engine) -> None:
     engine.weights_changed()
     for name in ("patterns", None, "one-layer", "patterns", None):
         assert same(engine.generate(requests(name)), answers[name])
-    assert {adapter for adapter, _ in engine.prefixes._rows} == {"patterns", None, "one-layer"}
+    assert {owner[-1] for owner, _ in engine.prefixes._rows} == {"patterns", None, "one-layer"}
+
+
+@pytest.mark.parametrize("name", ["all-linear", "dora", "vision", "projector"])
+def test_an_adapter_replaced_in_memory_is_one_that_was_trained_so(name: str, tmp_path: Path) -> None:
+    """With updates, lengths and weights trained whole; prefixes and features of the old values are not used."""
+    engine = engine_of(read(), [name])
+    engine.generate(requests(name))
+    shutil.copytree(PEFT / name, tmp_path / "later")
+    file = tmp_path / "later" / "adapter_model.safetensors"
+    later = {key: value * -1.5 + 0.01 for key, value in load_file(file).items()}
+    save_file(later, file)
+    fresh = engine_of(read())
+    fresh.load_adapter("later", tmp_path / "later")
+    expected = fresh.generate(requests("later"))
+    before = engine.generate(requests(name))
+    engine.replace_adapter(name, later)
+    assert same(engine.generate(requests(name)), expected) and not same(before, expected)
+    key = next(iter(later))
+    with pytest.raises(ValueError, match=r"is not given and was \(.*give the tensors of the same adapter"):
+        engine.replace_adapter(name, {k: v for k, v in later.items() if k != key})
+    with pytest.raises(ValueError, match="NaN or infinity"):
+        engine.replace_adapter(name, {**later, key: later[key] * torch.nan})
+    assert same(engine.generate(requests(name)), expected)
+    engine.submit(requests(name)[0])
+    with pytest.raises(RuntimeError, match="1 requests for adapter .* are not done"):
+        engine.replace_adapter(name, later)
 
 
 def test_an_adapter_that_is_unloaded_leaves_no_trace() -> None:

@@ -9,10 +9,9 @@ import torch
 from torch._inductor.utils import fresh_cache
 
 from medgemma.engine import Request, Sampling
-from medgemma.engine import engine as engine_module
 from medgemma.engine.engine import Engine, EngineBusy, Event
-from medgemma.engine.features import FeatureCache
 from medgemma.engine.prefill import prefill_passes
+from medgemma.engine.vision import FeatureCache
 from tests.medgemma.engine import small
 
 STOP = frozenset({1})
@@ -36,7 +35,7 @@ class NumberedPictures(FeatureCache):
 
 def new_engine(model: Any, **kwargs: Any) -> Engine:
     engine = Engine(model, stop_ids=STOP, **kwargs)
-    engine.features = NumberedPictures(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = NumberedPictures(model, None)  # type: ignore[arg-type]
     return engine
 
 
@@ -313,7 +312,7 @@ def test_a_picture_of_nan_fails_its_own_request_and_leaves_no_trace(engine: Engi
             made[[picture == 99 for picture in pictures]] = torch.nan
             return made
 
-    engine.features = OneBad(model, None)  # type: ignore[arg-type]
+    engine.preparing.features = OneBad(model, None)  # type: ignore[arg-type]
     bad = request(small.joined(SHARED, small.prompt(3, 5)), 99)
     done = engine.generate([asked[0], bad, asked[2]])
     assert [list(done[0][0].token_ids), list(done[2][0].token_ids)] == [answers[0], answers[2]]
@@ -339,7 +338,7 @@ def test_a_prompt_that_cannot_be_computed_fails_alone(
             raise RuntimeError("out of memory")
         return prefill_passes(network, prompts, *args, **kwargs)
 
-    monkeypatch.setattr(engine_module, "prefill_passes", short_of_memory)
+    monkeypatch.setattr("medgemma.engine.preparing.prefill_passes", short_of_memory)
     done = engine.generate(asked)
     assert tokens(done[:3]) == answers[:3]
     assert done[3][0].finish_reason == "error" and "out of memory" in str(done[3][0].error)
@@ -350,8 +349,6 @@ def test_what_can_never_be_answered_is_refused_before_anything_runs(engine: Engi
         engine.submit(request(small.prompt(1, 2, 2, 2), 5))
     with pytest.raises(ValueError, match=r"the prompt is 401 tokens and asks for 200 more; the model holds 512"):
         engine.submit(request(small.prompt(1, 400), max_new_tokens=200))
-    with pytest.raises(ValueError, match="33 samples; this engine decodes 32"):
-        engine.submit(request(SHARED, 7, num_samples=33))
     assert engine.num_waiting == 0
 
 
@@ -438,7 +435,7 @@ def test_a_long_prompt_is_computed_between_the_steps_of_others(model: Any, monke
 
 
 def test_a_prompt_that_is_being_computed_can_be_cancelled(model: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine_module, "TOKENS_A_PASS", 16)
+    monkeypatch.setattr("medgemma.engine.rows.TOKENS_A_PASS", 16)
     engine = new_engine(model)
     ticket = engine.submit(request(small.prompt(7, 90, 60), 5))
     assert engine.step() == [] and engine.num_running == 1

@@ -105,7 +105,7 @@ def test_prefixes_of_earlier_calls_are_used(network: Network, monkeypatch: pytes
     whole = len(SHARED.input_ids) + 7
     assert sum(seen) == 6 + whole
     assert largest_error(network, done, both) < 1e-5
-    prefill(network, [later[0][0]], store=store, adapter="other")
+    prefill(network, [later[0][0]], store=store, owner="other")
     assert seen[-1] == whole  # another adapter's prefix is another's
 
 

@@ -29,7 +29,7 @@ def test_every_draw_gives_the_token_of_its_share(top_k: int | None, top_p: float
     """An even grid of draws hits each token as often as transformers' filtered distribution says."""
     scaled, count = LOGITS / temperature, 4000
     draws = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    tokens = _drawn(scaled.expand(count, -1), top_k, top_p, draws)
+    tokens = _drawn(scaled.expand(count, -1), top_k, top_p, draws).tokens
     share = torch.bincount(tokens, minlength=8) / count
     torch.testing.assert_close(share, filtered(scaled, top_k, top_p), atol=1 / count + 1e-6, rtol=0)
 
@@ -38,7 +38,7 @@ def test_every_draw_gives_the_token_of_its_share(top_k: int | None, top_p: float
 @pytest.mark.parametrize(("top_k", "top_p"), [(None, 1.0), (2, 1.0), (None, 0.5), (3, 0.5)])
 def test_the_ends_of_the_interval_stay_inside(draw: float, top_k: int | None, top_p: float) -> None:
     kept = filtered(LOGITS, top_k, top_p) > 0
-    token = int(_drawn(LOGITS, top_k, top_p, torch.tensor([draw], dtype=torch.float64)))
+    token = int(_drawn(LOGITS, top_k, top_p, torch.tensor([draw], dtype=torch.float64)).tokens)
     assert kept[token]
 
 
@@ -131,7 +131,7 @@ def test_min_p_keeps_what_transformers_keeps() -> None:
     logits = torch.randn(1, 50, generator=torch.Generator().manual_seed(0))
     kept = torch.isfinite(MinPLogitsWarper(0.2)(torch.zeros(1, 0, dtype=torch.long), logits))[0].nonzero()[:, 0]
     draws = (torch.arange(4000, dtype=torch.float64) + 0.5) / 4000
-    drawn = set(_drawn(logits.expand(4000, -1), None, 1.0, draws, min_p=0.2).tolist())
+    drawn = set(_drawn(logits.expand(4000, -1), None, 1.0, draws, min_p=0.2).tokens.tolist())
     assert 1 < len(kept) < 20 and drawn == set(kept.tolist())
 
 

@@ -88,7 +88,7 @@ def test_a_marker_in_two_parts_is_refused(edited: Edit) -> None:
 )
 def test_the_end_of_a_turn_stops_whatever_the_settings_say(edited: Edit, generation: Any) -> None:
     gemma = MedGemma.from_pretrained(edited(generation_config=generation, tokenizer_config=without_turn_names))
-    assert gemma.stop_ids == {1, 6} == gemma.engine.stop_ids
+    assert gemma.stop_ids == {1, 6} == gemma.engine.rows.stop_ids
 
 
 def test_further_stops_are_silent_and_words_among_them_may_be_asked(edited: Edit, tiny_folder: Path) -> None:

@@ -1,0 +1,1 @@
+"""On-policy algorithms, a file each, reading like its paper's box."""

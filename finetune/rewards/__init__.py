@@ -1,0 +1,1 @@
+"""Rewards with TRL's signature: f(prompts, completions, **columns) -> one number a completion."""

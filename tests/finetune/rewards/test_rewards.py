@@ -1,0 +1,34 @@
+"""Rewards by hand, and by name."""
+
+import pytest
+
+from finetune.rewards.named import reward_named
+from finetune.rewards.texts import agreement, word_overlap
+
+
+def message(text: str) -> list[dict[str, str]]:
+    return [{"role": "assistant", "content": text}]
+
+
+def test_word_overlap_has_levels() -> None:
+    said = [message("left pleural effusion"), message("effusion"), message("no"), message("No.")]
+    earned = word_overlap(completions=said, answer=["pleural effusion", "pleural effusion", "yes", "no"])
+    assert earned == pytest.approx([0.8, 2 / 3, 0.0, 1.0])
+
+
+def test_agreement_is_among_answers_to_one_prompt() -> None:
+    prompts = ["a", "a", "a", "b"]
+    assert agreement(prompts, ["yes", "yes", "no", "yes"]) == pytest.approx([0.5, 0.5, 0.0, 0.0])
+
+
+def test_by_name() -> None:
+    assert reward_named("word-overlap") is word_overlap
+    assert reward_named("finetune.rewards.texts:agreement") is agreement
+    for name, said in {
+        "fidelity": "reward 'fidelity' is unknown; choose agreement or word-overlap, or give your own",
+        "nowhere:f": "No module named 'nowhere'",
+        "finetune.rewards.texts:none": "has no attribute 'none'",
+        "finetune.rewards.named:OWN": "OWN cannot be called",
+    }.items():
+        with pytest.raises(ValueError, match=said):
+            reward_named(name)
