@@ -2,8 +2,8 @@
 
 The base's weights are neither changed nor copied: an adapter costs its own tensors, and switching costs nothing. Files
 are read by `medgemma.checkpoints.adapters.merge.read_adapter`, so that what can be merged can be loaded, trained under
-any transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it cannot
-place.
+any transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it
+cannot place.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
