@@ -12,13 +12,16 @@ LEROBOT := .venv-lerobot
 RAY := .venv-ray
 TIMM := .venv-timm
 LM_EVAL := .venv-lm-eval
+INSPECT := .venv-inspect
 CLIENTS := .venv-clients
+LLAMA := .venv-llama
 TRL := .venv-trl
+ENVIRONMENTS := .venv-environments
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-trl clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl test-environments clean
 
 install: $(STAMP)
 
@@ -62,9 +65,11 @@ bench: $(STAMP)
 KIT ?= ../shared/data
 KIT_RUNS ?= runs/kit
 KIT_OPTIONS ?= --limit 100 --max-new-tokens 64
+KIT_PROBES ?= --limit 40 --max-new-tokens 64
 kit-table: $(STAMP)
 	rm -rf $(KIT_RUNS)
 	-$(BIN)/medgemma-eval run all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_OPTIONS)
+	-$(BIN)/medgemma-eval reliability all-kit --data $(KIT) --out $(KIT_RUNS) $(KIT_PROBES)
 	$(BIN)/medgemma-eval report $(KIT_RUNS)
 	$(BIN)/medgemma-eval report $(KIT_RUNS) --markdown --into docs/kit-table.md
 
@@ -130,13 +135,17 @@ test-timm: $(STAMP)
 	  touch $(TIMM)/.installed; }
 	$(TIMM)/bin/pytest tests/timm
 
-# lm-evaluation-harness as the oracle of the likelihood rows: the same prompts, options and likelihoods, item by item.
+# lm-evaluation-harness as the oracle of the likelihood rows: the same prompts, options and likelihoods, item by item; its
+# readers of answers and inspect_ai's beside ours (benchmarks/gauntlet.py).
 test-lm-eval: $(STAMP)
 	test -e $(LM_EVAL)/.installed || { $(PYTHON) -m venv $(LM_EVAL) && \
 	  $(LM_EVAL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 && \
 	  $(LM_EVAL)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt "lm_eval[hf]==0.4.13" && \
 	  touch $(LM_EVAL)/.installed; }
-	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python $(BIN)/pytest tests/lm_eval
+	test -e $(INSPECT)/.installed || { $(PYTHON) -m venv $(INSPECT) && \
+	  $(INSPECT)/bin/pip install --quiet --disable-pip-version-check inspect_ai==0.3.285 && \
+	  touch $(INSPECT)/.installed; }
+	LM_EVAL_PYTHON=$(LM_EVAL)/bin/python INSPECT_PYTHON=$(INSPECT)/bin/python $(BIN)/pytest tests/lm_eval
 
 # TRL's trainer, whose pins are its own, as the peer of the losses (benchmarks/losses.py) and as the host of our collator.
 # Liger's divergence from a teacher is plain torch; its other parts want triton.
@@ -151,6 +160,15 @@ $(TRL)/.installed: pyproject.toml constraints.txt
 test-trl: $(TRL)/.installed
 	$(TRL)/bin/pytest tests/trl
 
+# Tasks as `verifiers` tasksets, whose forty packages stay in an environment of their own.
+test-environments:
+	test -e $(ENVIRONMENTS)/.installed || { $(PYTHON) -m venv $(ENVIRONMENTS) && \
+	  $(ENVIRONMENTS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch==2.13.0 && \
+	  $(ENVIRONMENTS)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
+	    --editable ".[environments]" verifiers==0.3.1 pytest filelock && \
+	  touch $(ENVIRONMENTS)/.installed; }
+	$(ENVIRONMENTS)/bin/pytest tests/verifiers
+
 # Other people's clients against the server, and schemathesis over its OpenAPI.
 test-clients: $(STAMP)
 	test -e $(CLIENTS)/.installed || { $(PYTHON) -m venv $(CLIENTS) && \
@@ -159,10 +177,16 @@ test-clients: $(STAMP)
 	  touch $(CLIENTS)/.installed; }
 	CLIENTS_PYTHON=$(CLIENTS)/bin/python $(BIN)/pytest tests/clients
 
+# llama.cpp's own server, from a wheel that holds it, over the GGUF files that we write.
+test-llama: $(STAMP)
+	test -e $(LLAMA)/.installed || { $(PYTHON) -m venv $(LLAMA) && \
+	  $(LLAMA)/bin/pip install --quiet --disable-pip-version-check xllamacpp==2026.10.11549 && touch $(LLAMA)/.installed; }
+	LLAMA_PYTHON=$(LLAMA)/bin/python $(BIN)/pytest tests/llama
+
 # Debian packages that some tests use.
 system:
 	apt-get update
 	apt-get install --yes --no-install-recommends chromium dcmtk ffmpeg
 
 clean:
-	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(TRL) build dist *.egg-info
+	rm -rf $(VENV) $(INTEROP) $(TFDS) $(RLDS) $(TENSORFLOW) $(MINARI) $(LEROBOT) $(RAY) $(TIMM) $(LM_EVAL) $(INSPECT) $(CLIENTS) $(LLAMA) $(TRL) $(ENVIRONMENTS) build dist *.egg-info

@@ -95,11 +95,11 @@ def ligers(model: Any, ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 CASES: Mapping[str, Loss] = {
     "floor, 2×256": floor,
-    "TRL dense, 2×256": trls_dense,
-    "TRL fused, 2×256": trls_fused,
-    "Liger, 2×256": ligers,
     "ours, 2×256": ours,
     "ours, 2×256, half masked": ours,
+    "Liger, 2×256": ligers,
+    "TRL fused, 2×256": trls_fused,
+    "TRL dense, 2×256": trls_dense,
 }
 LONG_CASES: Mapping[str, Loss] = {"floor, 2×512": floor, "ours, 2×512": ours, "TRL dense, 2×512": trls_dense}
 """Run once, for their memory."""

@@ -19,6 +19,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +63,10 @@ def main() -> None:
         for case in (divergence_cases.CASES if of_divergence else CASES)
         if has_trl or not case.startswith(("TRL", "Liger"))
     ]
-    rounds = [_round(python, options.loss, cases, options.steps, number) for number in range(options.rounds)]
+    measured = partial(_round, python, options.loss, kept=options.resume)
+    rounds = [measured(cases, options.steps, number) for number in range(options.rounds)]
     if of_divergence and has_trl:
-        rounds[0] |= _round(python, options.loss, _long_cases(), 1, 0)
+        rounds[0] |= measured(_long_cases(), 1, 0)
     record: dict[str, Any] = {
         "benchmark": "losses" if not of_divergence else "losses, divergence",
         **provenance(),
@@ -72,7 +74,7 @@ def main() -> None:
         "trl": _trl_version(python) if has_trl else None,
         "shape": {"hidden": HIDDEN, "vocabulary": VOCABULARY, "rows": ROWS, "tokens": TOKENS, "torch_chunk": CHUNK},
         "rounds": rounds,
-        "accuracy": _run(python, options.loss, "accuracy", options.steps),
+        "accuracy": _kept(options.resume, 0, "accuracy", partial(_run, python, options.loss, "accuracy", 1)),
         "share_of_other_programs": neighbours.share(),
     }
     record["figures"] = divergence_figures(record) if of_divergence else figures(record)
@@ -220,7 +222,7 @@ def _one_case(options: argparse.Namespace) -> dict[str, float]:
             return accuracy()
         return step(_model(frozen=case.endswith("frozen")), CASES[case], TOKENS, half=half, steps=steps)
     if case == "accuracy":
-        return divergence_cases.accuracy(HIDDEN, VOCABULARY, ROWS * 255)
+        return divergence_cases.accuracy(HIDDEN, VOCABULARY, 2 * divergence_cases.CHUNK)
     loss_of = {**divergence_cases.CASES, **divergence_cases.LONG_CASES}[case]
     model = divergence_cases.with_teacher(lambda seed: _model(frozen=False, seed=seed))
     return step(model, loss_of, 512 if "2×512" in case else 256, half=half, steps=steps)
@@ -268,11 +270,13 @@ def _long_cases() -> list[str]:
     return fits
 
 
-def _round(python: str, loss: str, cases: list[str], steps: int, number: int) -> dict[str, dict[str, float]]:
+def _round(
+    python: str, loss: str, cases: list[str], steps: int, number: int, *, kept: Path | None
+) -> dict[str, dict[str, float]]:
     """All cases once; every second round in reverse order."""
     found = {}
     for case in cases if number % 2 == 0 else reversed(cases):
-        found[case] = _run(python, loss, case, steps)
+        found[case] = _kept(kept, number, case, partial(_run, python, loss, case, steps))
         print(f"  round {number + 1}  {case:24} {found[case]['cpu_s']:8.2f} CPU-s", file=sys.stderr)
     return {case: found[case] for case in cases}
 
@@ -282,6 +286,18 @@ def _run(python: str, loss: str, case: str, steps: int) -> dict[str, float]:
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     said: dict[str, float] = json.loads(done.stdout.strip().splitlines()[-1])
     return said
+
+
+def _kept(path: Path | None, number: int, case: str, run: Callable[[], dict[str, float]]) -> dict[str, float]:
+    """What a stopped run has measured already, else measured now and kept for the next."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path and path.is_file() else []
+    for line in map(json.loads, lines):
+        if (line["round"], line["case"]) == (number, case):
+            return dict(line["found"])
+    found = run()
+    if path:
+        append({"round": number, "case": case, "found": found}, path)
+    return found
 
 
 def _median(record: Mapping[str, Any], case: str, peer: str, key: str, way: str | None = None) -> float:
@@ -306,6 +322,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=2, help="a case's, in one process; the quickest counts")
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "losses.jsonl")
+    parser.add_argument("--resume", type=Path, help="keeps what is measured; a stopped run goes on with the same file")
     parser.add_argument("--loss", choices=("completion", "divergence"), default="completion")
     parser.add_argument("--case", help=argparse.SUPPRESS)
     return parser.parse_args()

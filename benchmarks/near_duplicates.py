@@ -30,7 +30,7 @@ def main(data: Path) -> None:
             decoded = decode_pictures(table)
             group_of = {file: row.group for row in table.rows for file in row.files}
             groups = [group_of[file] for file in decoded.files]
-            pairs = find_near_duplicates(decoded.maps, groups)
+            pairs = find_near_duplicates(decoded.maps, groups, small=decoded.small)
             across = [pair for pair in pairs if groups[pair.first] != groups[pair.second]]
             num_pairs = len(groups) * (len(groups) - 1) // 2 - _within(groups)
             print(f"{name}: {len(groups)} pictures; named of {num_pairs} pairs of two groups: {len(across)}")

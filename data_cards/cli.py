@@ -110,6 +110,48 @@ def _check_copy(name: str, path: Path) -> None:
     typer.echo(f"{folder}: is the copy that the card {name} describes (licence: {card.licence.splitlines()[0]})")
 
 
+@app.command("overlap")
+@spread_options
+def overlap_command(
+    trained: Annotated[Path, typer.Argument(metavar="TABLE", help="What is to be trained on.")],
+    data: Annotated[Path, typer.Option(help="Holds one folder a card name: the sets that are evaluated on.")],
+    *,
+    options: TableOptions,
+    card: Annotated[list[str] | None, typer.Option(help="Only this set; again for several.")] = None,
+    with_train: Annotated[bool, typer.Option("--with-train", help="Also the sets' own training sides.")] = False,
+    exclude: Annotated[Path | None, typer.Option(help="Write the table without what is shared, and exit 0.")] = None,
+) -> None:
+    """Say which rows of a table evaluation sets have too, by their texts and pictures; exit status 1 if any.
+
+    Found are copies in other case, order or words, re-encoded, resized, cropped, brightened, windowed or mirrored.
+    """
+    from dataclasses import replace
+
+    from data_cards.check import at_most
+    from data_cards.overlap.check import demand_writable, overlap, write_without
+
+    if options.table is not None:
+        raise ValueError(f"got {trained} and --table {options.table}; give one")
+    table = replace(options, table=trained).read(labelled=False)
+    if exclude is not None:
+        demand_writable(table, exclude)
+    for line in (*table.described(), *table.findings):
+        typer.echo(f"note: {line}", err=True)
+    found = overlap(table, data, card or (), with_train)
+    for line in found.not_compared:
+        typer.echo(f"note: not compared: {line}", err=True)
+    for line in at_most(iter([f"shared: {one.place}: {one.what}" for one in found.shared])):
+        typer.echo(line)
+    typer.echo(
+        f"{len(found.places)} of {found.num_rows} rows are shared with {found.num_evaluation_rows} evaluation rows of "
+        f"{', '.join(found.cards)}"
+    )
+    if exclude is not None:
+        typer.echo(f"{exclude}: {write_without(table, found.places, exclude)} rows")
+    elif found.shared:
+        raise typer.Exit(1)
+
+
 @app.command("croissant")
 def croissant_command(name: Name) -> None:
     """Print one card as Croissant JSON-LD; redirect it to croissant.json in the set's own folder."""

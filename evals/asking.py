@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -17,7 +18,10 @@ ALL_KIT = "all-kit"
 
 
 class Answering:
-    """What answers: a server, or models that are loaded when the first task wants them."""
+    """What answers: a server, or models that are loaded when the first task wants them.
+
+    With `accepted`, judge.json or its folder, a judge that it does not accept is refused.
+    """
 
     def __init__(
         self,
@@ -26,8 +30,10 @@ class Answering:
         placed: Mapping[str, Any],
         decoder: Mapping[str, Any],
         server: Any = None,
+        accepted: Path | None = None,
     ) -> None:
         self.model = model
+        self.accepted = accepted
         self.is_server = server is not None
         self._roles, self._placed, self._decoder = roles, placed, decoder
         self._loaded: dict[str, Any] = {"text": server} if server else {}
@@ -35,6 +41,7 @@ class Answering:
     def for_task(self, task: "Task", options: "RunOptions") -> Any:
         """Return the model for a task, with those who play the other roles if it is a dialogue."""
         from evals.clinic.casting import local_players, server_players
+        from evals.judging.acceptance import demand_accepted
 
         kind = "label" if task.answers == "label" else "text"
         if kind not in self._loaded:
@@ -42,9 +49,12 @@ class Answering:
         model = self._loaded[kind]
         if not task.dialogue:
             return model
-        if self.is_server:
-            return server_players(model, self._roles, options.generation(task))
-        return local_players(model, self._roles, options.generation(task))
+        cast = server_players if self.is_server else local_players
+        players = cast(model, self._roles, options.generation(task))
+        judge = players.judge_for(task.dialogue.roles)
+        if self.accepted is None or not judge:
+            return players
+        return replace(players, accepted=demand_accepted(self.accepted, judge))
 
 
 class CannotAnswer(NamedTuple):
@@ -67,8 +77,6 @@ def of_table(
     asked: TableOptions, names: Sequence[str], data: Path | None, options: "RunOptions"
 ) -> tuple[list["Task"], "RunOptions"]:
     """Return the tasks of a table, and the options with its side; say what was understood before anything runs."""
-    from dataclasses import replace
-
     from evals.tasks.tables import default_side, table_kinds, task_name, task_of
 
     if data is not None:

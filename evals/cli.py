@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from data_cards.table.options import TableOptions
+from evals.accepting import judge
 from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
     Device,
@@ -84,9 +86,17 @@ def run_command(
     thinking_tokens: Annotated[int, typer.Option(min=0, help="Let the model think, so many tokens at most.")] = 0,
     samples: Annotated[int, typer.Option(min=1, help="Answers drawn an item; the majority counts.")] = 1,
     temperature: Annotated[float, typer.Option(min=0, help="Of the draws; 0 is greedy.")] = 0.0,
+    vote_orders: Annotated[
+        int, typer.Option(min=0, help="Ask in so many drawn orders of the options; the majority counts.")
+    ] = 0,
     role: Annotated[
         list[str] | None,
-        typer.Option(metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator: rules, model, URL#NAME."),
+        typer.Option(
+            metavar="ROLE=PLAYER", help="Who plays patient, measurement, moderator, judge: rules, model, URL#NAME"
+        ),
+    ] = None,
+    accepted: Annotated[
+        Path | None, typer.Option(help="--out of `judge`: only a judge that it accepts may grade.")
     ] = None,
     cache: Annotated[Path | None, typer.Option(help="Folder that keeps greedy answers over runs.")] = None,
     adapter: Adapter = None,
@@ -102,6 +112,7 @@ def run_command(
     The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
     """
     from evals.clinic.casting import roles_of
+    from evals.clinic.dialogue import JUDGES
     from evals.running.options import RunOptions
 
     roles = roles_of(role or [])
@@ -115,7 +126,10 @@ def run_command(
         thinking_tokens=thinking_tokens,
         n_samples=samples,
         temperature=temperature,
+        vote_orders=vote_orders,
     )
+    if accepted and not any(roles[judge] != "none" for judge in JUDGES):
+        raise ValueError("--accepted is for a judge, and none plays; give --role judge=URL#NAME (or moderator=...)")
     if endpoint and cache:
         raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
     if endpoint and (adapter or quantize):
@@ -129,12 +143,12 @@ def run_command(
     else:
         raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
-        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder)
+        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder, accepted=accepted)
         if endpoint:
             from medgemma.endpoint import Endpoint
 
             server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server))
+            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server), accepted)
         kept = None
         if cache:
             from evals.running.cache import AnswerCache
@@ -208,7 +222,7 @@ def reliability(
     An answer is stable if it means the same in all wordings and orders, and it needs the picture if another patient's,
     a grey one or none changes it. `compare` prints the moves between the quadrants of two models.
     """
-    from evals.reliability.running import lines_of, probing_task, summarise
+    from evals.reliability.running import ROUNDS, can_be_probed, lines_of, num_probes, probing_task, summarise
     from evals.results.tables import aligned
     from evals.running.options import RunOptions
 
@@ -223,15 +237,27 @@ def reliability(
 
             server = Endpoint(endpoint, endpoint_model or None)
             answering = Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
-        for task in chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder)):
+        chosen = chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder))
+        if ALL_KIT in tasks:
+            chosen = [task for task in chosen if can_be_probed(task)]
+        for task in chosen:
             asking = probing_task(task, options, out, orders)
-            failed.append(run_one(asking, unlimited, data, out, answering, None, concurrency, quiet))
-            if failed[-1] is not None:
+            for number in range(ROUNDS):
+                before = num_probes(out / asking.name)
+                ran = run_one(asking, unlimited, data, out, answering, None, concurrency, quiet)
+                if ran is None or (number and num_probes(out / asking.name) == before):
+                    break
+            failed.append(ran)
+            if ran is not None:
                 rows += lines_of(task.name, summarise(task, out, seed))
     for line in aligned(rows):
         typer.echo(line)
     if failed != [0] * len(failed):
         raise typer.Exit(1)
+
+
+app.command()(metrics)
+app.command()(judge)
 
 
 @app.command()
@@ -249,27 +275,72 @@ def compare(
     common: Annotated[
         bool, typer.Option("--common", help="Compare the items both answered; count the others.")
     ] = False,
+    page: Annotated[
+        Path | None, typer.Option(help="Of two folders of `reliability`: write both and the items that moved as HTML.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of the resampling.")] = 0,
 ) -> None:
-    """Compare two models item by item: both values, second minus first, intervals and p values."""
-    from evals.reliability.running import RESULTS, compare_results, move_lines
-    from evals.results.compare import as_table, compare_dirs, remarks, to_json
-    from evals.results.tables import aligned
+    """Compare two models item by item: both values, second minus first, intervals and p values.
 
-    if all((folder / RESULTS).is_file() for folder in (first, second)):
-        for line in aligned(
-            [row for task, found in compare_results(first, second, seed).items() for row in move_lines(task, found)]
-        ):
+    Of two folders of `reliability`: the quadrants' shares of both and the items that moved between them.
+    """
+    from evals.reliability.comparing import compared_reliability
+    from evals.results.compare import as_table, compare_dirs, remarks, to_json
+    from evals.results.pairing import demand_alike
+
+    alike = demand_alike(first, second)
+    found: dict[str, Any] = {}
+    if alike.reliability:
+        lines, found["reliability"] = compared_reliability(first, second, seed, page)
+        for line in lines:
             typer.echo(line)
-        if not any((folder / "scores.json").is_file() for folder in (first, second)):
-            return
-    comparison = compare_dirs(first, second, common, seed)
-    for line in remarks(comparison):
-        say(line)
-    typer.echo(as_table(comparison))
+    if alike.runs:
+        comparison = compare_dirs(first, second, common, seed)
+        for line in remarks(comparison):
+            say(line)
+        typer.echo(as_table(comparison))
+        found |= to_json(comparison)
     if out is not None:
         with whole_file(out) as file:
-            file.write(json.dumps(to_json(comparison), indent=1, allow_nan=False) + "\n")
+            file.write(json.dumps(found, indent=1, allow_nan=False) + "\n")
+
+
+@app.command("plan")
+def plan_command(
+    first: Annotated[Path, typer.Argument(metavar="DIR", help="The --out of a pilot run.")],
+    second: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Another model's, same items: then paired.")
+    ] = None,
+    *,
+    difference: Annotated[float, typer.Option(help="What is to be found, in the metric's units, such as 0.05.")],
+    power: Annotated[float, typer.Option(help="Probability of finding it.")] = 0.8,
+    level: Annotated[float, typer.Option(help="Of the two-sided test.")] = 0.05,
+    metric: Annotated[str, typer.Option(help="A mean over items; the task's main metric if empty.")] = "",
+) -> None:
+    """Say how many groups (patients) and items find a difference between two models, from a pilot of one or both."""
+    from evals.results.planning import plan
+    from evals.results.tables import aligned
+
+    plans, refused = plan(first, second, difference, power, level, metric)
+    head = ("task", "metric", "pilot", "design effect", "needed", "at most, by the pilot's size")
+    rows = [
+        (
+            one.task,
+            one.metric,
+            f"{one.spread.n_items} items of {one.spread.n_groups} groups",
+            f"{one.spread.design_effect:.2f}",
+            f"{one.needed.items} items of {one.needed.groups} groups",
+            f"{one.needed.groups_at_most} groups",
+        )
+        for one in plans
+    ]
+    say(f"to find a difference of {difference:g} with power {power:g}, two-sided at {level:g}; groups as in the pilot")
+    if second is None:
+        say("one pilot: the other model is taken to err independently; two pilots on the same items ask for fewer")
+    for line in aligned([head, *rows]):
+        typer.echo(line)
+    for line in refused:
+        say(f"not planned: {line}")
 
 
 @app.command()

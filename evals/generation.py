@@ -23,13 +23,17 @@ class Generation:
     temperature: float = 0.0
     """0 is greedy."""
     seed: int = 0
-    """Of the draws; greedy answers do not depend on it."""
+    """Of the draws and orders; greedy answers to the given order do not depend on it."""
+    vote_orders: int = 0
+    """Orders of its options that each item is asked in, the most frequent answer counts; 0 for the given one alone."""
 
     def __post_init__(self) -> None:
         if self.n_samples > 1 and self.temperature == 0:
             raise ValueError(
                 f"got {self.n_samples} samples at temperature 0, which are all alike; expected a temperature above 0"
             )
+        if self.n_samples > 1 and self.vote_orders:
+            raise ValueError("got several samples and several orders to vote over; give one of them")
         if self.thinking != bool(self.thinking_tokens):
             raise ValueError(
                 f"got thinking={self.thinking} and {self.thinking_tokens} tokens for it; give both or neither"

@@ -27,7 +27,9 @@ class Output:
     text: str = ""
     """The generated text without thoughts; for zero-shot items the label; of several draws the first."""
     samples: Sequence[str] = ()
-    """All draws, if several were asked for."""
+    """All draws, if several were asked for; with `orders` the answer to each."""
+    orders: Sequence[str] = ()
+    """Of a vote over orders (--vote-orders): which of the item's letters' options stood at A, B, ... each time."""
     thinking: str = ""
     """The thoughts before `text`, if there were any."""
     probabilities: Mapping[str, float] = field(default_factory=dict)

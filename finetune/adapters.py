@@ -17,25 +17,27 @@ import torch
 from pydantic import Field
 
 from finetune.configuration import Section
+from medgemma.checkpoints.adapters.merge import WEIGHTS_FILE
+from medgemma.checkpoints.adapters.trained_on import trained_on, write_trained_on
 from medgemma.checkpoints.convert import whole_folder
-from medgemma.checkpoints.merge import WEIGHTS_FILE
-from medgemma.checkpoints.trained_on import trained_on, write_trained_on
 from medsiglip.checkpoints.safetensors_files import tensors_of_file
 
 Method = Literal["full", "lora", "dora", "qlora"]
-Part = Literal["language", "tower", "projector", "head"]
+Part = Literal["language", "tower", "projector", "head", "text"]
 
 PARTS: Mapping[str, str] = {
     "tower": r"(^|.*\.)(vision_tower|vision_model)\..*",
     "projector": r"(^|.*\.)multi_modal_projector\..*",
     "head": r"(^|.*\.)lm_head\..*",
     "classifier": r"(^|.*\.)classifier\..*",
+    "text": r"(^|.*\.)text_model\..*",
     "language": r"(^|.*\.)(language_model|model)\..*",
 }
 """Part to its parameters' names in memory, under any transformers version; the first that fits counts."""
 LAYERS: Mapping[str, str] = {
     "tower": r"(.*\.)?(vision_tower|vision_model)\.(vision_model\.)?encoder\.layers\.\d+\.(self_attn|mlp)"
     r"\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)",
+    "text": r"(.*\.)?text_model\.encoder\.layers\.\d+\.(self_attn|mlp)\.(q_proj|k_proj|v_proj|out_proj|fc1|fc2)",
     "head": r"(.*\.)?lm_head",
     "language": r"(.*\.)?(language_model|model)\.layers\.\d+\.(self_attn|mlp)"
     r"\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)",
@@ -52,7 +54,8 @@ class AdapterSection(Section):
     """full; lora; dora: with weight decomposition; qlora: lora over 4-bit weights (nf4), CUDA only."""
     parts: tuple[Part, ...] = ("language",)
     """language: attention and MLP of the decoder's layers; tower: those of the picture encoder; projector: whole;
-    head: the output head, which leaves the embeddings that it is tied to as they are."""
+    head: the output head, which leaves the embeddings that it is tied to as they are; text:
+    the layers of a MedSigLIP's text encoder."""
     rank: int = Field(default=16, ge=1)
     alpha: int = Field(default=32, ge=1)
     """The update is multiplied by alpha / rank."""

@@ -37,18 +37,73 @@ def run_recipe(
 ) -> None:
     """Run a recipe, or go on with an interrupted run.
 
-    The data are sets with a card (--data), or for `answers` and `classify` a table of yours (--table).
+    The data are sets with a card (--data), or a table of yours (--table) for all recipes but those for sets alone.
     """
     from finetune.configuration import load_config
 
     module, defaults = _recipe(recipe)
     resolved = load_config(module.Config, [defaults, *([config] if config else [])], override or [])
-    if hasattr(module, "run_table"):
-        module.run_table(resolved, _table(table, data), out, quiet)
-    elif data is None or table.table is not None:
-        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
-    else:
+    if data is not None and table.table is None and hasattr(module, "run"):
         module.run(resolved, data, out, quiet)
+    elif hasattr(module, "run_table"):
+        module.run_table(resolved, _table(table, data), out, quiet)
+    else:
+        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
+
+
+@app.command("sweep", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def sweep_recipe(
+    context: typer.Context,
+    recipe: Annotated[str, typer.Argument(help="A name that `list` prints.")],
+    space: Annotated[str, typer.Option(help="YAML of what is varied, or report_learning_rates.")],
+    out: Annotated[Path, typer.Option(help="Trials, their table, Optuna's storage; a killed sweep goes on.")],
+) -> None:
+    """Run a recipe with one setting after another, and stop those that fall behind.
+
+    All other options are those of `run`, for every trial: --table, --data, --set and the rest.
+    """
+    from finetune.configuration import load_config
+    from finetune.sweeps.space import choices, read_space
+    from finetune.sweeps.sweep import Sweep, sweep
+
+    module, defaults = _recipe(recipe)
+    found = read_space(space)
+    for key, values in found.settings.items():  # a setting that the recipe has not would fail every trial
+        for value in choices(values if isinstance(values, list) else [values.low, values.high]):
+            load_config(module.Config, [defaults], [f"{key}={value}"])
+    sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out)
+
+
+@app.command("estimate")
+def estimate_run(
+    model: Annotated[
+        str, typer.Argument(help="A Hub id such as google/medgemma-4b-it (no files needed), or a folder.")
+    ],
+    method: Annotated[str, typer.Option(help="lora, dora, qlora or full.")] = "lora",
+    parts: Annotated[
+        str, typer.Option(help="What is trained, with commas: language, tower, projector, head.")
+    ] = "language",
+    rank: Annotated[int, typer.Option(help="Of low-rank updates.")] = 16,
+    tokens: Annotated[int, typer.Option(help="Of an example, its pictures and answer included.")] = 1024,
+    pictures: Annotated[int, typer.Option(help="Of an example.")] = 1,
+    answer_tokens: Annotated[int, typer.Option(help="Of an example: what is learned.")] = 32,
+    examples: Annotated[int, typer.Option(help="At once; more of a step come one after the other.")] = 1,
+    examples_per_step: Annotated[int, typer.Option(help="Of an update.")] = 16,
+    device: Annotated[str, typer.Option(help="cuda (bfloat16) or cpu (float32).")] = "cuda",
+    checkpoint_activations: Annotated[bool, typer.Option(help="Compute activations again: less memory.")] = False,
+    tflops: Annotated[
+        float,
+        typer.Option(help="The device's own figure, dense, in TFLOP/s: A100 312, H100 989, L4 121, T4 65 (float16)."),
+    ] = 312.0,
+    utilisation: Annotated[float, typer.Option(help="The share of it that training reaches.")] = 0.3,
+) -> None:
+    """Memory and time of tuning a model, before anything is fetched: tensors are counted, nothing is computed."""
+    from finetune.estimate.estimate import Work, estimate, parts_of, report
+
+    section = parts_of(method, parts, rank)
+    work = Work(tokens, pictures, answer_tokens, examples, examples_per_step)
+    found = estimate(model, section, work, where=device, checkpointed=checkpoint_activations)
+    typer.echo(report(model, section, work, found, device, tflops, utilisation))
 
 
 @app.command("best-of")
@@ -57,7 +112,7 @@ def best_of(
     model: Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="All together are one prompt.")],
     question: Annotated[str, typer.Option("--question", "-q")],
-    reward: Annotated[str, typer.Option(help="agreement, word-overlap, or your own as module:function.")],
+    reward: Annotated[str, typer.Option(help="agreement, word-overlap, metric:NAME, or your own as module:function.")],
     n: Annotated[int, typer.Option("-n", min=2, help="Answers that are sampled.")] = 8,
     temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,

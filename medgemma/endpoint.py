@@ -24,6 +24,7 @@ from medgemma.answers import split_thinking
 from medgemma.engine.request import Sampling
 
 if TYPE_CHECKING:
+    from medgemma.prompts.content import Part
     from medsiglip.imaging import Picture
 
 KEY_VARIABLE = "MEDGEMMA_ENDPOINT_KEY"
@@ -31,6 +32,7 @@ KEY_VARIABLE = "MEDGEMMA_ENDPOINT_KEY"
 RETRIED_STATUS = frozenset({408, 409, 425, 429, *range(500, 600)})
 MAX_REPLY_BYTES = 16 << 20
 FIRST_WAIT_S, LONGEST_WAIT_S = 1.0, 60.0
+CLASSIFY = "/classify"
 KEPT_STUDIES = 16
 """Sets of files whose PNGs are kept; questions about one picture follow one another."""
 
@@ -67,7 +69,7 @@ class _Fault:
     retry_after_s: float | None = None
 
 
-_Answer = TypeVar("_Answer")
+_Read = TypeVar("_Read")
 
 
 class Endpoint:
@@ -162,8 +164,24 @@ class Endpoint:
             EndpointFault: There is no answer after all attempts, or the server refuses these messages.
             EndpointRefused: It refuses everything.
         """
-        found, attempts = self._retried("/chat/completions", self._body(messages, sampling, sample), _reply)
-        return found._replace(attempts=attempts)
+        reply, attempts = self._asked("/chat/completions", self._body(messages, sampling, sample), _reply)
+        return reply._replace(attempts=attempts)
+
+    def probabilities(
+        self, content: Sequence[Mapping[str, Any]], question: str, choices: Sequence[str]
+    ) -> dict[str, float]:
+        """Ask `medgemma serve` how likely each choice is as the answer; they sum to 1.
+
+        Args:
+            content: Parts of a message, put before the question.
+            question: The text.
+            choices: The answers.
+
+        Raises:
+            As `chat`; EndpointRefused: Another server, which has no such door.
+        """
+        body = {"model": self.model, "input": list(content), "question": question, "choices": list(choices)}
+        return self._asked(CLASSIFY, json.dumps(body).encode(), _probabilities)[0]
 
     def post(self, path: str, body: Mapping[str, Any]) -> Mapping[str, Any]:
         """Ask for anything else that the server has.
@@ -178,10 +196,10 @@ class Endpoint:
         Raises:
             As `chat`.
         """
-        return self._retried(path, json.dumps(body).encode(), _object)[0]
+        return self._asked(path, json.dumps(body).encode(), _object)[0]
 
-    def _retried(self, path: str, body: bytes, read: Callable[[bytes], _Answer | _Fault]) -> tuple[_Answer, int]:
-        """What came back in the end, and after how many attempts."""
+    def _asked(self, path: str, body: bytes, read: "Callable[[bytes], _Read | _Fault]") -> "tuple[_Read, int]":
+        """What comes back, and after how many attempts."""
         attempts = 0
         while True:
             found = self._attempt(path, body, read)
@@ -204,7 +222,7 @@ class Endpoint:
         }
         return json.dumps(body).encode()
 
-    def _attempt(self, path: str, body: bytes, read: Callable[[bytes], _Answer | _Fault]) -> _Answer | _Fault:
+    def _attempt(self, path: str, body: bytes, read: "Callable[[bytes], _Read | _Fault]") -> "_Read | _Fault":
         headers = {"Content-Type": "application/json"}
         try:
             status, sent, raw = self._send("POST", path, content=body, headers=headers)
@@ -214,6 +232,8 @@ class Endpoint:
             return _Fault(f"the connection failed: {_short(str(fault)) or type(fault).__name__}")
         if status in (401, 403):
             raise EndpointRefused(f"{self.url}: HTTP {status}; set {KEY_VARIABLE} to a key that the server takes")
+        if status == 404 and path == CLASSIFY and b"model_not_found" not in raw:
+            raise EndpointRefused(f"{self.url}: tells no probabilities of choices; only medgemma serve does")
         if status == 404:
             raise EndpointRefused(f"{self.url}: HTTP 404: {said(raw)}; correct --endpoint or --endpoint-model")
         if status != 200:
@@ -277,11 +297,16 @@ def shown(files: Sequence[str]) -> list[Mapping[str, Any]]:
     """
     from medgemma.prompts.content import open_study, study_parts
 
+    return shown_parts(study_parts(open_study(files)))
+
+
+def shown_parts(parts: "Sequence[Part]") -> list[Mapping[str, Any]]:
+    """Return texts and pictures as the parts of a message."""
     return [
         {"type": "text", "text": part}
         if isinstance(part, str)
         else {"type": "image_url", "image_url": {"url": png_data_url(part)}}
-        for part in study_parts(open_study(files))
+        for part in parts
     ]
 
 
@@ -295,14 +320,6 @@ def png_data_url(picture: "Picture") -> str:
     buffer = io.BytesIO()
     Image.fromarray(pixels).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def _object(raw: bytes) -> Mapping[str, Any]:
-    try:
-        found = json.loads(raw)
-    except ValueError:
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _reply(raw: bytes) -> Reply | _Fault:
@@ -329,6 +346,14 @@ def _reply(raw: bytes) -> Reply | _Fault:
     usage = found.get("usage") or {}
     tokens = usage.get("completion_tokens") if isinstance(usage, dict) else None
     return Reply(spoken.text, str(thoughts), tokens if isinstance(tokens, int) else 0, reason, attempts=1)
+
+
+def _probabilities(raw: bytes) -> dict[str, float] | _Fault:
+    try:
+        [item] = json.loads(raw)["data"]
+        return {str(choice): float(share) for choice, share in item["probabilities"].items()}
+    except (ValueError, LookupError, TypeError, AttributeError):
+        return _Fault("the answer holds no probabilities of the choices")
 
 
 def said(raw: bytes) -> str:
@@ -367,3 +392,11 @@ def _retry_after_s(header: str | None) -> float | None:
     except ValueError:
         return None
     return max(0.0, (until - datetime.now(UTC)).total_seconds()) if until.tzinfo else None
+
+
+def _object(raw: bytes) -> Mapping[str, Any]:
+    try:
+        found = json.loads(raw)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}

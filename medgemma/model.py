@@ -73,7 +73,7 @@ class MedGemma:
             model: "nano", a local folder, or a Hub id.
             device: "auto" (cuda, then mps, then cpu), or a torch device name.
             dtype: "float32" or "bfloat16"; None is float32 on a CPU, bfloat16 elsewhere, with `quantize`, and where
-                bfloat16 weights would not fit a CPU's memory in float32.
+                bfloat16 weights would not fit a CPU's memory in float32. "float16" is for cards without bfloat16.
             policy: a resize policy instead of the checkpoint's own.
             device_map: spread the model over several devices instead: "auto", "balanced", or module to device, as in
                 Accelerate; see `medgemma.checkpoints.placement`.
@@ -153,8 +153,8 @@ class MedGemma:
             ValueError: the adapter is for another base, incomplete, of an unknown kind, trained with tokens that the
                 base has not, or its name is taken.
         """
-        from medgemma.checkpoints.adapter_checks import refuse_added_tokens
-        from medgemma.checkpoints.trained_on import refuse_other_base
+        from medgemma.checkpoints.adapters.checks import refuse_added_tokens
+        from medgemma.checkpoints.adapters.trained_on import refuse_other_base
 
         name = name or _name_of(Path(folder))
         refuse_added_tokens(Path(folder), self.folder)

@@ -109,7 +109,13 @@ class SamplingFields(Strict):
     min_p: Annotated[float, Field(ge=0, le=1)] | None = None
     seed: Annotated[int, Field(ge=-(2**63), lt=2**64)] | None = None
     n: Annotated[int, Field(ge=1, le=128)] | None = None
-    stop: str | Annotated[list[str], Field(max_length=4)] | None = None
+    stop: (
+        Annotated[
+            Annotated[str, Tag("one")] | Annotated[list[str], Field(max_length=4), Tag("list")],
+            which({str: "one"}, "list"),
+        ]
+        | None
+    ) = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     frequency_penalty: Annotated[float, Field(ge=-2, le=2)] | None = None
@@ -285,8 +291,11 @@ def _form(wanted: ResponseFormat | None, asking: Asking) -> Grammar | None:
 def _fault(error: ValidationError) -> BodyFault:
     """The first fault of a body, without quoting the body."""
     fault = error.errors(include_url=False, include_input=False)[0]
-    what = _WRONG.get(fault["type"], fault["msg"])
-    tag = str(fault.get("ctx", {}).get("tag", ""))
+    context = {
+        name: f"{value:g}" if isinstance(value, float) else value for name, value in fault.get("ctx", {}).items()
+    }
+    what = _WRONG.get(fault["type"], "is not as it must be").format(**context)
+    tag = str(context.get("tag", ""))
     if fault["type"] == "union_tag_invalid" and re.fullmatch("[a-z_]{1,24}", tag):
         what = f"is of type {tag}, expected {PART_TYPES}"
     return BodyFault(_where(fault["loc"]), what)
@@ -297,7 +306,28 @@ _WRONG = {
     "missing": "is missing",
     "model_attributes_type": "is not an object",
     "model_type": "is not an object",
+    "none_required": "is not supported",
+    "value_error": "{error}",
     "string_type": "is not a text",
+    "list_type": "is not a list",
+    "dict_type": "is not an object",
+    "bool_type": "is not true or false",
+    "bool_parsing": "is not true or false",
+    "int_type": "is not a whole number",
+    "int_parsing": "is not a whole number",
+    "int_parsing_size": "is not a whole number of so many digits",
+    "int_from_float": "is not a whole number",
+    "float_type": "is not a number",
+    "float_parsing": "is not a number",
+    "finite_number": "is not a finite number",
+    "greater_than": "must be above {gt}",
+    "greater_than_equal": "must be {ge} or more",
+    "less_than": "must be below {lt}",
+    "less_than_equal": "must be {le} or less",
+    "literal_error": "must be {expected}",
+    "too_short": "must hold {min_length} or more",
+    "too_long": "must hold {max_length} or fewer",
+    "string_unicode": "holds what is no character",
     "union_tag_invalid": f"is of another type, expected {PART_TYPES}",
     "union_tag_not_found": f"has no type, expected {PART_TYPES}",
 }
@@ -307,11 +337,27 @@ _WRONG = {
 def _where(loc: Sequence[int | str]) -> str:
     """The field of a fault; messages and their parts are counted from 1, branches of unions left out."""
     if len(loc) < 2 or loc[0] != "messages":
-        return ".".join(map(str, loc)) or "body"
+        return _place(loc) or "body"
     where, rest = f"message {int(loc[1]) + 1}", list(loc[2:])
     if rest[:2] == ["content", "parts"] and len(rest) > 2:
         where, rest = f"{where} part {int(rest[2]) + 1}", rest[4:]  # after its number comes its kind
     for field in ("content", "image_url", "url", "input_bytes", "dicom_source"):
         if field in rest[:-1]:  # behind it stands the branch of a union
             del rest[rest.index(field) + 1]
-    return f"{where}, {'.'.join(map(str, rest))}" if rest else where
+    return f"{where}, {_place(rest)}" if rest else where
+
+
+_BRANCHES = ("one", "list", "part")
+_KINDS = ("text", "image_url", "input_image", "image_bytes", "image_dicom")
+"""Branches of unions, which stand between the fields of a place."""
+
+
+def _place(loc: Sequence[int | str]) -> str:
+    """A place in a body such as `input 2, image_bytes.input_bytes`: places in lists are counted from 1."""
+    said, steps = "", [step for step in loc if step not in _BRANCHES]
+    for step, before in zip(steps, [None, *steps], strict=False):
+        if isinstance(step, int):
+            said += f" {step + 1}"
+        elif not (isinstance(before, int) and len(steps) > 2 and step in _KINDS):
+            said += ("" if not said else ", " if said[-1].isdigit() else ".") + step
+    return said

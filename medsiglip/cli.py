@@ -76,7 +76,7 @@ def embed(
         if volumes:
             embed_volumes(
                 encoder, paths, out, on_problem=problems.add, slices=slices, policy=policy,
-                batch_size=encoding.batch_size, select=select, on_progress=advance, notes=notes,
+                batch_size=encoding.batch_size, select=select, on_progress=advance, notes=notes, on_stale=note_stale,
             )  # fmt: skip
         else:
             embed_files(

@@ -1,5 +1,6 @@
 """What every command of the package shares: options, FILE arguments, progress, one-line errors, exit status."""
 
+import errno
 import os
 import sys
 import warnings
@@ -26,6 +27,14 @@ Select = Annotated[
     ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress bar.")]
+
+
+OF_FILES = {
+    errno.EEXIST: "a file; a folder is needed there, give another place",
+    errno.ENOTDIR: "lies below a file, not a folder; give another place",
+    errno.EISDIR: "a folder; give the name of a file",
+}
+"""What the system calls by other names."""
 
 
 def new_app(summary: str) -> typer.Typer:
@@ -100,7 +109,10 @@ def say_notes(notes: Notes) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """An error's text on one line."""
+    """An error's text on one line; a file's without numbers: what, where, and what to do if that is known."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        where = error.filename2 or error.filename
+        return f"{where}: {OF_FILES.get(error.errno or 0, error.strerror)}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

@@ -6,7 +6,7 @@ Letters: N pictures or texts, D embedding width, S picture side in pixels.
 import ctypes
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -235,9 +235,8 @@ class MedSigLIP:
         """
         import torch
 
-        texts = normalised([texts] if isinstance(texts, str) else texts, self.text_normaliser)
-        inputs = text_inputs(self.tokenizer, texts) if texts else {}
-        self._refuse_other_ids(inputs)
+        texts = [texts] if isinstance(texts, str) else texts
+        inputs = self.text_inputs(texts) if texts else {}
         vectors = []
         for start in range(0, len(texts), batch_size):
             batch = {name: t[start : start + batch_size].to(self.model.device) for name, t in inputs.items()}
@@ -245,14 +244,21 @@ class MedSigLIP:
                 vectors.append(unit(self.model.get_text_features(**batch).pooler_output))
         return np.concatenate(vectors) if vectors else np.zeros((0, self.embedding_width), np.float32)
 
-    def _refuse_other_ids(self, inputs: "Mapping[str, torch.Tensor]") -> None:
+    def text_inputs(self, texts: Sequence[str]) -> "dict[str, torch.Tensor]":
+        """What the text tower takes of one text or more, see `text_inputs`.
+
+        Raises:
+            ValueError: as `encode_texts`.
+        """
+        inputs = text_inputs(self.tokenizer, normalised(texts, self.text_normaliser))
         known = self.model.config.text_config.vocab_size
-        largest = int(inputs["input_ids"].max()) if inputs else 0
+        largest = int(inputs["input_ids"].max())
         if largest >= known:
             raise ValueError(
                 f"model {self.folder}: its tokenizer gives the id {largest}, and its text tower knows {known} tokens; "
                 "the tokenizer is another model's, fetch this one's"
             )
+        return inputs
 
     def _embed(self, resized: Sequence[np.ndarray]) -> np.ndarray:
         import torch
@@ -352,7 +358,7 @@ def pick_device(device: str) -> str:
 
 
 def pick_dtype(dtype: str | None, device: str) -> Any:
-    """Resolve a dtype name; float16 is refused, for Gemma 3 overflows in it."""
+    """Resolve a dtype name; float16 is refused: plain, Gemma 3 overflows in it (`medgemma.checkpoints.float16`)."""
     import torch
 
     names = {"float32": torch.float32, "bfloat16": torch.bfloat16}

@@ -3,7 +3,6 @@
 Letters: N rows, C labels.
 """
 
-import csv
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,18 +10,17 @@ from typing import NamedTuple
 
 import numpy as np
 
+from data_cards.table.records import records_of
+from data_cards.table.values import UNCERTAIN, class_of, is_missing, presence_of, text_of
 from medsiglip.imaging import FileProblem
-
-MISSING = frozenset({"", "-1", "-1.0", "nan", "NaN", "NA", "None"})
-"""Cells that say nothing of a label: empty, uncertain (CheXpert's -1) and what other programs write for missing."""
 
 
 @dataclass(frozen=True)
 class LabelRow:
     """One row."""
 
-    number: int
-    """From 1, below the header."""
+    place: str
+    """For messages: "labels.csv row 17", the header being row 1."""
     file: Path
     cells: Mapping[str, str]
 
@@ -36,34 +34,45 @@ class Truth(NamedTuple):
     """(N, C) float64: 1 present, 0 absent, NaN not said."""
 
 
-def read_labels_csv(path: Path, on_problem: Callable[[FileProblem], None]) -> list[LabelRow]:
-    """Read the rows whose file is there, relative to the CSV; each of the others is reported.
+def read_rows(path: Path) -> list[LabelRow]:
+    """Read a table as `data_cards.table` reads it, whether or not its files are there; they are relative to it.
 
     Raises:
-        ValueError: no CSV with the column `file`, no rows, or a file is listed twice.
+        ValueError: no table, no column `file`, or no rows.
     """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows = [{name: (cell or "").strip() for name, cell in row.items() if name} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8 with a column file") from error
-    if "file" not in (reader.fieldnames or []):
-        raise ValueError(f"{path}: has no column file; its columns are {', '.join(reader.fieldnames or ['none'])}")
+    records = records_of(path)
+    if "file" not in records.columns:
+        raise ValueError(f"{path}: has no column file; its columns are {', '.join(records.columns)}")
+    read = ((record.place, {name: text_of(cell) for name, cell in record.cells.items()}) for record in records.read())
+    rows = [LabelRow(place, path.parent / cells.get("file", ""), cells) for place, cells in read]
+    if not rows:
+        raise ValueError(f"{path}: has no rows; give a row a picture")
+    return rows
+
+
+def read_labels_csv(path: Path, on_problem: Callable[[FileProblem], None]) -> list[LabelRow]:
+    """Read the rows whose file is there; each of the others is reported.
+
+    Raises:
+        ValueError: as `read_rows`; no file is there, or a file is listed twice.
+    """
     found: list[LabelRow] = []
-    for number, cells in enumerate(rows, 1):
-        if not cells["file"]:
-            on_problem(FileProblem(f"{path}, row {number}", "its file is empty; name the picture, or delete the row"))
-        elif not (path.parent / cells["file"]).is_file():
-            on_problem(
-                FileProblem(f"{path}, row {number}", f"{cells['file']}: no such file beside the CSV; correct it")
-            )
+    for row in read_rows(path):
+        if not row.cells["file"]:
+            on_problem(FileProblem(row.place, "its file is empty; name the picture, or delete the row"))
+        elif not row.file.is_file():
+            on_problem(FileProblem(row.place, f"{row.cells['file']}: no such file beside the CSV; correct it"))
         else:
-            found.append(LabelRow(number, path.parent / cells["file"], cells))
-    _refuse_twice(path, found)
+            found.append(row)
+    _refuse_twice(found)
     if not found:
         raise ValueError(f"{path}: no row names a file that is there; files are looked for beside the CSV")
     return found
+
+
+def says_nothing(cell: str) -> bool:
+    """Whether a cell says nothing of a label: missing, or uncertain as CheXpert's -1."""
+    return is_missing(cell) or class_of(cell) == "-1"
 
 
 def column(rows: Sequence[LabelRow], name: str, path: Path) -> list[str]:
@@ -74,8 +83,8 @@ def column(rows: Sequence[LabelRow], name: str, path: Path) -> list[str]:
     """
     if name not in rows[0].cells:
         raise ValueError(f"{path}: has no column {name!r}; its columns are {', '.join(rows[0].cells)}")
-    if empty := [row.number for row in rows if not row.cells[name]]:
-        raise ValueError(f"{path}, row {empty[0]}: {name} is empty; fill it, or delete the row")
+    if empty := [row.place for row in rows if not row.cells[name]]:
+        raise ValueError(f"{empty[0]}: {name} is empty; fill it, or delete the row")
     return [row.cells[name] for row in rows]
 
 
@@ -93,14 +102,14 @@ def exclusive_truth(rows: Sequence[LabelRow], target: str, labels: Sequence[str]
     named = column(rows, target, path)
     for row, name in zip(rows, named, strict=True):
         if name not in labels:
-            raise ValueError(f"{path}, row {row.number}: {name!r} is no label here; use {'; '.join(labels)}")
+            raise ValueError(f"{row.place}: {name!r} is no label here; use {'; '.join(labels)}")
     if len(set(named)) < 2:
         raise ValueError(f"{path}: every row is {named[0]!r}; two labels at least are needed")
     return Truth(tuple(labels), np.array([[name == label for label in labels] for name in named], dtype=np.float64))
 
 
 def independent_truth(rows: Sequence[LabelRow], labels: Sequence[str], path: Path) -> Truth:
-    """A column a label, of 1, 0 and what is missing (see `MISSING`); labels without a column are left out.
+    """A column a label, of 1, 0 and what is missing or uncertain; labels without a column are left out.
 
     Raises:
         ValueError: no label has a column, a cell is something else, or a label has one class only.
@@ -108,7 +117,7 @@ def independent_truth(rows: Sequence[LabelRow], labels: Sequence[str], path: Pat
     known = [label for label in labels if label in rows[0].cells]
     if not known:
         raise ValueError(f"{path}: no column is named as a label; add one or more of {'; '.join(labels)}, of 1 and 0")
-    values = np.array([[_value(row, label, path) for label in known] for row in rows])
+    values = np.array([[_value(row, label) for label in known] for row in rows])
     for label, cells in zip(known, values.T, strict=True):
         if len(set(cells[np.isfinite(cells)].tolist())) < 2:
             raise ValueError(
@@ -117,27 +126,20 @@ def independent_truth(rows: Sequence[LabelRow], labels: Sequence[str], path: Pat
     return Truth(tuple(known), values)
 
 
-def _value(row: LabelRow, label: str, path: Path) -> float:
+def _value(row: LabelRow, label: str) -> float:
     cell = row.cells[label]
-    if cell in MISSING:
+    said = presence_of(cell)
+    if is_missing(cell) or said == UNCERTAIN:
         return float("nan")
-    try:
-        number = float(cell)
-    except ValueError:
-        number = -2.0
-    if number not in (0.0, 1.0):
-        raise ValueError(
-            f"{path}, row {row.number}: {label} is {cell!r}; expected 1, 0, or -1 or nothing where unknown"
-        )
-    return number
+    if said is None:
+        raise ValueError(f"{row.place}: {label} is {cell!r}; expected 1, 0, or -1 or nothing where unknown")
+    return float(said is True)
 
 
-def _refuse_twice(path: Path, rows: Sequence[LabelRow]) -> None:
-    seen: dict[Path, int] = {}
+def _refuse_twice(rows: Sequence[LabelRow]) -> None:
+    seen: dict[Path, str] = {}
     for row in rows:
         place = row.file.resolve()
         if place in seen:
-            raise ValueError(
-                f"{path}, row {row.number}: {row.cells['file']} is in row {seen[place]} already; keep one row a file"
-            )
-        seen[place] = row.number
+            raise ValueError(f"{row.place}: {row.cells['file']} is in {seen[place]} already; keep one row a file")
+        seen[place] = row.place

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from medsiglip.embed import PictureEncoder, embedding_schema, model_name, readable_pictures
+from medsiglip.embed import PictureEncoder, model_name, readable_pictures
+from medsiglip.embedded_rows import open_rows
 from medsiglip.imaging import FileProblem, ImageError, Notes, Picture, Volume, open_images
 from medsiglip.imaging.dicom.policies import CT_POLICIES, REPORT, check_policy
 from medsiglip.imaging.frame import VOI
@@ -43,11 +44,13 @@ def embed_volumes(
     select: Selection = (),
     on_progress: Callable[[int], None] = lambda pictures: None,
     notes: Notes | None = None,
+    on_stale: Callable[[Path], object] = lambda aside: None,
 ) -> int:
     """Write one row a series, volume or picture: the mean of its slices' unit vectors, normalised; its frame is -1.
 
-    The columns are those of `embed_files`. Slices of a series stack to a volume as `open_images` says; its `file` is
-    the volume's name, its `sha256` the volume's. The file appears when it is whole; a second run makes all of it anew.
+    The columns are those of `embed_files`, and an interrupted run goes on likewise: what is written is not embedded
+    again. Slices of a series stack to a volume as `open_images` says; its `file` is the volume's name, its `sha256` the
+    volume's.
 
     Args:
         encoder: the encoder.
@@ -60,19 +63,23 @@ def embed_volumes(
         select: which volume of several.
         on_progress: told how many slices have been embedded.
         notes: takes findings.
+        on_stale: told where embeddings are that the model made before its files changed.
 
     Returns:
-        The number of rows.
+        The number of rows added.
 
     Raises:
-        ValueError: an unknown policy.
+        ValueError: an unknown policy; OUT is no embeddings file, or holds embeddings of another model or policy, or
+            other rows.
     """
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     check_policy(policy)
-    rows: list[dict[str, Any]] = []
+    model, resize, added = model_name(encoder), encoder.preprocessing.policy, 0
+    asked = " ".join([policy, *(f"{key}={value}" for key, value in select)])
+    row = "a series or a slice of one" if slices else "a series"
+    written = open_rows(out, model, asked, resize, encoder.embedding_width, row=row, on_stale=on_stale)
     for item in open_images(list(files), policy, on_problem, select=dict(select)):
+        if written.done.get(item.file) == item.sha256:
+            continue
         try:
             pictures = list(_slices(item, policy))
         except ImageError as error:
@@ -85,21 +92,19 @@ def embed_volumes(
         vectors = np.concatenate(batches)
         if notes is not None:
             notes.add(item.file, item.findings)
-        fact: dict[str, Any] = {"file": item.file, "sha256": item.sha256, "model": model_name(encoder)}
+        fact: dict[str, Any] = {"file": item.file, "sha256": item.sha256, "model": model}
         fact["findings"] = [finding.text for finding in item.findings]
-        shown = f"{pictures[0].policy}+{encoder.preprocessing.policy}"
-        rows.append({**fact, "frame": -1, "embedding": pooled(vectors), "policy": shown})
+        fact["policy"] = f"{pictures[0].policy}+{resize}"
+        rows = [{**fact, "frame": -1, "embedding": pooled(vectors)}]
         if slices and isinstance(item, Volume):
             rows += [
-                {**fact, "frame": picture.frame, "embedding": vector, "policy": shown}
+                {**fact, "frame": picture.frame, "embedding": vector}
                 for picture, vector in zip(pictures, vectors, strict=True)
             ]
-    out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
-    schema = embedding_schema(encoder.embedding_width, policy)
-    pq.write_table(pa.Table.from_pylist(rows, schema=schema), partial)
-    partial.replace(out)
-    return len(rows)
+        written.add(rows)
+        added += len(rows)
+    written.finish()
+    return added
 
 
 def _slices(item: Picture | Volume, policy: str) -> Iterator[Picture]:

@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from pathlib import Path
+from random import Random
 from zlib import crc32
 
 import pytest
@@ -105,11 +106,16 @@ def run(
         from medsiglip.cli import main as medsiglip
 
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(sys, "argv", [command, *map(str, words), "--model", str(models[command])])
+        model = [] if words[0] == "probe" else ["--model", str(models[command])]
+        monkeypatch.setattr(sys, "argv", [command, *map(str, words), *model])
         with pytest.raises(SystemExit) as exited:
             (medgemma if command == "medgemma" else medsiglip)()
         captured = capsys.readouterr()
-        texts = [captured.out, captured.err, *(text for path in tmp_path.rglob("*") for text in texts_of(path))]
+        texts = [
+            captured.out,
+            captured.err,
+            *(text for path in tmp_path.rglob("*") if path.is_file() for text in texts_of(path)),
+        ]
         said = "\n".join(text if isinstance(text, str) else text.decode(errors="replace") for text in texts)
         return int(exited.value.code or 0), said
 
@@ -173,6 +179,54 @@ def test_batches_name_nobody(run: Run, study: Path, tmp_path: Path) -> None:
     requests.unlink()
     assert status == 1 and "(letter.dcm)" in said and "chat.completion" in said
     assert search_for(None).keywords_in(said) == set()
+
+
+@pytest.fixture(scope="module")
+def labelled() -> Iterator[Path]:
+    """A site's table, whose groups are its patients' names: good files, one that is cut, one that is gone."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, good = Path(name), fuzz_dicom.originals("dicom-explicit")[0]
+        random = Random(0)
+        rows = ["file,label,patient"]
+        for number in range(16):
+            parts = deepcopy(good)
+            parts.elements[fuzz_dicom.PIXEL_DATA] = good.elements[fuzz_dicom.PIXEL_DATA][:-600] + random.randbytes(600)
+            data = dicom_of_its_own(parts, f"{name}{number}")
+            (folder / f"{number}.dcm").write_bytes(data if number < 15 else data[:-100])
+            rows.append(f"{number}.dcm,{('lung', 'heart')[number % 2]},{NAME} {number // 2}")
+        (folder / "labels.csv").write_text("\n".join([*rows, f"gone.dcm,lung,{NAME}"]) + "\n")
+        yield folder
+
+
+def test_a_sites_table_names_nobody(run: Run, labelled: Path, tmp_path: Path) -> None:
+    """calibrate, gate-fit with its gate, and probe: what they say, and what they write."""
+    table, group = labelled / "labels.csv", ("--group", "patient")
+    status, said = run(
+        "medsiglip",
+        "calibrate",
+        table,
+        "--labels",
+        "lung;heart",
+        *group,
+        "--out",
+        "c.yaml",
+        "--page",
+        "c.html",
+        "--json",
+    )
+    assert status == 1 and "labels.csv row 18: gone.dcm: no such file" in said and "15.dcm: " in said
+    assert (tmp_path / "c.yaml").is_file() and search_for(None).keywords_in(said) == set()
+    status, said = run("medsiglip", "gate-fit", table, "--target", "label", *group, "--out", "gate.safetensors")
+    assert status == 1 and (tmp_path / "gate.safetensors").is_file() and search_for(None).keywords_in(said) == set()
+    status, said = run("medsiglip", "gate", labelled / "0.dcm", "--gate", "gate.safetensors")
+    assert status == 0 and "0.dcm,0," in said and search_for(None).keywords_in(said) == set()
+    files = sorted(labelled.glob("*.dcm"))
+    status, said = run("medsiglip", "embed", *files, "--out", "vectors.parquet")
+    assert status == 1 and search_for(None).keywords_in(said) == set()
+    status, said = run("medsiglip", "probe", "vectors.parquet", table, "--target", "label", *group, "--out", "probe")
+    assert status == 1 and "labels.csv row 17: 15.dcm: not among" in said and "mean AUROC" in said
+    assert search_for(None).keywords_in(said) == set()
+    assert (tmp_path / "probe" / "metrics.json").is_file()
 
 
 def test_results_of_python_name_nobody(study: Path) -> None:

@@ -28,7 +28,7 @@ def read_card(name: str, data_dir: str | Path, columns: Columns | None = None) -
             `read_table`.
     """
     folder = find_set(data_dir, name)
-    records = list(_records(name, folder))
+    records = records_of(name, folder)
     if not all(is_dataclass(record) for record in records) or not records:
         raise ValueError(f"the card {name} has no reader that gives rows; name its table with --table")
     cells = [_cells(record) for record in records]
@@ -46,7 +46,8 @@ def read_card(name: str, data_dir: str | Path, columns: Columns | None = None) -
     )
 
 
-def _records(name: str, folder: Path) -> list[Any]:
+def records_of(name: str, folder: Path) -> list[Any]:
+    """Return what the card's reader gives of a folder, nothing if it has none or gives no list."""
     from data_cards.schema import load_card
 
     card = load_card(name)

@@ -20,7 +20,7 @@ LOCAL_CONVERSATIONS = 16
 ROLE_TOKENS = 200
 """Longest reply of a role that a server plays, as in AgentClinic's code."""
 
-DEFAULT_ROLES = {"patient": "rules", "measurement": "rules", "moderator": "none"}
+DEFAULT_ROLES = {"patient": "rules", "measurement": "rules", "moderator": "none", "judge": "none"}
 """Repeatable and without a second model. Published figures have a large model in each."""
 
 _RULES: Mapping[str, Backend] = {"patient": rules.patient, "measurement": rules.measurement}
@@ -29,7 +29,7 @@ _RULES: Mapping[str, Backend] = {"patient": rules.patient, "measurement": rules.
 def roles_of(pairs: Sequence[str]) -> dict[str, str]:
     """Return role to player of `ROLE=PLAYER` texts, the default player for a role that is not named.
 
-    A player is `rules` (patient and measurement), `model` (the measured model itself), `none` (moderator), or a
+    A player is `rules` (patient and measurement), `model` (the measured model itself), `none` (moderator, judge), or a
     server as URL or URL#MODEL.
 
     Raises:

@@ -19,6 +19,9 @@ Message = Mapping[str, str]
 Backend = Callable[[Sequence[Message]], str]
 """Anything that continues a conversation: a local model, an endpoint, rules, a script. It may raise anything."""
 
+JUDGES = ("judge", "moderator")
+"""The roles that give verdicts; a task has one of them at most."""
+
 MARKERS = ((THINKING_BEGIN, THINKING_END), ("<think>", "</think>"))
 """What stands around a reasoning trace: MedGemma's tokens, and what endpoints of other models write."""
 
@@ -71,6 +74,8 @@ class Players:
     """Counts what `model` generates, other roles that it plays included."""
     identity: str = ""
     """Of all that decides the model's answers; empty for a server, which shows no more than its fingerprint."""
+    accepted: Mapping[str, Any] = field(default_factory=dict)
+    """What judge.json says of the judge (`judging.acceptance`); empty: it was not measured."""
 
     def fingerprint_for(self, roles: Sequence[str]) -> str:
         """Return the model's fingerprint, and who plays the other roles of a task."""
@@ -79,6 +84,11 @@ class Players:
     def identity_for(self, roles: Sequence[str]) -> str:
         """Return what answers differ by: the model's identity, and who plays the other roles of a task."""
         return " ".join([self.identity or self.fingerprint, *self._played(roles)])
+
+    def judge_for(self, roles: Sequence[str]) -> str:
+        """Return the fingerprint of what judges in a task with these roles; empty if nobody does."""
+        names = [self.names[role] for role in JUDGES if role in roles and self.names.get(role)]
+        return "" if not names else self.fingerprint if names[0] == "model" else names[0]
 
     def _played(self, roles: Sequence[str]) -> list[str]:
         return [f"{role}={self.names.get(role, 'none')}" for role in roles]

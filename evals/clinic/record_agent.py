@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, TypeVar
 
 from evals.clinic.dialogue import Backend, BackendFailed, ContextFull, Message, call, chat, without_thinking
-from evals.clinic.record_tools import Fetched, Resource, Search, ToolError, fetch, manifest, name_of
 from evals.metrics.fields import parse_document
+from medgemma.records.elements import Resource
+from medgemma.records.tools import Fetched, Search, ToolError, fetch, manifest, name_of
 
 Step = Literal["manifest", "types", "fetch", "facts", "answer"]
 

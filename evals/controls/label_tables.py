@@ -129,7 +129,7 @@ def measure(encoder: "MedSigLIP", data: Path, which: LabelledSet, on: Side = "he
         vectors,
         np.array([[truth[label] for label in labels] for _, truth in known]),
         tuple(picture.group for picture, _ in known),
-        tuple(range(1, len(known) + 1)),
+        tuple(picture.path.name for picture, _ in known),
         ("",) * len(known),
     )
     fold = Fold(np.flatnonzero(sides == "train"), np.flatnonzero(sides == on))

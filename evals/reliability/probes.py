@@ -1,35 +1,34 @@
 """What an item is asked besides itself: in other words and orders (stability), with other pictures (reliance)."""
 
 import hashlib
-import itertools
-import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from evals.items import Item
 from evals.running.runner import shuffle_pictures
-from evals.tasks import multiple_choice
+from evals.tasks.option_orders import moved_orders, places_of, reordered, words_of
 
-Kind = Literal["asked", "order", "wording", "negated", "other-picture", "blank-picture", "no-picture"]
+Kind = Literal["asked", "order", "wording", "negated", "no-picture", "blank-picture", "other-picture"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
 STABILITY: tuple[Kind, ...] = ("order", "wording", "negated")
-RELIANCE: tuple[Kind, ...] = ("other-picture", "blank-picture", "no-picture")
+RELIANCE: tuple[Kind, ...] = ("no-picture", "blank-picture", "other-picture")
 
-REWORDED = ("Here is a question.\n{prompt}", "{prompt}\nTake your time.")
-"""Frames that no recipe trains on and that ask the same."""
+REWORDED = ("{prompt}\nTake your time.", "Here is a question.\n{prompt}")
+"""Frames that no recipe trains on and that ask the same, the cheaper first: it begins as the question does."""
 NUM_ORDERS = 2
 _PRESENCE = re.compile(r"^(Is|Are) there (?P<finding>[^?]+?)(?P<where> in (?:this|the) \w+)?\?")
 _SEPARATOR = "#"
 
 
 def probes(items: Sequence[Item], blank_dir: Path, seed: int = 0, num_orders: int = NUM_ORDERS) -> list[Item]:
-    """Return every item with its probes; ids are `ITEM#KIND` and `ITEM#KIND2`.
+    """Return every item with its probes, each kind's cheapest first; ids are `ITEM#KIND` and `ITEM#KIND2`.
 
-    An item with lettered options is asked in other orders of them, one without in other words; "Is there X?" is also
-    asked as "Is X absent?". One with a picture is asked with another group's, with a grey one and with none.
+    An item with lettered options is asked in other orders of them, one without in other words (not one whose
+    continuations are compared: there is no place for a word); "Is there X?" is also asked as "Is X absent?". One with
+    a picture is asked without it, with a grey one and with another group's.
 
     Args:
         items: Of one task.
@@ -38,7 +37,8 @@ def probes(items: Sequence[Item], blank_dir: Path, seed: int = 0, num_orders: in
         num_orders: Orders drawn an item, all if the options have no more.
 
     Raises:
-        ValueError: One group has more than half of the items, so that no other picture can be given.
+        ValueError: One group has more than half of the items, so that no other picture can be given; or there is
+            nothing to change in any item.
     """
     with_pictures = [item for item in items if item.files]
     others = {item.item_id: item for item in shuffle_pictures(with_pictures, seed)} if with_pictures else {}
@@ -48,9 +48,11 @@ def probes(items: Sequence[Item], blank_dir: Path, seed: int = 0, num_orders: in
         made += [_probe(item, "asked"), *_stability(item, seed, num_orders)]
         if item.item_id in others:
             other = others[item.item_id]
-            made.append(replace(_probe(item, "other-picture"), files=other.files, group=group_of[other.files]))
-            made.append(replace(_probe(item, "blank-picture"), files=(_blank(blank_dir, item.group),)))
             made.append(replace(_probe(item, "no-picture"), files=()))
+            made.append(replace(_probe(item, "blank-picture"), files=(_blank(blank_dir, item.group),)))
+            made.append(replace(_probe(item, "other-picture"), files=other.files, group=group_of[other.files]))
+    if len(made) == len(items):
+        raise ValueError("the items have neither lettered options nor pictures to change, nor a question to reword")
     return made
 
 
@@ -71,7 +73,7 @@ def meaning(probe: Item, answer: str) -> str:
     """
     if kind_of(probe) == "negated":
         return {"yes": "no", "no": "yes"}.get(answer.lower(), "")
-    return multiple_choice.options_of(probe).get(answer, answer).strip().lower()
+    return words_of(probe).get(answer, answer).strip().lower()
 
 
 def _probe(item: Item, kind: Kind, number: int = 1) -> Item:
@@ -80,13 +82,11 @@ def _probe(item: Item, kind: Kind, number: int = 1) -> Item:
 
 
 def _stability(item: Item, seed: int, num_orders: int) -> list[Item]:
-    options = multiple_choice.options_of(item)
-    written = _lettered(options)
-    if options and written in item.prompt:
-        return [
-            _reordered(item, options, order, number)
-            for number, order in enumerate(_orders(item.item_id, list(options.values()), seed, num_orders), start=1)
-        ]
+    if places_of(item):
+        moved = [reordered(item, order) for order in moved_orders(item, num_orders, seed)]
+        return [_probe(probe, "order", number) for number, probe in enumerate(moved, start=1)]
+    if item.choices:
+        return []
     made = [
         replace(_probe(item, "wording", number), prompt=frame.format(prompt=item.prompt))
         for number, frame in enumerate(REWORDED, start=1)
@@ -95,30 +95,6 @@ def _stability(item: Item, seed: int, num_orders: int) -> list[Item]:
         asked = f"{found[1]} {found['finding']} absent{found['where'] or ''}?"
         made.append(replace(_probe(item, "negated"), prompt=asked + item.prompt[found.end() :]))
     return made
-
-
-def _orders(item_id: str, texts: list[str], seed: int, num_orders: int) -> list[list[str]]:
-    """Other orders of the options, in each of which every option has another letter where that can be."""
-    draw = random.Random(f"orders:{seed}:{item_id}")
-    moved = [
-        [texts[place] for place in order]
-        for order in itertools.islice(itertools.permutations(range(len(texts))), 5040)
-        if all(place != at for at, place in enumerate(order))
-    ]
-    return draw.sample(moved, min(num_orders, len(moved)))
-
-
-def _reordered(item: Item, options: Mapping[str, str], texts: Sequence[str], number: int) -> Item:
-    new = dict(zip(options, texts, strict=True))
-    reference = next((letter for letter, text in new.items() if text == options.get(item.reference)), item.reference)
-    probe = _probe(item, "order", number)
-    meta = {**probe.meta, **{f"option_{letter}": text for letter, text in new.items()}}
-    head, _, tail = item.prompt.rpartition(_lettered(options))  # the last: worked examples keep theirs
-    return replace(probe, prompt=f"{head}{_lettered(new)}{tail}", reference=reference, meta=meta)
-
-
-def _lettered(options: Mapping[str, str]) -> str:
-    return multiple_choice.prompt("", options, instruction="").strip()
 
 
 def _blank(folder: Path, group: str) -> str:

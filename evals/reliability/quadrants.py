@@ -1,13 +1,19 @@
 """Stable or not, looking or not: the four quadrants of a task's items, with accuracy in each, and two models' moves."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evals.items import Item
 from evals.metrics.paired import PairedDifference, paired_mean_difference
+from evals.outputs import Output
 from evals.reliability.probes import RELIANCE, STABILITY, item_of, kind_of, meaning
+from evals.tasks.final_answer import parse_letter
+from evals.tasks.option_orders import words_of
+from evals.tasks.task import Task
 from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci
+
+Texts = Mapping[str, str | None]
 
 QUADRANTS = ("stable and looking", "stable, not looking", "unstable, looking", "unstable, not looking")
 
@@ -56,20 +62,25 @@ class Reliability:
     """Share of the items with options whose letter stays when the options move."""
 
 
-def item_reliability(
-    probes: Sequence[Item], texts: Mapping[str, str], parse: Callable[[Item, str], str]
-) -> list[ItemReliability]:
+def item_reliability(probes: Sequence[Item], texts: Texts, task: Task) -> list[ItemReliability]:
     """Read the answers to items and their probes.
 
     Args:
         probes: From `probes.probes`.
-        texts: Probe id to the text that came back; a probe that failed is left out, and its item is not stable.
-        parse: The task's.
+        texts: Probe id to the text that came back, None for one that failed. A probe that is not there was not asked:
+            see `due`.
+        task: Reads and grades.
     """
-    by_item: dict[str, list[Item]] = {}
-    for probe in probes:
-        by_item.setdefault(item_of(probe), []).append(probe)
-    return [_of_item(together, texts, parse) for together in by_item.values()]
+    return [_of_item(together, texts, task) for together in _by_item(probes)]
+
+
+def due(probes: Sequence[Item], texts: Texts, task: Task) -> list[Item]:
+    """Return the probes asked so far and those to ask next: none whose answer could not change its item's place.
+
+    An item that one wording has shown to be unstable is asked in no other, and one that a picture has shown to look is
+    given no other. After the first answer one is asked, then all that are left, so that three rounds are the most.
+    """
+    return [probe for together in _by_item(probes) for probe in _due(together, texts, task)]
 
 
 def reliability(items: Sequence[ItemReliability], seed: int = 0) -> Reliability:
@@ -129,23 +140,77 @@ def moves(first: Sequence[ItemReliability], second: Sequence[ItemReliability], s
     return Moves(counts, differences, changed)
 
 
-def _of_item(together: Sequence[Item], texts: Mapping[str, str], parse: Callable[[Item, str], str]) -> ItemReliability:
-    said = {probe.item_id: parse(probe, texts[probe.item_id]) for probe in together if probe.item_id in texts}
-    meant = {probe.item_id: meaning(probe, said.get(probe.item_id, "")) for probe in together}
-    asked = next(probe for probe in together if kind_of(probe) == "asked")
-    first = meant[asked.item_id]
-    stability = [meant[probe.item_id] for probe in together if kind_of(probe) in STABILITY]
-    reliance = [meant[probe.item_id] for probe in together if kind_of(probe) in RELIANCE]
-    letters = [said.get(probe.item_id, "") for probe in together if kind_of(probe) == "order"]
-    mine = said.get(asked.item_id, "")
+def _by_item(probes: Sequence[Item]) -> list[list[Item]]:
+    found: dict[str, list[Item]] = {}
+    for probe in probes:
+        found.setdefault(item_of(probe), []).append(probe)
+    return list(found.values())
+
+
+def _due(together: Sequence[Item], texts: Texts, task: Task) -> list[Item]:
+    asked = together[0]
+    found = [asked]
+    for kinds, is_open in ((STABILITY, _may_be_stable), (RELIANCE, _may_not_look)):
+        chain = [probe for probe in together if kind_of(probe) in kinds]
+        for place, probe in enumerate(chain):
+            if place and not is_open(asked, chain[:place], texts, task):
+                break
+            found.append(probe)
+            if probe.item_id not in texts and place < 2:
+                break  # its answer may spare the others
+    return found
+
+
+def _may_be_stable(asked: Item, chain: Sequence[Item], texts: Texts, task: Task) -> bool:
+    """Whether a further wording or order can change anything; with options, also whether the letter has stayed."""
+    first = _meant(asked, texts, task)
+    letters = {_said(probe, texts, task) for probe in (asked, *chain)} if kind_of(chain[0]) == "order" else set("12")
+    return bool(first) and (all(_meant(p, texts, task) == first for p in chain) or len(letters) == 1)
+
+
+def _may_not_look(asked: Item, chain: Sequence[Item], texts: Texts, task: Task) -> bool:
+    return not any(_changes(asked, probe, texts, task) for probe in chain)
+
+
+def _changes(asked: Item, probe: Item, texts: Texts, task: Task) -> bool:
+    """Whether another picture changed the answer; one that failed shows nothing."""
+    return texts.get(probe.item_id) is not None and _meant(probe, texts, task) != _meant(asked, texts, task)
+
+
+def _said(probe: Item, texts: Texts, task: Task) -> str:
+    """A letter where there are lettered options, else what the task reads; empty for none."""
+    text = texts.get(probe.item_id) or ""
+    words = words_of(probe)
+    assert task.parse is not None or words, f"{task.name} reads no answers"
+    return parse_letter(text, words, probe.prompt) if words or task.parse is None else task.parse(probe, text)
+
+
+def _meant(probe: Item, texts: Texts, task: Task) -> str:
+    return meaning(probe, _said(probe, texts, task))
+
+
+def _of_item(together: Sequence[Item], texts: Texts, task: Task) -> ItemReliability:
+    asked = together[0]
+    first, mine = _meant(asked, texts, task), _said(asked, texts, task)
+    probes = [probe for probe in together[1:] if probe.item_id in texts]
+    stability = [probe for probe in probes if kind_of(probe) in STABILITY]
+    reliance = [probe for probe in probes if kind_of(probe) in RELIANCE]
+    letters = [_said(probe, texts, task) for probe in probes if kind_of(probe) == "order"]
     return ItemReliability(
         item_of(asked),
         asked.group,
-        right=bool(first) and first == meaning(asked, asked.reference),
-        stable=bool(first) and all(one == first for one in stability),
-        looks=any(one != first for one in reliance) if reliance else None,
+        right=bool(first) and _is_right(asked, texts.get(asked.item_id) or "", first, task),
+        stable=bool(first) and all(_meant(probe, texts, task) == first for probe in stability),
+        looks=any(_changes(asked, probe, texts, task) for probe in reliance) if reliance else None,
         keeps_letter=bool(mine) and all(letter == mine for letter in letters) if letters else None,
     )
+
+
+def _is_right(asked: Item, text: str, meant: str, task: Task) -> bool:
+    """By the task's main metric where an item has it and a text is graded, else by the reference."""
+    output = Output(asked.item_id, "", "", text=text)
+    found = task.grade(asked, output).get(task.main_metric) if task.answers == "text" else None
+    return meant == meaning(asked, asked.reference) if found is None else found == 1
 
 
 def _share(values: Sequence[tuple[float, str]], seed: int) -> Estimate | None:

@@ -134,6 +134,10 @@ def remarks_of(out_dir: Path, scores: Scores) -> list[str]:
             concerned[f"{record['limit']} items drawn by seed {record['seed']}, not all (--limit)"].append(name)
         if record.get("shown_as_examples"):
             concerned["items that the worked examples show too"].append(f"{name} ({len(record['shown_as_examples'])})")
+        if judge := record.get("judge"):
+            accepted = judge["accepted"]
+            measured = f"agreement with people {accepted['agreement']['value']:.3f}" if accepted else "not measured"
+            concerned[f"judged by {judge['judge']}, frame {judge['frame_version']}, {measured}"].append(name)
         if record.get("n_cut"):
             concerned["answers cut at the limit of tokens"].append(f"{name} ({record['n_cut']} of {record['n_items']})")
     return [*shortfalls(out_dir, scores), *(f"{what}: {', '.join(names)}" for what, names in concerned.items())]

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from evals.reliability.running import read_results
 from evals.report import charts
 from evals.report.content import Figure, Section, Shown, remarks_of, sections_of
 from evals.results.scores import Scores
@@ -73,15 +74,19 @@ def markdown(out_dir: Path) -> str:
     """
     scores = read_scores(out_dir)
     sections = list(sections_of(out_dir, scores))
+    probed = read_results(out_dir)
     lines = [
-        "| task | metric | value [95 % interval] | commonest answer | n | groups |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| task | metric | value [95 % interval] | commonest answer | n | groups | needs the picture | holds under "
+        "rewording |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for section in sections:
         baseline = "" if section.baseline is None else number(section.baseline)
         n, n_groups = section.main["n"], section.main["n_groups"]
         lines.append(
-            f"| {section.name} | {section.main_metric} | {said(section.main)} | {baseline} | {n} | {n_groups} |"
+            f"| {section.name} | {section.main_metric} | {said(section.main)} | {baseline} | {n} | {n_groups} "
+            f"| {_probed(probed.get(section.name, {}), 'needs_picture')} "
+            f"| {_probed(probed.get(section.name, {}), 'stable')} |"
         )
     record = sections[0].record
     lines += [
@@ -89,7 +94,8 @@ def markdown(out_dir: Path) -> str:
         f"Model {_once(sections, 'model')}, weights {_once(sections, 'model_fingerprint')}; package at commit "
         f"{_once(sections, 'commit') or 'unknown'}; seed {_once(sections, 'seed')}; "
         f"{str(record.get('started_utc'))[:10]}. "
-        "Intervals resample groups; `commonest answer` is what always giving it scores.",
+        "Intervals resample groups; `commonest answer` is what always giving it scores."
+        + (f" {_PROBED}" if probed else ""),
         *(f"- {remark}" for remark in remarks_of(out_dir, scores)),
     ]
     return "\n".join(lines) + "\n"
@@ -135,6 +141,18 @@ def readable(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value))
     return "" if value is None else str(value)
+
+
+_PROBED = (
+    "`needs the picture` is the share of the items whose answer changes with another picture, a grey one or none, "
+    "`holds under rewording` the share whose answer means the same in other words or orders of the options "
+    "(`medgemma-eval reliability`); n says of how many, and a task where nothing can be changed has none."
+)
+
+
+def _probed(result: Mapping[str, Any], name: str) -> str:
+    """A share of reliability.json with its n; empty where the task has none."""
+    return f"{said(result[name])} n={result[name]['n']}" if result.get(name) else ""
 
 
 def _once(sections: Sequence[Section], key: str) -> str:

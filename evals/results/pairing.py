@@ -12,7 +12,7 @@ from evals.measures import Answered
 from evals.outputs import Output, latest, read_outputs
 from evals.results.scores import answered_of, finite, measures, score_name, value_of
 from evals.running.checks import check_items, named
-from evals.running.options import Condition
+from evals.running.options import PROBED, RELIABILITY, Condition
 from evals.running.record import read_record
 from evals.tasks.catalogue import task_named
 from evals.tasks.task import Task
@@ -70,10 +70,44 @@ def task_folders(out_dir: Path) -> dict[str, Path]:
     for path in sorted([*out_dir.glob("*/items.jsonl"), *out_dir.glob("*/shuffled/items.jsonl")]):
         shuffled = path.parent.name == "shuffled"
         task = path.parents[1].name if shuffled else path.parent.name
+        if task.endswith(PROBED):
+            continue
         found[score_name(task_named(task).name, "shuffled" if shuffled else "real")] = path.parent
     if not found:
         raise ValueError(f"{out_dir}: holds no task; run one first: medgemma-eval run TASK --out {out_dir}")
     return found
+
+
+class Alike(NamedTuple):
+    """What two folders both hold."""
+
+    runs: bool
+    reliability: bool
+
+
+def demand_alike(first: Path, second: Path) -> Alike:
+    """Say what two folders both hold: runs of tasks, or their reliability.
+
+    Raises:
+        ValueError: The one holds the one and the other the other, or one holds nothing.
+    """
+    held = [_held(folder) for folder in (first, second)]
+    both = Alike(held[0].runs and held[1].runs, held[0].reliability and held[1].reliability)
+    if not any(both):
+        said = [f"{folder} holds {_said(what)}" for folder, what in zip((first, second), held, strict=True)]
+        raise ValueError(f"{'; '.join(said)}; compare two folders of `run`, or two of `reliability`")
+    return both
+
+
+def _held(folder: Path) -> Alike:
+    names = {path.parent.name for path in folder.glob("*/items.jsonl")} | {
+        path.parents[1].name for path in folder.glob("*/shuffled/items.jsonl")
+    }
+    return Alike(any(not name.endswith(PROBED) for name in names), (folder / RELIABILITY).is_file())
+
+
+def _said(held: Alike) -> str:
+    return "runs" if held.runs else "the reliability of tasks" if held.reliability else "no task that was run"
 
 
 def read_run(folder: Path) -> Run:

@@ -27,6 +27,7 @@ from evals.running.checks import check_items, repeated
 from evals.running.options import Condition
 from evals.running.record import read_record
 from evals.running.runner import condition_folder
+from evals.running.voting import vote
 from evals.tasks.catalogue import TASKS
 from evals.tasks.task import Task
 from medsiglip.metrics.bootstrap import Interval
@@ -196,6 +197,8 @@ def voted(task: Task, item: Item, output: Output) -> Output:
 
     Capitals make no difference. A draw without an answer has no vote, unless none has one.
     """
+    if output.orders and output.samples and not output.error:
+        return vote(item, output)
     if len(output.samples) < 2 or task.parse is None:
         return output
     parsed = [task.parse(item, text).strip().casefold() for text in output.samples]
@@ -208,12 +211,12 @@ def grades(task: Task, answered: Sequence[Answered]) -> dict[str, list[Graded]]:
     """Grade each item: metric to the items it applies to."""
     by_metric: dict[str, list[Graded]] = defaultdict(list)
     for item, output in answered:
-        for metric, value in _grade(task, item, output).items():
+        for metric, value in grade_of(task, item, output).items():
             by_metric[metric].append(Graded(item.item_id, item.group, value))
     return dict(by_metric)
 
 
-def _grade(task: Task, item: Item, output: Output) -> dict[str, float]:
+def grade_of(task: Task, item: Item, output: Output) -> dict[str, float]:
     """Grade an item; one that failed as an empty answer, and a broken dialogue as a wrong one."""
     if not output.error:
         return task.grade(item, output)

@@ -5,8 +5,9 @@ with once (the picture, the worked examples); outputs come as they are finished.
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import lru_cache
 
 from evals.generation import Generation
 from evals.items import Item, item_sha256
@@ -14,7 +15,8 @@ from evals.outputs import Output
 from medgemma import MedGemma
 from medgemma.asking import AnswerOptions, Asked
 from medgemma.engine import Completion
-from medgemma.prompts.content import open_study, study_parts
+from medgemma.engine.prefill import TOKENS_A_PASS
+from medgemma.prompts.content import Part, open_study, study_parts
 
 ITEMS_AHEAD = 48
 """Submitted and not finished; the engine decodes 32 samples together."""
@@ -33,6 +35,11 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
     engine = model.engine
     if generation.thinking and model.asking.markers is None:
         raise ValueError(f"{model.name} has no thinking tokens and cannot think; run it without --thinking-tokens")
+    opened = lru_cache(maxsize=1)(_opened)  # items with the same pictures lie side by side
+    usual, engine.rows.tokens_beside_decoding = (
+        engine.rows.tokens_beside_decoding,
+        TOKENS_A_PASS,
+    )  # nobody waits for a token here
     todo = iter(items)
     asked: dict[int, tuple[Item, Asked]] = {}
     samples: dict[int, dict[int, Completion]] = {}
@@ -51,7 +58,7 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
         while True:
             while has_room() and (item := next(todo, None)) is not None:
                 try:
-                    one = _asked(item, model, generation)
+                    one = _asked(item, opened, model, generation)
                     ticket = engine.submit(one.request)
                 except (ValueError, OSError) as fault:
                     yield replace(_failed(item, model.identity, fault), seconds=lap_s())
@@ -69,19 +76,26 @@ def answer_on_engine(items: Sequence[Item], model: MedGemma, generation: Generat
                     output = _answered(item, model, one, [drawn[i] for i in sorted(drawn)])
                     yield replace(output, seconds=lap_s())
     finally:
+        engine.rows.tokens_beside_decoding = usual
         for ticket in asked:
             engine.cancel(ticket)
         if asked:
             engine.step()  # reports the cancelled ones, to nobody
 
 
-def _asked(item: Item, model: MedGemma, generation: Generation) -> Asked:
+def _opened(files: tuple[str, ...]) -> list[Part]:
+    return study_parts(open_study(files))
+
+
+def _asked(
+    item: Item, opened: Callable[[tuple[str, ...]], list[Part]], model: MedGemma, generation: Generation
+) -> Asked:
     options = AnswerOptions(
         generation.sampling,
         thinking=generation.thinking_tokens if generation.thinking else None,
         system=generation.system,
     )
-    return model.asking.question(study_parts(open_study(item.files)), item.prompt, options, generation.max_tokens)
+    return model.asking.question(opened(item.files), item.prompt, options, generation.max_tokens)
 
 
 def _answered(item: Item, model: MedGemma, asked: Asked, completions: Sequence[Completion]) -> Output:

@@ -6,6 +6,12 @@ from typing import Literal
 from evals.generation import Generation
 from evals.tasks.task import Task
 
+PROBED = "-reliability"
+"""Ends the name of a folder of `medgemma-eval reliability`: DIR/<task>-reliability holds items, probes and answers."""
+
+RELIABILITY = "reliability.json"
+"""What that command writes into DIR."""
+
 Condition = Literal["real", "shuffled"]
 """shuffled: the same questions, each with the picture of another group: what is left needs no looking."""
 
@@ -29,6 +35,8 @@ class RunOptions:
     """Longest trace of thoughts; 0 for no thinking."""
     n_samples: int = 1
     temperature: float = 0.0
+    vote_orders: int = 0
+    """Orders of its options that each item is asked in; 0 for the given one alone."""
 
     def generation(self, task: Task) -> Generation:
         """Return the settings for one task.
@@ -46,6 +54,7 @@ class RunOptions:
             n_samples=self.n_samples,
             temperature=self.temperature,
             seed=self.seed,
+            vote_orders=self.vote_orders,
         )
 
     def fewshot(self, task: Task) -> int:

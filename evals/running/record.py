@@ -15,6 +15,7 @@ from data_cards.launch import DISTRIBUTION
 from data_cards.readers.tables import find_set
 from evals.generation import Generation
 from evals.items import Item, prompts_sha256
+from evals.judging.judge import VERSION as JUDGE_VERSION
 from evals.running.options import Condition, RunOptions
 from evals.tasks.task import Task
 
@@ -53,11 +54,17 @@ class RunRecord:
     command: str
     shown_as_examples: list[str] = field(default_factory=list)
     """Items whose patient (group) the worked examples show too; see `runner`."""
+    judge: dict[str, Any] = field(default_factory=dict)
+    """Of a judged task: who judged, the version of the frame, and what judge.json says of its agreement with people
+    (`accepted`, None if it was not measured)."""
 
 
 def settings_of(task: Task, generation: Generation) -> dict[str, Any]:
     """Return the settings of the generation that bear on the task."""
-    return asdict(generation) if task.answers in ("text", "dialogue") else {}
+    orders = {"vote_orders": generation.vote_orders} if generation.vote_orders else {}
+    if task.answers not in ("text", "dialogue"):
+        return {**orders, "seed": generation.seed} if orders else {}
+    return {name: value for name, value in asdict(generation).items() if name != "vote_orders"} | orders
 
 
 def settings_sha256(task: Task, generation: Generation) -> str:
@@ -78,8 +85,8 @@ def run_record(
     generation = options.generation(task)
     cards = sorted({item.meta["card"] for item in items if "card" in item.meta})
     hashes, differing = data_hashes(cards, data_dir)
-    if task.is_table and Path(data_dir).is_file():
-        hashes[Path(data_dir).name] = table_sha256(Path(data_dir))
+    if task.is_table:
+        hashes[Path(data_dir).name] = table_sha256(Path(data_dir)) if Path(data_dir).is_file() else ""
     if task.is_jsonl:
         file = f"{task.checked_side(options.side)}.jsonl"
         hashes[f"{task.cards[0]}/{file}"] = table_sha256(find_set(data_dir, task.cards[0]) / file)
@@ -104,7 +111,16 @@ def run_record(
         commit=commit_of(Path(__file__).parents[2]),
         started_utc=datetime.now(UTC).isoformat(timespec="seconds"),
         command=command,
+        judge=judge_of(task, model),
     )
+
+
+def judge_of(task: Task, model: Any) -> dict[str, Any]:
+    """Return who judges the outputs of a task; nothing if nobody does."""
+    judge = model.judge_for(task.dialogue.roles) if task.dialogue else ""
+    if not judge:
+        return {}
+    return {"judge": judge, "frame_version": JUDGE_VERSION, "accepted": dict(model.accepted) or None}
 
 
 def fingerprint_of(task: Task, model: Any) -> str:

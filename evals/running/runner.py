@@ -14,16 +14,17 @@ from typing import Any, NamedTuple
 
 from evals.clinic.running import play_items, write_dialogue_episodes
 from evals.generation import Generation
-from evals.items import Item, write_items
+from evals.items import Item, item_sha256, write_items
 from evals.outputs import Output, OutputFile, latest
 from evals.running.answering import answer_items, answer_on_server, classify_items, refuse_items, side_by_side
 from evals.running.cache import AnswerCache
-from evals.running.checks import check_items, demand_disjoint_groups, divides_by_group
+from evals.running.checks import check_items, demand_disjoint_groups, divides_by_group, named
 from evals.running.choosing import choose_items
 from evals.running.local import answer_on_engine
 from evals.running.options import Condition, RunOptions
 from evals.running.probing import RememberedPictures, probe_items
 from evals.running.record import RunRecord, read_record, run_record, write_record
+from evals.running.voting import Ask, ask_in_orders, demand_orders
 from evals.tasks.task import ItemOptions, Task
 from medgemma import MedGemma
 from medgemma.endpoint import Endpoint
@@ -119,10 +120,15 @@ def run_task(
     shown = _shown_as_examples(task, items, data_dir, options)
     record = replace(run_record(task, items, data_dir, options, model, model_name, command), shown_as_examples=shown)
     train = partial(_train, task, data_dir, options)
-    ask = partial(_outputs, task, model, folder, options.generation(task), concurrency, train)
+    ask: Ask = partial(_outputs, task, model, folder, options.generation(task), concurrency, train)
+    if options.vote_orders:
+        demand_orders(task, items)
+        ask = partial(ask_in_orders, ask, options.vote_orders, options.seed)
     check_items(items, asdict(record), folder)
     with OutputFile(folder / "outputs.jsonl") as file:
         aside = file.set_aside() if _is_stale(file, record) else None
+        if task.is_table:
+            _demand_same_table(items, file, record)
         pending = pending_items(items, file, record)
         write_items(folder / "items.jsonl", items)
         write_record(folder, record)
@@ -139,6 +145,20 @@ def _is_stale(file: OutputFile, record: RunRecord) -> bool:
     """Whether all answers so far are of the same weights with other files: a tokenizer, template or setting mended."""
     before = {output.model for output in file.before}
     return bool(before) and all(is_mended(identity, record.model_identity) for identity in before)
+
+
+def _demand_same_table(items: Sequence[Item], file: OutputFile, record: RunRecord) -> None:
+    """Refuse a second table in a folder: its rows have the names of the first one's, and would take their place."""
+    asked = {item.item_id: item_sha256(item) for item in items}
+    good = [output for output in file.before if not output.error]
+    before = read_record(file.path.parent).get("data_sha256", {}) if good else {}
+    gone = [output.item_id for output in good if output.item_id not in asked and before != record.data_sha256]
+    otherwise = [output.item_id for output in good if asked.get(output.item_id, "") not in ("", output.item_sha256)]
+    if gone or otherwise:
+        raise ValueError(
+            f"{file.path}: holds answers about another table, or this one before it was changed ({', '.join(before)}): "
+            f"{named([*otherwise, *gone])} asked otherwise or not at all now; give each table its own --out"
+        )
 
 
 def pending_items(items: Sequence[Item], file: OutputFile, record: RunRecord) -> list[Item]:

@@ -21,12 +21,13 @@ from data_cards.split import side as side_of
 from evals.clinic.dialogue import Dialogue, Players
 from evals.clinic.episodes import Reply, episode_of
 from evals.clinic.record_agent import Assignment, call_in, run_agent, session_in, text_of, tool_call_in
-from evals.clinic.record_tools import Resource, local_search
 from evals.items import Item
 from evals.outputs import Output
 from evals.tasks.record_answers import is_right
 from evals.tasks.task import Task, checked_side, of_side_and_seed
 from experience import Episode
+from medgemma.records.elements import Resource
+from medgemma.records.tools import local_search
 
 CARD = "synthea-fhir-r4"
 NAME = "ehr-tools"

@@ -50,7 +50,9 @@ def options_of(item: Item) -> dict[str, str]:
 
 def parse(item: Item, text: str) -> str:
     """Return the letter that a reply names, empty if none or several."""
-    return parse_letter(text, options_of(item))
+    options = options_of(item)
+    stem = item.prompt.rpartition(prompt("", options, instruction="").strip())[0].strip()
+    return parse_letter(text, options, stem.rpartition("\n\n")[2])  # worked examples and abstract come before
 
 
 def grade(item: Item, output: Output) -> dict[str, float]:
@@ -140,7 +142,7 @@ def _row(name: str, source: QuestionSet) -> Task:
         thinks=name != "medxpertqa-mm",
         max_new_tokens=MAX_NEW_TOKENS,
         fewshot_from=source.fewshot_from,
-        version=2,
+        version=3,
     )
 
 

@@ -10,7 +10,7 @@ Source: MedGemma technical report (arXiv:2507.05201), section 3 and appendix A: 
 
 import json
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -24,8 +24,9 @@ from evals.outputs import Output
 from evals.tasks.final_answer import spoken
 from evals.tasks.owners_rows import CONCISE, RECORD
 from evals.tasks.record_answers import is_right
-from evals.tasks.record_text import record_text
 from evals.tasks.task import ItemOptions, Task
+from medgemma.records import Fact, condense, facts_of
+from medgemma.records.facts import facts_text
 
 CARD = "synthea-fhir-r4"
 
@@ -66,17 +67,46 @@ KINDS: Mapping[str, tuple[str, ...]] = {
 
 SIDES = ("held-out", "train", "all")
 
+RECORD_TOKENS = 250
+CHARACTERS_A_TOKEN = 2
+"""A tokenizer makes more of every token; this one is nobody's, so that all models are asked the same."""
+
 
 def prompt(record: str, question: str) -> str:
     """Return the text put to a model."""
     return "\n\n".join((RECORD.format(context=record), question.strip(), FORM))
 
 
-def items(section: bool, data_dir: str | Path, options: ItemOptions) -> list[Item]:
+def fact_line(fact: Fact) -> str:
+    """Return a fact by what it is about, then when: what follows a name is what questions ask for."""
+    if fact.category == "Patient":
+        return fact.line
+    return " | ".join(part for part in (fact.category, fact.text, fact.date, *fact.statements) if part)
+
+
+def condensed(facts: Sequence[Fact], question: str, categories: Sequence[str], max_tokens: int) -> str:
+    """Return the facts that matter to a question, within a number of tokens.
+
+    Args:
+        facts: Of one patient.
+        question: Decides which facts stay where not all fit.
+        categories: Resource types; all if empty.
+        max_tokens: Of CHARACTERS_A_TOKEN characters each.
+
+    Raises:
+        ValueError: Not even the patient's line fits.
+    """
+    most = max_tokens * CHARACTERS_A_TOKEN
+    return condense(facts, most, len, question=question, categories=categories, line=fact_line).text
+
+
+def items(
+    record_of: Callable[[Sequence[Fact], RecordQuestion], str], data_dir: str | Path, options: ItemOptions
+) -> list[Item]:
     """Make one item a question, in a seeded order.
 
     Args:
-        section: Put only the kinds of resource that the question is about into the prompt (with the patient's line).
+        record_of: A patient's facts and a question to the record's text in the prompt.
         data_dir: A folder with the folder synthea-fhir-r4, or that folder.
         options: Side and seed.
 
@@ -87,13 +117,21 @@ def items(section: bool, data_dir: str | Path, options: ItemOptions) -> list[Ite
     splits: tuple[Literal["train", "val"], ...] = ("train", "val")
     found = []
     for split in splits:
-        records = {bundle.patient_id: bundle.resources for bundle in read_synthea_bundles(folder, split)}
+        records = {
+            bundle.patient_id: facts_of(bundle.resources).facts
+            for bundle in read_synthea_bundles(folder, split)
+            if options.side in ("all", side_of(bundle.group))
+        }
         for question in read_synthea_questions(folder, split):
             if options.side in ("all", side_of(question.group)):
-                kinds = KINDS[question.category.partition("_")[0]] or ("Patient",)
-                found.append(_item(question, record_text(records[question.patient_id], kinds if section else ())))
+                found.append(_item(question, record_of(records[question.patient_id], question)))
     random.Random(options.seed).shuffle(found)
     return found
+
+
+def facts_task(max_tokens: int) -> Task:
+    """Return kit-ehrqa-facts with records of another length."""
+    return _row("kit-ehrqa-facts", FACTS_SUMMARY, partial(_facts, max_tokens))
 
 
 def grade(item: Item, output: Output) -> dict[str, float]:
@@ -132,14 +170,31 @@ def _item(question: RecordQuestion, record: str) -> Item:
     )
 
 
-def _row(name: str, summary: str, section: bool) -> Task:
+def _whole(facts: Sequence[Fact], question: RecordQuestion) -> str:
+    return facts_text(facts)
+
+
+def _section(facts: Sequence[Fact], question: RecordQuestion) -> str:
+    """Only the kinds of resource that the question is about, with the patient's line."""
+    return facts_text(facts, _categories(question))
+
+
+def _facts(max_tokens: int, facts: Sequence[Fact], question: RecordQuestion) -> str:
+    return condensed(facts, question.question, _categories(question), max_tokens)
+
+
+def _categories(question: RecordQuestion) -> tuple[str, ...]:
+    return KINDS[question.category.partition("_")[0]] or ("Patient",)
+
+
+def _row(name: str, summary: str, record_of: Callable[[Sequence[Fact], RecordQuestion], str]) -> Task:
     return Task(
         name,
         (CARD,),
         summary,
         "text",
         "short",
-        items=partial(items, section),
+        items=partial(items, record_of),
         grade=grade,
         wording=lambda: [prompt("RECORD", "QUESTION"), dict(REPORT_CATEGORIES)],
         sides=SIDES,
@@ -150,7 +205,10 @@ def _row(name: str, summary: str, section: bool) -> Task:
     )
 
 
+FACTS_SUMMARY = "the same with the facts that matter to the question, named first, within a number of tokens"
+
 ROWS = (
-    _row("kit-ehrqa", "questions about a patient's whole record, condensed, in the prompt", False),
-    _row("kit-ehrqa-section", "the same with only the kind of resource that is asked about in the prompt", True),
+    _row("kit-ehrqa", "questions about a patient's whole record, condensed, in the prompt", _whole),
+    _row("kit-ehrqa-section", "the same with only the kind of resource that is asked about in the prompt", _section),
+    facts_task(RECORD_TOKENS),
 )

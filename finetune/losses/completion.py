@@ -64,7 +64,7 @@ def completion_loss(
     shares = (shares if weights is None else weights.to(shares)) / denominator
 
     def cross_entropy(logits: torch.Tensor, rows: slice) -> torch.Tensor:
-        return _cross_entropy(logits, targets[rows], shares[rows])
+        return tile_cross_entropy(logits, targets[rows], shares[rows])
 
     return tiled_loss(states, head, cross_entropy, temperature=temperature, soft_cap=soft_cap, tile_tokens=tile_tokens)
 
@@ -81,7 +81,7 @@ def next_tokens(hidden_states: torch.Tensor, labels: torch.Tensor) -> tuple[torc
     return hidden_states[:, :-1][learned], targets[learned]
 
 
-def _cross_entropy(logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+def tile_cross_entropy(logits: torch.Tensor, targets: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
     """Sum of share · (logsumexp - target's logit); the logits become share · (softmax - one at the target)."""
     at_target = targets[:, None]
     highest, place = logits.max(1, keepdim=True)

@@ -1,9 +1,30 @@
 """The sigmoid loss between pictures and texts. Letters: N pictures, M texts, D embedding width."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
+
+Relate = Callable[[slice, slice], torch.Tensor]
+"""Some pictures and some texts to (n, m) float: what `relations` of `sigmoid_loss` holds of them."""
+TILE = 512
+"""Pictures and texts whose logits exist at once."""
+
+
+class Gradients(NamedTuple):
+    """The loss, and how it changes with everything that it is made of."""
+
+    losses: torch.Tensor
+    """(N,) each picture's share of the loss."""
+    images: torch.Tensor
+    """(N, D)."""
+    texts: torch.Tensor
+    """(M, D)."""
+    logit_scale: torch.Tensor
+    """Scalar."""
+    logit_bias: torch.Tensor
+    """Scalar."""
 
 
 def sigmoid_loss(
@@ -34,6 +55,84 @@ def sigmoid_loss(
         relations = 2 * torch.eye(len(logits), device=logits.device, dtype=logits.dtype) - 1
     terms = F.logsigmoid(relations * logits) * (relations != 0)
     return -terms.sum() / len(logits)
+
+
+@torch.no_grad()
+def sigmoid_gradients(
+    image_vectors: torch.Tensor,
+    text_vectors: torch.Tensor,
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+    relate: Relate,
+    denominator: float,
+    tile: int = TILE,
+) -> Gradients:
+    """`sigmoid_loss` times N / denominator, tile by tile: of the (N, M) logits one tile exists at a time.
+
+    Args:
+        image_vectors: (N, D) float32, L2-normalised.
+        text_vectors: (M, D) float32, L2-normalised.
+        logit_scale: scalar.
+        logit_bias: scalar.
+        relate: gives the relations of a tile.
+        denominator: pictures of the whole step, over all parts and ranks.
+        tile: its side.
+    """
+    losses = image_vectors.new_zeros(len(image_vectors))
+    of_images, of_texts = torch.zeros_like(image_vectors), torch.zeros_like(text_vectors)
+    of_scale, of_bias = torch.zeros_like(logit_scale), torch.zeros_like(logit_bias)
+    for rows in _tiles(len(image_vectors), tile):
+        for columns in _tiles(len(text_vectors), tile):
+            cosines = image_vectors[rows] @ text_vectors[columns].T  # (n, m)
+            relations = relate(rows, columns)
+            signed = (cosines * logit_scale).add_(logit_bias).mul_(relations)
+            losses[rows] -= F.logsigmoid(signed).mul_(relations != 0).sum(1) / denominator
+            changes = signed.neg_().sigmoid_().mul_(relations).mul_(-1 / denominator)  # of the logits
+            of_images[rows].addmm_(changes, text_vectors[columns])
+            of_texts[columns].addmm_(changes.T, image_vectors[rows])
+            of_scale += (changes * cosines).sum()
+            of_bias += changes.sum()
+    return Gradients(losses, of_images.mul_(logit_scale), of_texts.mul_(logit_scale), of_scale, of_bias)
+
+
+def tiled_sigmoid_loss(
+    image_vectors: torch.Tensor,
+    text_vectors: torch.Tensor,
+    logit_scale: torch.Tensor,
+    logit_bias: torch.Tensor,
+    relate: Relate,
+    tile: int = TILE,
+) -> torch.Tensor:
+    """`sigmoid_loss` and its gradient without an (N, M) matrix: the gradient is made in the forward pass."""
+    found = sigmoid_gradients(image_vectors, text_vectors, logit_scale, logit_bias, relate, len(image_vectors), tile)
+    return with_gradients(found.losses.sum(), (image_vectors, text_vectors, logit_scale, logit_bias), found[1:])
+
+
+def with_gradients(
+    value: torch.Tensor, tensors: Sequence[torch.Tensor], gradients: Sequence[torch.Tensor]
+) -> torch.Tensor:
+    """A scalar of this value whose gradient, with respect to each tensor, is the one that is given."""
+    found: torch.Tensor = _WithGradients.apply(value, len(tensors), *tensors, *gradients)  # type: ignore[no-untyped-call]
+    return found
+
+
+class _WithGradients(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, value: torch.Tensor, count: int, *tensors_and_gradients: torch.Tensor) -> torch.Tensor:
+        ctx.count = count
+        ctx.save_for_backward(*tensors_and_gradients[count:])
+        return value.clone()
+
+    @staticmethod
+    def backward(ctx: Any, *outer: torch.Tensor) -> Any:
+        gradients = ctx.saved_tensors
+        if outer[0].item() != 1:  # else a copy of all vectors is saved
+            gradients = tuple(gradient * outer[0] for gradient in gradients)
+        return None, None, *gradients, *(None,) * ctx.count
+
+
+def _tiles(length: int, tile: int) -> list[slice]:
+    return [slice(start, min(start + tile, length)) for start in range(0, length, tile)]
 
 
 def fact_relations(

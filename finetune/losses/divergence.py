@@ -137,8 +137,8 @@ def _divergences(student: torch.Tensor, teacher: torch.Tensor, scratch: torch.Te
 
 def _forward_kl(student: torch.Tensor, teacher: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """KL(P‖Q) = Σ p (log p - log q), with the gradient q - p."""
-    torch.log_softmax(student, 1, out=student)
-    torch.log_softmax(teacher, 1, out=teacher)
+    _to_log_probabilities(student, scratch)
+    _to_log_probabilities(teacher, scratch)
     p = torch.exp(teacher, out=scratch)
     losses = teacher.sub_(student).mul_(p).sum(1)
     student.exp_().sub_(p)
@@ -147,8 +147,8 @@ def _forward_kl(student: torch.Tensor, teacher: torch.Tensor, scratch: torch.Ten
 
 def _reverse_kl(student: torch.Tensor, teacher: torch.Tensor, scratch: torch.Tensor) -> torch.Tensor:
     """KL(Q‖P) = Σ q (log q - log p), with the gradient q (log q - log p - KL(Q‖P))."""
-    torch.log_softmax(student, 1, out=student)
-    torch.log_softmax(teacher, 1, out=teacher)
+    _to_log_probabilities(student, scratch)
+    _to_log_probabilities(teacher, scratch)
     q = torch.exp(student, out=scratch)
     student.sub_(teacher).mul_(q)
     losses = student.sum(1)
@@ -162,7 +162,7 @@ def _jensen_shannon(student: torch.Tensor, teacher: torch.Tensor, scratch: torch
     Ratios of probabilities are at most 1/β and 1/(1 - β), and as exact as their factors; a difference of logarithms
     would carry the rounding of logits.
     """
-    q, p = torch.softmax(student, 1, out=student), torch.softmax(teacher, 1, out=teacher)
+    q, p = _to_probabilities(student), _to_probabilities(teacher)
     from_teacher = _log_ratios(p, q, p, beta, scratch).mul_(p).sum(1)
     torch.mul(q, _log_ratios(q, q, p, beta, scratch), out=teacher)
     from_student = teacher.sum(1)
@@ -175,3 +175,19 @@ def _log_ratios(of: torch.Tensor, q: torch.Tensor, p: torch.Tensor, beta: float,
     tiny = torch.finfo(q.dtype).tiny
     torch.lerp(q, p, beta, out=scratch).clamp_min_(tiny)
     return torch.div(of, scratch, out=scratch).clamp_min_(tiny).log_()
+
+
+def _to_probabilities(logits: torch.Tensor) -> torch.Tensor:
+    """Softmax in place, each row summed by torch.sum.
+
+    torch.softmax adds a row up in one stretch: over 262,144 tokens it is five millionths off one in float32, and a
+    gradient that is the rest of such sums ten times as much.
+    """
+    logits.sub_(logits.amax(1, keepdim=True)).exp_()
+    return logits.div_(logits.sum(1, keepdim=True))
+
+
+def _to_log_probabilities(logits: torch.Tensor, scratch: torch.Tensor) -> None:
+    """Its logarithm in place."""
+    logits.sub_(logits.amax(1, keepdim=True))
+    logits.sub_(torch.exp(logits, out=scratch).sum(1, keepdim=True).log_())

@@ -9,6 +9,7 @@ temperature nor any other loss.
 """
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -113,7 +114,7 @@ class _TiledLoss(torch.autograd.Function):
         weight = head.to(states.dtype)
         buffer = states.new_empty((min(tile_tokens, len(states)), len(head)), dtype=dtype)
         total = states.new_zeros((), dtype=dtype)
-        with torch.autocast(states.device.type, enabled=False):
+        with _without_autocast(states.device.type):
             for start in range(0, len(states), tile_tokens):
                 rows = slice(start, min(start + tile_tokens, len(states)))
                 logits = buffer[: rows.stop - rows.start]
@@ -148,6 +149,13 @@ class _TiledLoss(torch.autograd.Function):
         if head_gradient is not None:
             head_gradient = head_gradient.mul_(scale).to(ctx.head_dtype)
         return states_gradient, head_gradient, None, None, None, None, None
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[object]:
+    """Where there is autocast at all: the meta device, on which memory is estimated, has none."""
+    if torch.amp.is_autocast_available(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
 
 
 def _logits_dtype(states: torch.Tensor) -> torch.dtype:

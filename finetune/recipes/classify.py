@@ -28,10 +28,10 @@ from finetune.tables.classification import (
     train_tower,
 )
 from finetune.tables.classification_scores import metric_of, score, write_predictions
-from finetune.tables.examples import MOST_FAULTS_SHOWN, SeenPictures, identity_line, read_study, usable
+from finetune.tables.examples import SeenPictures, identity_line, read_pictures, read_study, usable
 from finetune.tables.scoring import scored_side
 from finetune.training import Evaluation, Loop, Ranks, Schedule, join_ranks, leave_ranks, load_best
-from medsiglip.command import one_line, progress, say
+from medsiglip.command import progress, say
 from medsiglip.encoder import MedSigLIP
 
 QUICK_STEPS = 60
@@ -187,18 +187,7 @@ def _evaluation(metric: Callable[[int], float], config: Config, steps: int, answ
 def _labelled(table: Table, target: Target, split: Split, pictures: SeenPictures, quiet: bool) -> LabelledRows:
     """The rows of a side that say what is right; every picture is read once, so that a bad one is named now."""
     rows = [row for row in table.on(split) if target.name in row.labels and row.files]
-    numbers, faults = [], []
-    with progress(len(rows), f"rows read of {split}", quiet) as advance:
-        for row in rows:
-            files = tuple(map(str, row.files))
-            try:
-                numbers.append(pictures.add(files, read_study(files)))
-            except (ValueError, OSError) as fault:
-                faults.append(f"{row.place}: {one_line(fault)}")
-            advance(1)
-    if faults:
-        shown = "; ".join(faults[:MOST_FAULTS_SHOWN])
-        raise ValueError(f"{len(faults)} of {len(rows)} rows of {split} have pictures that cannot be read: {shown}")
+    numbers = read_pictures(rows, split, pictures, quiet)
     values = torch.tensor([_values(row, target) for row in rows]).reshape(len(rows), len(target.classes))
     return LabelledRows(numbers, values, [row.place for row in rows])
 

@@ -2,6 +2,7 @@
 
 from importlib import import_module
 
+from evals.environments.trl import metric_reward
 from finetune.on_policy.rewards import RewardFunction
 from finetune.rewards.texts import agreement, word_overlap
 
@@ -9,14 +10,16 @@ OWN: dict[str, RewardFunction] = {"agreement": agreement, "word-overlap": word_o
 
 
 def reward_named(name: str) -> RewardFunction:
-    """One of `OWN`, or "package.module:function" of yours.
+    """One of `OWN`, "metric:NAME" for a metric of texts (evals.stress.metrics), or "package.module:function" of yours.
 
     Raises:
-        ValueError: there is no such reward.
+        ValueError: there is no such reward, or the metric prefers a flipped negation to a paraphrase.
     """
     if name in OWN:
         return OWN[name]
     module, colon, function = name.partition(":")
+    if module == "metric":
+        return metric_reward(function)
     if not colon:
         raise ValueError(f"reward {name!r} is unknown; choose {' or '.join(OWN)}, or give your own as module:function")
     try:

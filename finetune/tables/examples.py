@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_cards.table import Split, Table
+from data_cards.table import Row, Split, Table
 from evals.items import Item
 from evals.tasks.multiple_choice import options_of
 from evals.tasks.tables import completion, items_of, table_kinds
@@ -23,7 +23,7 @@ from medgemma import MedGemma
 from medgemma.asking import AnswerOptions
 from medgemma.prompts.content import open_study, pictures_of, study_parts
 from medgemma.prompts.special_tokens import turn_tokens
-from medsiglip.command import one_line
+from medsiglip.command import one_line, progress
 from medsiglip.imaging import Picture
 from medsiglip.preprocess import Preprocessing
 
@@ -73,20 +73,27 @@ def with_shuffled_answers(items: Sequence[Item], seed: int) -> list[Item]:
     by_question: dict[str, list[int]] = defaultdict(list)
     rng, shuffled = random.Random(f"answers:{seed}"), list(items)
     for place, item in enumerate(items):
-        if item.meta["table_kind"] == "choices":
+        if item.meta.get("table_kind") == "choices":
             shuffled[place] = replace(item, reference=rng.choice(list(options_of(item).values())))
+        elif "table_kind" not in item.meta and options_of(item):
+            shuffled[place] = replace(item, reference=rng.choice(list(options_of(item))))  # such items name the letter
         else:
-            by_question[item.meta.get("label", "")].append(place)
+            by_question[item.meta.get("label", item.meta.get("category", ""))].append(place)
     for places in by_question.values():
-        references = [items[place].reference for place in places]
-        rng.shuffle(references)
-        for place, reference in zip(places, references, strict=True):
-            shuffled[place] = replace(items[place], reference=reference)
+        others = [items[place] for place in places]
+        rng.shuffle(others)
+        for place, other in zip(places, others, strict=True):
+            graded_by = {key: value for key, value in other.meta.items() if key.startswith("answer_")}
+            shuffled[place] = replace(items[place], reference=other.reference, meta={**items[place].meta, **graded_by})
     return shuffled
 
 
 def examples_of(
-    items: Sequence[Item], model: MedGemma, pictures: SeenPictures | None, advance: Callable[[int], object]
+    items: Sequence[Item],
+    model: MedGemma,
+    pictures: SeenPictures | None,
+    advance: Callable[[int], object],
+    learned: Callable[[Item], str] = completion,
 ) -> list[Example]:
     """Items as examples; every study is opened once, so that a bad one is named before the first step.
 
@@ -95,6 +102,7 @@ def examples_of(
         model: whose tokenizer, template and pixels they are for; it is not asked.
         pictures: gets the studies; None for a model of text alone.
         advance: called with 1 an item.
+        learned: the right reply to an item.
 
     Raises:
         ValueError: pictures cannot be read, or an item does not fit the model's context: the first ones are named.
@@ -106,15 +114,15 @@ def examples_of(
             parts = study_parts(open_study([Path(file) for file in item.files])) if item.files else []
             if item.files and pictures is None:
                 raise ValueError("has a picture, and the model sees none; give another --set model")
-            learned = completion_ids(model, completion(item))
-            asked = model.asking.question(parts, item.prompt, AnswerOptions(), len(learned)).request
+            reply = completion_ids(model, learned(item))
+            asked = model.asking.question(parts, item.prompt, AnswerOptions(), len(reply)).request
             if pictures is not None and item.files not in numbers:
                 numbers[item.files] = pictures.add(item.files, asked.pictures)
         except (ValueError, OSError) as fault:
             faults.append(f"{item.item_id}: {one_line(fault)}")
         else:
             seen = numbers.get(item.files, ())
-            examples.append(Example(asked.prompt.input_ids, learned, seen, item.item_id))
+            examples.append(Example(asked.prompt.input_ids, reply, seen, item.item_id))
         advance(1)
     if faults:
         shown = "; ".join(faults[:MOST_FAULTS_SHOWN])
@@ -133,6 +141,27 @@ def completion_ids(model: MedGemma, text: str) -> tuple[int, ...]:
 def read_study(files: tuple[str, ...]) -> list[Picture]:
     """A study's pictures in the order of their slots."""
     return pictures_of(study_parts(open_study([Path(file) for file in files])))
+
+
+def read_pictures(rows: Sequence[Row], split: Split, pictures: SeenPictures, quiet: bool) -> list[tuple[int, ...]]:
+    """Numbers of the pictures of each row; every one is read once, so that a bad one is named now.
+
+    Raises:
+        ValueError: some cannot be read; the first rows are named.
+    """
+    numbers, faults = [], []
+    with progress(len(rows), f"rows read of {split}", quiet) as advance:
+        for row in rows:
+            files = tuple(map(str, row.files))
+            try:
+                numbers.append(pictures.add(files, read_study(files)))
+            except (ValueError, OSError) as fault:
+                faults.append(f"{row.place}: {one_line(fault)}")
+            advance(1)
+    if faults:
+        shown = "; ".join(faults[:MOST_FAULTS_SHOWN])
+        raise ValueError(f"{len(faults)} of {len(rows)} rows of {split} have pictures that cannot be read: {shown}")
+    return numbers
 
 
 def identity_line(table: Table) -> str:

@@ -10,14 +10,11 @@ from typing import Any, NamedTuple
 
 from data_cards.table import Split, Table
 from evals.items import Item
-from evals.results.compare import Comparison, as_table, compare_dirs, to_json
-from evals.results.scores import score_dir
+from evals.results.compare import Comparison
 from evals.running.options import RunOptions
-from evals.running.runner import run_task
 from evals.tasks.tables import completion, table_kinds, task_of
-from medsiglip.command import progress, say, whole_file
-
-Load = Callable[[], Any]
+from finetune.tables.before_after import Asked, Load, ask, compare_all, folder_name
+from medsiglip.command import say
 
 
 class Reply(NamedTuple):
@@ -37,13 +34,27 @@ class CommonestAnswer:
     otherwise: str
 
     @classmethod
-    def of(cls, items: Sequence[Item]) -> "CommonestAnswer":
-        """Of the training side's items, each of whose questions is a prompt."""
+    def of(
+        cls,
+        items: Sequence[Item],
+        learned: Callable[[Item], str] = completion,
+        kind: Callable[[Item], str] = lambda item: item.prompt,
+        asked: Sequence[Item] = (),
+    ) -> "CommonestAnswer":
+        """Of the training side's items, by kind of question.
+
+        Args:
+            items: Of the training side.
+            learned: An item to its right reply.
+            kind: An item to what shares a commonest answer; the question itself unless it holds more, such as a record.
+            asked: What will be asked, where it is none of the training side's questions.
+        """
         said: dict[str, Counter[str]] = defaultdict(Counter)
         for item in items:
-            said[item.prompt][completion(item)] += 1
+            said[kind(item)][learned(item)] += 1
         together = sum(said.values(), Counter[str]())
-        return cls({prompt: counts.most_common(1)[0][0] for prompt, counts in said.items()}, _first(together))
+        by_prompt = {item.prompt: _first(said[kind(item)]) for item in (*items, *asked) if kind(item) in said}
+        return cls(by_prompt, _first(together))
 
     @property
     def fingerprint(self) -> str:
@@ -86,21 +97,12 @@ def score_models(
     if side is None:
         say(f"{table.source}: every row is on the side train, so nothing is scored; name a --split column")
         return {}
+    asked = [
+        Asked(task_of(table, kind), table.source, RunOptions(side=side, limit=limit)) for kind in table_kinds(table)
+    ]
     for name, load in models.items():
-        model, folder = load(), out / name.replace(" ", "-")
-        for kind in table_kinds(table):
-            task, options = task_of(table, kind), RunOptions(side=side, limit=limit)
-            with progress(None, f"items of {task.name} by {name}", quiet) as advance:
-                run_task(task, options, table.source, folder, model, name, command, advance)
-        score_dir(folder)
-        del model
-    *others, last = models
-    compared = {name: compare_dirs(out / name.replace(" ", "-"), out / last.replace(" ", "-")) for name in others}
-    for name, comparison in compared.items():
-        say(f"{last} against {name}, on the side {side}:\n{as_table(comparison)}")
-    with whole_file(out / "gain.json") as file:
-        file.write(json.dumps({name: to_json(c) for name, c in compared.items()}, indent=1, allow_nan=False) + "\n")
-    return compared
+        ask(asked, load(), name, out / folder_name(name), command, quiet)
+    return compare_all(list(models), out, side)
 
 
 def _first(counts: Counter[str]) -> str:

@@ -29,7 +29,8 @@ def load_network(
         folder: of the checkpoint.
         device: "auto", or a torch device name.
         dtype: "float32" or "bfloat16"; None or "auto" is float32 on a CPU, bfloat16 elsewhere and with `quantize`, and
-            where bfloat16 weights would not fit a CPU's memory in float32.
+            where bfloat16 weights would not fit a CPU's memory in float32. "float16" is for cards without bfloat16, see
+            `medgemma.checkpoints.float16`.
         device_map: see `medgemma.checkpoints.placement.spread`.
         max_memory: of each device for `device_map`.
         quantize: "int8" or "nf4", see `medgemma.checkpoints.quantize`; None leaves the weights as they are.
@@ -51,6 +52,8 @@ def load_network(
     if quantize not in (None, "int8", "nf4"):
         raise ValueError(f"quantize {quantize!r}: choose int8 or nf4")
     scheme = scheme_of(read_json(folder / "config.json"), stored_tensors(folder))
+    if dtype == "float16":
+        return _load_in_float16(model_class, folder, place, device_map, quantize, scheme)
     if scheme is not None:
         if quantize is not None:
             raise ValueError(f"quantize {quantize!r}: the weights of {folder} are quantised by {scheme} already")
@@ -72,6 +75,39 @@ def load_network(
 
         to_int8(network)  # before it moves, so that a GPU never holds the whole
     return network if device_map is not None else network.to(place)
+
+
+def _load_in_float16(
+    model_class: Any,
+    folder: Path,
+    place: str,
+    device_map: str | Mapping[str, Device] | None,
+    quantize: str | None,
+    scheme: str | None,
+) -> Any:
+    """As stored, or in 4 bits, then made to compute in float16 without an overflow."""
+    import torch
+
+    from medgemma.checkpoints.convert import common_dtype
+    from medgemma.checkpoints.float16 import to_float16
+    from medgemma.checkpoints.layouts import read_checkpoint
+
+    faults = {
+        f"quantize {quantize!r}": quantize == "int8",
+        "a device map": device_map is not None,
+        f"weights quantised by {scheme}": scheme is not None,
+    }
+    if found := [what for what, is_there in faults.items() if is_there]:
+        raise ValueError(f"dtype 'float16' does not go with {found[0]}; choose float32 or bfloat16, or leave that out")
+    stored: dict[str, Any] = {
+        "dtype": torch.bfloat16 if common_dtype(stored_tensors(folder)) == "BF16" else torch.float32
+    }
+    if quantize == "nf4":
+        from medgemma.checkpoints.quantize import nf4_config
+
+        stored |= {"device_map": {"": place}, "quantization_config": nf4_config(torch.float16, [place])}
+    network = to_float16(read_checkpoint(model_class, folder, **stored), str(folder))
+    return network if quantize else network.to(place)
 
 
 def computing_dtype(folder: Path, dtype: str | None, device: str, quantize: str | None = None) -> Any:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -29,10 +30,12 @@ from medsiglip.command import Problems, Quiet, files_of, progress, spread_option
 from medsiglip.imaging import FileProblem, Picture
 
 if TYPE_CHECKING:
+    from data_cards.table import Table
     from medgemma.answers import Answer
     from medgemma.asking import AnswerOptions
     from medgemma.model import MedGemma
     from medgemma.prompts.chat import Prompts, TokenCount
+    from medgemma.table_answers import TableQuestions
 
 
 @spread_options
@@ -46,6 +49,13 @@ def ask(
     file_columns: Annotated[
         list[str] | None, typer.Option("--files", metavar="COLUMN", help="The table's files; guessed without it.")
     ] = None,
+    endpoint: Annotated[
+        str, typer.Option(help="With --table: an OpenAI-compatible server that answers, such as medgemma serve.")
+    ] = "",
+    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = "",
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="With --table: replace other answers in --out.")
+    ] = False,
     each: Annotated[bool, typer.Option("--each", help="Ask every FILE separately, not all as one prompt.")] = False,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="File for the answers; stdout without it.")] = None,
@@ -90,9 +100,16 @@ def ask(
             if value:
                 raise ValueError(f"{name} does not go with --table; leave it out")
         plain = AnswerOptions(sampling, think, system=system, view=view)
-        _ask_table(table, file_columns or [], question, choices, plain, max_new_tokens, out, loading, problems, quiet)
+        if out is None:
+            raise ValueError("--table needs --out: a .csv or .parquet file for the answers")
+        server = (endpoint, endpoint_model)
+        asked_table = _table(table, file_columns or [], question, choices, plain, max_new_tokens)
+        _ask_table(*asked_table, out, overwrite, loading, server, problems, quiet)
         problems.exit()
         return
+    for name, given in {"--endpoint": endpoint or endpoint_model, "--overwrite": overwrite}.items():
+        if given:
+            raise ValueError(f"{name} goes with --table; leave it out")
     about: Iterable[Study] = [Study((), [])]
     if files:
         about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
@@ -116,35 +133,53 @@ def ask(
     problems.exit()
 
 
-def _ask_table(
+def _table(
     table: Path,
     files: Sequence[str],
     questions: Sequence[str],
     choices: str,
     options: "AnswerOptions",
     max_new_tokens: int,
-    out: Path | None,
-    loading: LoadOptions,
-    problems: Problems,
-    quiet: bool,
-) -> None:
-    """Ask every row; a question or the choices may be a column's name."""
+) -> "tuple[Table, TableQuestions]":
+    """A table and what is asked of it; a question or the choices may be a column's name."""
     from data_cards.table import Columns, read_table
     from data_cards.table.records import records_of
-    from medgemma.table_answers import TableQuestions, answer_table
+    from medgemma.table_answers import TableQuestions
 
-    if out is None:
-        raise ValueError("--table needs --out: a .csv or .parquet file for the answers")
     names = records_of(table).columns
     column = questions[0] if len(questions) == 1 and questions[0] in names else ""
     of_choices = (choices,) if choices in names and choices else ()
     columns = Columns(files=tuple(files), question=column or "none", choices=of_choices, label=("none",))
     read = read_table(table, columns, labelled=False)
     given = tuple(split(choices)) if choices and not of_choices else ()
-    asked = TableQuestions(() if column else tuple(questions), given, options, max_new_tokens)
-    gemma = loading.load()
-    with progress(len(read.rows) + len(read.faulty), "answers", quiet) as advance:
-        answer_table(gemma, read, asked, out, on_problem=problems.add, on_progress=advance)
+    return read, TableQuestions(() if column else tuple(questions), given, options, max_new_tokens)
+
+
+def _ask_table(
+    table: "Table",
+    asked: "TableQuestions",
+    out: Path,
+    overwrite: bool,
+    loading: LoadOptions,
+    server: tuple[str, str],
+    problems: Problems,
+    quiet: bool,
+) -> None:
+    """Ask every row of the model of this process, or of a server: its address and the model's name there."""
+    from medgemma.endpoint import Endpoint
+    from medgemma.table_answers import answer_table, of_endpoint, of_model
+
+    if not server[0] and server[1]:
+        raise ValueError("--endpoint-model goes with --endpoint")
+    if server[0] and loading != LoadOptions():
+        raise ValueError("how a model is loaded does not go with --endpoint; the server has loaded its own")
+    with ExitStack() as stack:
+        if server[0]:
+            answerer = of_endpoint(stack.enter_context(Endpoint(server[0], server[1] or None)), asked)
+        else:
+            answerer = of_model(loading.load(), asked)
+        advance = stack.enter_context(progress(len(table.rows) + len(table.faulty), "answers", quiet))
+        answer_table(answerer, table, asked, out, overwrite=overwrite, on_problem=problems.add, on_progress=advance)
 
 
 def _answers(

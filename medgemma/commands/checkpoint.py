@@ -14,7 +14,9 @@ if TYPE_CHECKING:
     from medgemma.checkpoints.info import ModelInfo
 
 Folder = Annotated[Path, typer.Option("--out", help="New folder, in the Hub's layout.")]
-Written = Annotated[str, typer.Option("--dtype", help="float32 or bfloat16; auto keeps what is stored.")]
+Written = Annotated[
+    str, typer.Option("--dtype", help="float32 or bfloat16, GGUF also float16 or q8_0; auto keeps what is stored.")
+]
 ShardSize = Annotated[str, typer.Option(help="A larger weight file is written as several: 5GB, 500MB.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace a folder that is there.")]
 Source = Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")]
@@ -70,14 +72,21 @@ def info(
 def convert(
     source: Annotated[str, typer.Argument(metavar="SRC", help="'nano', a local folder, or a Hub id.")],
     out: Annotated[Path, typer.Argument(metavar="DST", help="New folder.")],
+    to: Annotated[str, typer.Option("--to", help="hub, or gguf for llama.cpp, Ollama and LM Studio.")] = "hub",
+    base: Annotated[str, typer.Option(help="With --to gguf, of an adapter SRC: what it was trained on.")] = "",
     *,
     writing: WriteOptions,
     quiet: Quiet = False,
 ) -> None:
-    """Write a checkpoint of any transformers version in the Hub's layout, which 4.57 and 5 read alike."""
+    """Write a checkpoint of any transformers version in the Hub's layout, which 4.57 and 5 read alike, or as GGUF."""
     from medgemma.checkpoints.convert import convert as convert_folder
 
     settings = writing.settings()
+    if to == "gguf":
+        _convert_to_gguf(source, out, base, writing, quiet)
+        return
+    if to != "hub" or base:
+        raise ValueError(f"--to {to}: give hub or gguf" if to != "hub" else "--base is for --to gguf")
     with progress(None, "tensors", quiet) as advance:
         tensors = convert_folder(
             _folder(source),
@@ -108,8 +117,8 @@ def merge(
     quiet: Quiet = False,
 ) -> None:
     """Merge a LoRA adapter into its base, every tensor of it accounted for, the vision tower's too."""
-    from medgemma.checkpoints.merge import merge as merge_folders
-    from medgemma.checkpoints.slerp import slerp_merge
+    from medgemma.checkpoints.adapters.merge import merge as merge_folders
+    from medgemma.checkpoints.adapters.slerp import slerp_merge
 
     settings = writing.settings()
     if slerp:
@@ -190,6 +199,30 @@ def num_bytes(size: str) -> int:
     if not number.replace(".", "", 1).isdigit() or not float(number):
         raise ValueError(f"shard size {size!r}: give a number and a unit, such as 5GB or 500MB")
     return int(float(number) * UNITS.get(unit, 1))
+
+
+def _convert_to_gguf(source: str, out: Path, base: str, writing: WriteOptions, quiet: bool) -> None:
+    from medgemma.checkpoints.adapters.checks import CONFIG_FILE
+    from medgemma.checkpoints.gguf.adapter import adapter_to_gguf
+    from medgemma.checkpoints.gguf.model import convert_to_gguf
+
+    if writing.shard_size != WriteOptions.shard_size:
+        raise ValueError("--shard-size is for the Hub's layout; a GGUF file is one")
+    settings: dict[str, Any] = {name: value for name, value in writing.settings().items() if name != "max_shard_bytes"}
+    is_adapter = (Path(source) / CONFIG_FILE).is_file()
+    if is_adapter != bool(base):
+        raise ValueError(
+            f"{source}: an adapter; say with --base what it was trained on"
+            if is_adapter
+            else "--base is for an adapter SRC"
+        )
+    with progress(None, "tensors", quiet) as advance:
+        if is_adapter:
+            written = adapter_to_gguf(_folder(base), Path(source), out, **settings, advance=advance)
+        else:
+            written = convert_to_gguf(_folder(source), out, **settings, advance=advance)
+    for file in written:
+        typer.echo(f"{file.path}\t{file.tensors} tensors")
 
 
 def _folder(model: str) -> Path:

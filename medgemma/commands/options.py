@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, NamedTuple
 
 import typer
 
-from medsiglip.command import Device, Dtype, Model, Problems, Select, one_line, say, say_notes
+from medsiglip.command import Device, Model, Problems, Select, one_line, say, say_notes
 from medsiglip.imaging import CT_WINDOWS, FileProblem, ImageError, Notes, Picture, Source, Volume, open_images
 from medsiglip.imaging.volumes.select import parse_selection
 from medsiglip.imaging.volumes.series import STACKED_MODALITIES
@@ -42,6 +42,9 @@ Seed = Annotated[int, typer.Option(help="Of the draws.")]
 Samples = Annotated[int, typer.Option(min=1, help="Answers to each question.")]
 Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter's folder, as PEFT writes it.")]
 Quantize = Annotated[str, typer.Option(help="int8, or with CUDA nf4: fewer bits for the decoder's linear layers.")]
+DecoderDtype = Annotated[
+    str, typer.Option(help="auto, float32 or bfloat16; float16 for cards without bfloat16 (T4, P100, V100).")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON object a line.")]
 
 
@@ -54,7 +57,7 @@ class LoadOptions:
     adapter: Adapter = None
     quantize: Quantize = ""
     device: Device = "auto"
-    dtype: Dtype = "auto"
+    dtype: DecoderDtype = "auto"
 
     def load(self) -> "MedGemma":
         """The model."""

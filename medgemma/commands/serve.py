@@ -31,6 +31,10 @@ class ServedModel:
         list[Path] | None, typer.Option(help="A LoRA adapter's folder: a model of its own name; repeatable.")
     ] = None
     encoder: Annotated[str, typer.Option(help="For embeddings and labels; none with ''.")] = "nano"
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=DIR", help="A probe of the encoder that requests call by name; repeatable."),
+    ] = None
     quantize: Quantize = ""
     resize: Resize = ""
     device: Device = "auto"
@@ -44,13 +48,15 @@ class ServedModel:
         """Load it all."""
         from medgemma.model import MedGemma
         from medgemma.server.embedded import EmbeddedBackend, hear_warnings
-        from medgemma.server.encoding import Encoding
+        from medgemma.server.encoding import Encoding, read_probes
         from medgemma.server.state import Loaded
         from medgemma.server.upstream import UpstreamBackend
         from medsiglip import MedSigLIP
 
         encoder = MedSigLIP.from_pretrained(self.encoder, device=self.device) if self.encoder else None
-        encoding = Encoding(encoder) if encoder else None
+        if self.probe and encoder is None:
+            raise ValueError("--probe needs an encoder; give --encoder")
+        encoding = Encoding(encoder, read_probes(self.probe or (), encoder)) if encoder else None
         hear_warnings()
         if self.upstream:
             return Loaded(UpstreamBackend(self.upstream, settings, self.upstream_model, self.upstream_images), encoding)

@@ -1,9 +1,9 @@
 """LoRA adapters beside one base: low-rank updates of what its layers give, one adapter active at a time.
 
 The base's weights are neither changed nor copied: an adapter costs its own tensors, and switching costs nothing. Files
-are read by `medgemma.checkpoints.merge.read_adapter`, so that what can be merged can be loaded, trained under any
-transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it cannot
-place.
+are read by `medgemma.checkpoints.adapters.merge.read_adapter`, so that what can be merged can be loaded, trained under
+any transformers version. PEFT's loader would take the names of one version only, and leave out in silence what it
+cannot place.
 """
 
 from collections.abc import Hashable, Iterator, Mapping
@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn import functional
 
-from medgemma.checkpoints.adapter_checks import SIGHT
+from medgemma.checkpoints.adapters.checks import SIGHT
+from medgemma.checkpoints.adapters.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
 from medgemma.checkpoints.convert import read_finite
+from medgemma.checkpoints.float16 import flowing_dtype
 from medgemma.checkpoints.layouts import TIED_HEADS, hub_key
-from medgemma.checkpoints.merge import WEIGHTS_FILE, Adapter, Update, read_adapter
 from medsiglip.checkpoints.safetensors_files import StoredTensor, opened
 
 
@@ -81,7 +82,8 @@ class Adapters:
             folder: with adapter_config.json and adapter_model.safetensors, as PEFT's save_pretrained writes them.
 
         Raises:
-            ValueError: the name is taken; as `medgemma.checkpoints.merge.read_adapter`; a tensor is not finite.
+            ValueError: the name is taken; as `medgemma.checkpoints.adapters.merge.read_adapter`; a tensor is not
+                finite.
         """
         if name in self._loaded:
             raise ValueError(f"adapter {name!r} is loaded already; unload it first, or give another name")
@@ -183,7 +185,7 @@ class Adapters:
                 raise ValueError(f"adapter {folder}: changes {key}, which is no linear layer; merge it instead")
             if update.magnitude is not None:
                 _refuse_quantised(module.weight, key, folder, "with weight decomposition (DoRA)")
-            updates[module] = _low_rank(update, module, self.model.dtype, handles)
+            updates[module] = _low_rank(update, module, flowing_dtype(self.model), handles)
         replaced = {}
         for key, tensor in read.replaced.items():
             held = getattr(*places[key])

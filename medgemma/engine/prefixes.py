@@ -8,8 +8,9 @@ from medgemma.prompts.chat import Prompt
 MIN_SHARED_TOKENS = 16
 """Shorter beginnings in common (a bos and a turn marker) do not pay for a forward pass of their own."""
 
-Symbols = tuple[Hashable, ...]
-"""A prompt position by position: its token id, or its picture's identity where an image token stands."""
+Symbols = tuple[int | str, ...]
+"""A prompt position by position: its token id, or its picture's identity where an image token stands. The identity is
+one text for all tokens of a picture: it is hashed once, and compared by its address."""
 
 
 @dataclass
@@ -32,13 +33,14 @@ def symbols_of(prompt: Prompt, picture_keys: Sequence[Hashable]) -> Symbols:
         prompt: see `medgemma.prompts.chat.Prompt`.
         picture_keys: what makes each picture's features what they are, in the order of the slots.
     """
-    symbols: list[Hashable] = []
+    names = [f"picture {key!r}" for key in picture_keys]
+    symbols: list[int | str] = []
     picture = -1
     for token, is_image, was_image in zip(
         prompt.input_ids, prompt.token_type_ids, (0, *prompt.token_type_ids[:-1]), strict=True
     ):
         picture += is_image and not was_image
-        symbols.append(("picture", picture_keys[picture]) if is_image else token)
+        symbols.append(names[picture] if is_image else token)
     return tuple(symbols)
 
 
@@ -96,4 +98,4 @@ def _common(a: Symbols, b: Symbols, start: int) -> int:
 
 
 def _sortable(symbols: Symbols) -> list[tuple[int, str | int]]:
-    return [(0, s) if isinstance(s, int) else (1, repr(s)) for s in symbols]
+    return [(0, s) if isinstance(s, int) else (1, s) for s in symbols]

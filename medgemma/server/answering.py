@@ -1,11 +1,16 @@
 """Answers in the making, whoever makes them: what every backend gives and every shape of reply is made of."""
 
-from collections.abc import AsyncIterator, Iterator
-from contextlib import AbstractAsyncContextManager, contextmanager
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from itertools import accumulate
+from typing import Annotated, Any, NamedTuple, Protocol
+
+from pydantic import Field, Tag
 
 from medgemma.openai_chat import ChatBody, SamplingFields
+from medgemma.openai_content import which
 from medgemma.openai_reply import Choice, ReplyHead
 from medgemma.server.errors import Refusal
 
@@ -37,9 +42,12 @@ class Answering:
 
 
 class CompletionBody(SamplingFields):
-    """The body of a request to /v1/completions: a text as it is, without a chat template."""
+    """The body of a request to /v1/completions: texts as they are, without a chat template."""
 
-    prompt: str | list[str]
+    prompt: Annotated[
+        Annotated[str, Tag("one")] | Annotated[list[str], Field(min_length=1, max_length=128), Tag("list")],
+        which({str: "one"}, "list"),
+    ]
     logprobs: int | None = None
     suffix: None = None
 
@@ -103,6 +111,56 @@ class Whole:
             )
             for index in range(self.num_choices)
         ]
+
+
+@asynccontextmanager
+async def all_completed(backend: Backend, body: CompletionBody, prompts: Sequence[str]) -> AsyncIterator[Answering]:
+    """Continue several texts at the same time, as one answer: the choices of the first, then of the next, and so on.
+
+    Raises:
+        Refusal: as `Backend.complete`; one that fails ends all.
+    """
+    async with AsyncExitStack() as stack:
+        parts = [await stack.enter_async_context(backend.complete(body, prompt)) for prompt in prompts]
+        count, tokens = sum(part.num_choices for part in parts), sum(part.prompt_tokens for part in parts)
+        together = Answering(parts[0].head, count, tokens, parts[0].deltas, parts[0].has_logprobs)
+        deltas = _together(parts, together)
+        together.deltas = deltas
+        try:
+            yield together
+        finally:
+            await deltas.aclose()
+
+
+async def _together(parts: Sequence[Answering], whole: Answering) -> AsyncGenerator[Delta, None]:
+    found = asyncio.Queue[Delta | Exception | None]()
+
+    async def hear(part: Answering, first: int) -> None:
+        try:
+            async for delta in part.deltas:
+                found.put_nowait(delta._replace(choice=first + delta.choice))
+        except Exception as error:
+            found.put_nowait(error)
+        else:
+            found.put_nowait(None)
+
+    firsts = accumulate([part.num_choices for part in parts], initial=0)
+    tasks = [asyncio.create_task(hear(part, first)) for part, first in zip(parts, firsts, strict=False)]
+    left = len(parts)
+    try:
+        while left:
+            delta = await found.get()
+            if isinstance(delta, Exception):
+                raise delta
+            whole.prompt_tokens = sum(part.prompt_tokens for part in parts)
+            if delta is None:
+                left -= 1
+            else:
+                yield delta
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def whole_of(answering: Answering) -> Whole:

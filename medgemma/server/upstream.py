@@ -38,7 +38,7 @@ FORWARDED = (
 COMMANDS = {
     "vllm": "vllm serve {model} --limit-mm-per-prompt '{{\"image\": {images}}}' --port 8001",
     "sglang": "python -m sglang.launch_server --model-path {model} --enable-multimodal --port 8001",
-    "llama-server": "llama-server -m {model}.gguf --mmproj {model}-mmproj.gguf -c 32768 --port 8001",
+    "llama-server": "llama-server -m {model}-gguf/model.gguf --mmproj {model}-gguf/mmproj.gguf -c 32768 --port 8001",
     "ollama": "OLLAMA_HOST=127.0.0.1:8001 ollama serve",
     "lmstudio": "lms server start --port 8001",
 }

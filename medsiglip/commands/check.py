@@ -35,7 +35,9 @@ def check(
 
         group_of = {file: row.group for row in read.rows for file in row.files}
         with progress(len(decoded.files), "pictures compared", quiet) as advance:
-            pairs = find_near_duplicates(decoded.maps, [group_of[file] for file in decoded.files], advance)
+            pairs = find_near_duplicates(
+                decoded.maps, [group_of[file] for file in decoded.files], advance, decoded.small
+            )
         twice = near_duplicates_of(read, decoded.files, pairs)
         faults += twice.faults
         notes.append(

@@ -110,7 +110,7 @@ def gate_fit(
     problems, notes = Problems(), Notes()
     rows = read_labels_csv(table, problems.add)
     columns = [column(rows, name, table) if name else [""] * len(rows) for name in (target, modality, body_part)]
-    kinds = _kinds(columns, table)
+    kinds = _kinds(columns, [row.place for row in rows])
     groups = dict(zip((str(row.file) for row in rows), groups_of(rows, group, table), strict=True))
     names = dict(zip(groups, columns[0], strict=True))
     encoder = encoding.load()
@@ -135,15 +135,13 @@ def gate_fit(
     problems.exit()
 
 
-def _kinds(columns: Sequence[Sequence[str]], table: Path) -> "list[Kind]":
+def _kinds(columns: Sequence[Sequence[str]], places: Sequence[str]) -> "list[Kind]":
     from medsiglip.gate.gate import Kind
 
     found = {name: Kind(name, modality, part) for name, modality, part in zip(*columns, strict=True)}
-    for place, row in enumerate(zip(*columns, strict=True)):
+    for place, row in zip(places, zip(*columns, strict=True), strict=True):
         if found[row[0]] != Kind(*row):
-            raise ValueError(
-                f"{table}: kind {row[0]!r} has two modalities or body parts (row {place + 1}); give it one"
-            )
+            raise ValueError(f"{place}: kind {row[0]!r} has another modality or body part than elsewhere; give it one")
     return [found[name] for name in sorted(found)]
 
 

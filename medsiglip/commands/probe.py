@@ -48,7 +48,7 @@ def probe(
     else:
         folds = grouped_study_folds(data, seed)
     others = {_name(path): read_embeddings(path) for path in beside or []}
-    seen = {name: data.with_vectors(_same_rows(other, rows, table)) for name, other in others.items()}
+    seen = {name: data.with_vectors(_same_rows(other, rows)) for name, other in others.items()}
     with progress(len(folds) * (1 + len(others)) + curve + 1, "fits", quiet) as advance:
         probabilities = held_out(data, folds, head, seed)
         advance(len(folds))
@@ -84,16 +84,16 @@ def read_labelled(
     Raises:
         ValueError: a column is missing, a label has one class, or nothing is left.
     """
-    from medsiglip.labels_csv import MISSING, exclusive_truth, groups_of, independent_truth
-    from medsiglip.probing.matching import match, read_rows
+    from medsiglip.labels_csv import exclusive_truth, groups_of, independent_truth, read_rows, says_nothing
+    from medsiglip.probing.matching import match
     from medsiglip.probing.study import Labelled
 
     rows = read_rows(table)
     for name in [*target, *([group] if group else [])]:
         if name not in rows[0].cells:
             raise ValueError(f"{table}: has no column {name!r}; its columns are {', '.join(rows[0].cells)}")
-    found = match(rows, embedded, table, problems.add)
-    said = [(row, place) for row, place in found if any(row.cells[name] not in MISSING for name in target)]
+    found = match(rows, embedded, problems.add)
+    said = [(row, place) for row, place in found if not all(says_nothing(row.cells[name]) for name in target)]
     if len(said) < len(found):
         say(f"note: {len(found) - len(said)} rows without a label (empty or -1) are left out")
     if not said:
@@ -110,12 +110,12 @@ def read_labelled(
         embedded.vectors[places],
         truth.values,
         tuple(groups_of(kept, group, table)),
-        tuple(row.number for row in kept),
+        tuple(row.place for row in kept),
         tuple(embedded.sha256[place] for place in places.tolist()),
     )
 
 
-def _same_rows(other: "EmbeddedFiles", rows: "Sequence[LabelRow]", table: Path) -> np.ndarray:
+def _same_rows(other: "EmbeddedFiles", rows: "Sequence[LabelRow]") -> np.ndarray:
     """The vectors of these very rows.
 
     Raises:
@@ -124,7 +124,7 @@ def _same_rows(other: "EmbeddedFiles", rows: "Sequence[LabelRow]", table: Path) 
     from medsiglip.probing.matching import match
 
     lacking: list[Any] = []
-    found = match(rows, other, table, lacking.append)
+    found = match(rows, other, lacking.append)
     if lacking:
         raise ValueError(f"{lacking[0]}; two encoders are compared on the same rows only")
     return other.vectors[[place for _, place in found]]

@@ -10,6 +10,9 @@ from threadpoolctl import threadpool_limits
 
 from medsiglip.gate.gate import Gate, Kind
 
+SMALLEST_SPREAD = 1e-5
+"""Of unit vectors about their mean; below it there is rounding alone."""
+
 
 def fit_gate(
     vectors: np.ndarray,
@@ -37,7 +40,8 @@ def fit_gate(
         seed: of the draw.
 
     Raises:
-        ValueError: lengths differ, a vector holds NaN, a name is no kind, or a kind has no group in one of the halves.
+        ValueError: lengths differ, a vector holds NaN, a name is no kind, a kind has no group in one of the halves, or
+            all its pictures are alike.
     """
     if not len(vectors) == len(names) == len(groups):
         raise ValueError(f"got {len(vectors)} vectors, {len(names)} kinds, {len(groups)} groups; give one each")
@@ -53,6 +57,8 @@ def fit_gate(
     points = np.asarray(vectors, dtype=np.float64)
     means = np.stack([points[(of == name) & ~measures].mean(axis=0) for name in known])
     rest = np.concatenate([points[(of == name) & ~measures] - mean for name, mean in zip(known, means, strict=True)])
+    if np.abs(rest).max() < SMALLEST_SPREAD:
+        raise ValueError("the pictures of each kind are all alike, so their spread is not known; give different ones")
     gate = Gate(
         tuple(kinds), means.astype(np.float32), _whitening(rest), (np.zeros(0),) * len(known), encoder, pixels, site
     )

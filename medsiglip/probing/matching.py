@@ -3,7 +3,6 @@
 Letters: N rows, D embedding width.
 """
 
-import csv
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -71,25 +70,8 @@ def read_embeddings(path: Path) -> EmbeddedFiles:
     )
 
 
-def read_rows(path: Path) -> list[LabelRow]:
-    """The rows of a LABELS.csv, whether or not their files are there.
-
-    Raises:
-        ValueError: no CSV with a column `file`, or no rows.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            cells = [{name: (cell or "").strip() for name, cell in row.items() if name} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ValueError(f"{path}: cannot be read ({error}); give a CSV file in UTF-8 with a column file") from error
-    if not cells or "file" not in cells[0]:
-        raise ValueError(f"{path}: has no rows, or no column file; give a row a picture")
-    return [LabelRow(number, path.parent / row["file"], row) for number, row in enumerate(cells, 1)]
-
-
 def match(
-    rows: Sequence[LabelRow], embedded: EmbeddedFiles, table: Path, on_problem: Callable[[FileProblem], None]
+    rows: Sequence[LabelRow], embedded: EmbeddedFiles, on_problem: Callable[[FileProblem], None]
 ) -> list[tuple[LabelRow, int]]:
     """Each row with the place of its vectors: by path, then by the file's sha256, then by a file name that is unique.
 
@@ -99,7 +81,7 @@ def match(
     by_hash = {sha256: place for place, sha256 in enumerate(embedded.sha256)}
     by_name = _unique([Path(file).name for file in embedded.files])
     found: list[tuple[LabelRow, int]] = []
-    taken: dict[int, int] = {}
+    taken: dict[int, str] = {}
     for row in rows:
         place = by_path.get(str(row.file.resolve())) if row.cells["file"] else None
         if place is None and row.cells["file"]:
@@ -108,12 +90,12 @@ def match(
             place = by_name.get(row.file.name)
         if place is None:
             reason = f"{row.cells['file'] or 'its file is empty'}: not among the files of {embedded.path}; embed it"
-            on_problem(FileProblem(f"{table}, row {row.number}", reason))
+            on_problem(FileProblem(row.place, reason))
         elif place in taken:
-            reason = f"{row.cells['file']} is the file of row {taken[place]} already; keep one row a file"
-            on_problem(FileProblem(f"{table}, row {row.number}", reason))
+            reason = f"{row.cells['file']} is the file of {taken[place]} already; keep one row a file"
+            on_problem(FileProblem(row.place, reason))
         else:
-            taken[place] = row.number
+            taken[place] = row.place
             found.append((row, place))
     return found
 

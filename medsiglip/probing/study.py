@@ -31,8 +31,8 @@ class Labelled:
     truth: np.ndarray
     """(N, C) 1, 0 or NaN."""
     groups: tuple[str, ...]
-    numbers: tuple[int, ...]
-    """Of the rows in the CSV, for messages: groups are patients, and are not printed."""
+    places: tuple[str, ...]
+    """Of the rows in the table, for messages: groups are patients, and are not printed."""
     sha256: tuple[str, ...]
 
     def rows(self, places: np.ndarray) -> "Labelled":
@@ -43,7 +43,7 @@ class Labelled:
             vectors=self.vectors[places],
             truth=self.truth[places],
             groups=tuple(self.groups[place] for place in kept),
-            numbers=tuple(self.numbers[place] for place in kept),
+            places=tuple(self.places[place] for place in kept),
             sha256=tuple(self.sha256[place] for place in kept),
         )
 
@@ -74,7 +74,7 @@ def folds_by_side(data: Labelled, sides: Sequence[str]) -> list[Fold]:
         first = {column[place]: place for place in fitted.tolist()}
         for place in scored.tolist():
             if column[place] in first:
-                rows = f"row {data.numbers[first[column[place]]]} (train) and row {data.numbers[place]} (test)"
+                rows = f"{data.places[first[column[place]]]} (train) and {data.places[place]} (test)"
                 raise ValueError(f"{rows} are of one {what}, so the figures would lie; put both on one side")
     return [Fold(fitted, scored)]
 

@@ -10,7 +10,7 @@ from data_cards.check import at_most
 from data_cards.table import Row, Table
 from data_cards.table.files import equal_bytes
 from medsiglip.imaging import ImageError, Notes, Source, list_files, shared_pool
-from medsiglip.tables.near_duplicates import NearDuplicate, polar_map
+from medsiglip.tables.near_duplicates import SMALL_PX, NearDuplicate, polar_map
 
 METHOD = "correlation of log-polar maps about the centre"
 
@@ -23,6 +23,8 @@ class Decoded:
     """Those of which something could be read, in the order of the table."""
     maps: list[Any]
     """`polar_map` of each; of a volume or series that of its middle slice."""
+    small: list[bool]
+    """Whether its shorter side is under SMALL_PX."""
     faults: list[str]
     """One line a file that cannot be read: the row, the file, the reason."""
     notes: Notes
@@ -32,6 +34,7 @@ class Decoded:
 def decode_pictures(table: Table, advance: Callable[[int], object] = lambda files: None) -> Decoded:
     """Decode every picture that the usable rows name, in worker processes, several at once."""
     maps: dict[Path, list[Any]] = {}
+    small: dict[Path, bool] = {}
     faults: list[str] = []
     notes, num_frames = Notes(), 0
     sources = list(_sources(table, faults))
@@ -43,10 +46,11 @@ def decode_pictures(table: Table, advance: Callable[[int], object] = lambda file
             for picture in result:
                 notes.add(picture.file, picture.findings)
             maps.setdefault(named.file, []).extend(polar_map(picture.pixels) for picture in result)
+            small[named.file] = any(min(picture.pixels.shape[:2]) < SMALL_PX for picture in result)
             num_frames += len(result)
         advance(1)
     middles = [slices[len(slices) // 2] for slices in maps.values()]
-    return Decoded(list(maps), middles, faults, notes, num_frames)
+    return Decoded(list(maps), middles, [small[file] for file in maps], faults, notes, num_frames)
 
 
 class Twice(NamedTuple):

@@ -38,6 +38,8 @@ LEAST_CORRELATION = 0.5
 DEVIATIONS = 8.0
 """A near-duplicate correlates by LEAST_CORRELATION at least, and by DEVIATIONS standard deviations, on Fisher's scale,
 more than either picture with the median of its lookalikes."""
+SMALL_PX, LEAST_CORRELATION_OF_SMALL = 128, 0.75
+"""A picture with a shorter side under SMALL_PX is made larger for its map: what that smooths is alike in any two."""
 WITHOUT_LOOKALIKES = 0.9
 """The least correlation in a set too small to have them."""
 CONTRAST_WIDTH, LEAST_CONTRAST = 4.0, 2.0
@@ -86,6 +88,7 @@ def find_near_duplicates(
     maps: Sequence[NDArray[np.float16]],
     groups: Sequence[str],
     advance: Callable[[int], object] = lambda pictures: None,
+    small: Sequence[bool] = (),
 ) -> list[NearDuplicate]:
     """Find the pairs of pictures that show the same field.
 
@@ -93,6 +96,7 @@ def find_near_duplicates(
         maps: N of `polar_map`.
         groups: (N,) what pictures share that are known to belong together; they are no lookalikes of each other.
         advance: Told how many more pictures were compared.
+        small: (N,) whether a picture's shorter side is under SMALL_PX; none is if left out.
 
     Returns:
         Pairs, those within a group among them, the most alike first. The time grows with the square of N.
@@ -110,7 +114,8 @@ def find_near_duplicates(
         compared = sorted(together)
         for (i, j), value in zip(compared, spectra.correlations(compared), strict=True):
             stands_out = _fisher(value) >= max(expected[i], expected[j]) + DEVIATIONS * deviation
-            if value >= LEAST_CORRELATION and stands_out:
+            of_small = bool(small) and (small[i] or small[j])
+            if value >= (LEAST_CORRELATION_OF_SMALL if of_small else LEAST_CORRELATION) and stands_out:
                 pairs.append(NearDuplicate(i, j, float(value)))
         advance(len(rows))
     return sorted(pairs, key=lambda pair: (-pair.correlation, pair.first, pair.second))

@@ -15,12 +15,12 @@ from transformers import Gemma3ForConditionalGeneration
 from finetune.adapters import AdapterSection, adapt, output_weight, part_of, save_adapter, trained_rows, trained_table
 from finetune.losses.completion import completion_loss
 from medgemma import MedGemma
+from medgemma.checkpoints.adapters.merge import merge
+from medgemma.checkpoints.adapters.trained_on import TRAINED_ON_FILE, read_trained_on, sampled_weights
 from medgemma.checkpoints.convert import convert
 from medgemma.checkpoints.layouts import read_checkpoint
 from medgemma.checkpoints.loading import load_network
-from medgemma.checkpoints.merge import merge
 from medgemma.checkpoints.quantize import config_of_nf4
-from medgemma.checkpoints.trained_on import TRAINED_ON_FILE, read_trained_on, sampled_weights
 from medgemma.engine.adapters import Adapters
 from medgemma.nano import NANO_FOLDER
 from medsiglip.nano import NANO_FOLDER as ENCODER

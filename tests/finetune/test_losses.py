@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from evals.tasks.zero_shot import Caption
-from finetune.losses.contrastive import fact_relations, sigmoid_loss
+from finetune.losses.contrastive import fact_relations, sigmoid_loss, tiled_sigmoid_loss, with_gradients
 from finetune.recipes.nano.models import new_encoder
 from tests import tiny
 
@@ -69,3 +69,43 @@ def test_fact_relations_are_what_captions_say() -> None:
     for i, picture in enumerate(pictures):
         for j, facts in enumerate(captions):
             assert relations[i, j] == said[Caption("", facts).is_true_of(picture)]
+
+
+@pytest.mark.parametrize("tile", [1, 3, 4, 100])
+def test_tiles_give_the_whole_loss_and_its_gradients(tile: int) -> None:
+    """Uneven tiles too; with positives, negatives and pairs that are left out; against autograd in float64."""
+    rng = torch.Generator().manual_seed(3)
+    relations = torch.randint(-1, 2, (7, 10), generator=rng).double()
+    inputs = [
+        vectors(7).double(),
+        vectors(10, seed=1).double(),
+        torch.tensor(9.0).double(),
+        torch.tensor(-3.0).double(),
+    ]
+    dense, tiled = ([tensor.clone().requires_grad_() for tensor in inputs] for _ in range(2))
+    whole = sigmoid_loss(*dense, relations)
+    parts = tiled_sigmoid_loss(*tiled, lambda rows, columns: relations[rows, columns], tile)
+    torch.testing.assert_close(parts, whole, rtol=1e-12, atol=0)
+    (2 * whole).backward()
+    (2 * parts).backward()
+    for ours, theirs in zip(tiled, dense, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-10, atol=1e-14)
+
+
+def test_of_all_logits_a_tile_exists_at_a_time() -> None:
+    seen: list[tuple[int, int]] = []
+
+    def relate(rows: slice, columns: slice) -> torch.Tensor:
+        seen.append((rows.stop - rows.start, columns.stop - columns.start))
+        return -torch.ones(seen[-1])
+
+    tiled_sigmoid_loss(vectors(20), vectors(30, seed=1), torch.tensor(5.0), torch.tensor(-2.0), relate, tile=8)
+    assert max(n * m for n, m in seen) == 64 and sum(n * m for n, m in seen) == 600
+
+
+def test_a_gradient_that_is_given_is_the_gradient() -> None:
+    weight = torch.tensor([2.0, 3.0], requires_grad=True)
+    loss = with_gradients(torch.tensor(7.0), [weight * 10], [torch.tensor([1.0, -1.0])])
+    assert loss.item() == 7
+    (loss * 0.5).backward()
+    assert weight.grad is not None and weight.grad.tolist() == [5.0, -5.0]

@@ -159,7 +159,7 @@ BAD: list[tuple[Any, str]] = [
     (line("x", tools=[{"type": "function"}]), "line 2 (x): tools: is not supported"),
     (line("x", store=True), "line 2 (x): store: is not supported"),
     (line("x", best_of=2), "line 2 (x): best_of: is not supported"),
-    (line("x", repetition_penalty=0), "line 2 (x): repetition_penalty: Input should be greater than 0"),
+    (line("x", repetition_penalty=0), "line 2 (x): repetition_penalty: must be above 0"),
     (line("x", model="gpt-4o"), "line 2 (x): model: 'gpt-4o' does not answer here; ask for 'tiny', or for none"),
     (line("x", None), "line 2 (x): message 1, content: is not a text"),
     (
@@ -171,7 +171,7 @@ BAD: list[tuple[Any, str]] = [
     (line("x", [{"type": "image_url", "image_url": 3}]), "line 2 (x): message 1 part 1, image_url: is not an object"),
     (line("x", [{"type": "image_url", "image_url": {}}]), "line 2 (x): message 1 part 1, image_url.url: is missing"),
     (line("x", [{"type": "text", "text": "a", "cache": 1}]), "line 2 (x): message 1 part 1, cache: is not supported"),
-    (line("x", frequency_penalty=3), "line 2 (x): frequency_penalty: Input should be less than or equal to 2"),
+    (line("x", frequency_penalty=3), "line 2 (x): frequency_penalty: must be 2 or less"),
     (line("x", stream=True), "line 2 (x): stream: a batch cannot stream"),
     (line("x", temperature=-1), "line 2 (x): temperature: "),
     (line("x", max_tokens=4000), "asks for 4,000 more; tiny holds 2,048"),

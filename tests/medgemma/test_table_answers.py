@@ -8,9 +8,15 @@ from typing import Any
 import pytest
 
 from data_cards.table import Columns, read_table
-from medgemma import MedGemma
-from medgemma.table_answers import TableQuestions, answer_table
+from medgemma import AnswerOptions, MedGemma, Sampling
+from medgemma.endpoint import Endpoint, EndpointRefused
+from medgemma.server.embedded import EmbeddedBackend
+from medgemma.server.settings import Settings
+from medgemma.server.state import Loaded
+from medgemma.table_answers import TableQuestions, answer_table, of_endpoint, of_model
 from tests import tiny
+from tests.medgemma.server.conftest import running
+from tests.nano import needs_nano
 
 
 def table(tmp_path: Path, *, question: str = "") -> Path:
@@ -24,12 +30,14 @@ def table(tmp_path: Path, *, question: str = "") -> Path:
     return path
 
 
-def run(gemma: MedGemma, source: Path, out: Path, question: str = "none", **asked: Any) -> tuple[list[Any], list[Any]]:
+def run(
+    gemma: MedGemma | Endpoint, source: Path, out: Path, question: str = "none", overwrite: bool = False, **given: Any
+) -> tuple[list[Any], list[Any]]:
     read = read_table(source, Columns(files=("film",), question=question, label=("none",)), labelled=False)
     problems: list[Any] = []
-    answer_table(
-        gemma, read, TableQuestions(**{"questions": (), "max_new_tokens": 4, **asked}), out, on_problem=problems.append
-    )
+    asked = TableQuestions(**{"questions": (), "max_new_tokens": 4, **given})
+    answerer = of_endpoint(gemma, asked) if isinstance(gemma, Endpoint) else of_model(gemma, asked)
+    answer_table(answerer, read, asked, out, overwrite=overwrite, on_problem=problems.append)
     with out.open(newline="") as file:
         return list(csv.DictReader(file)), problems
 
@@ -85,6 +93,50 @@ def test_a_run_that_was_killed_goes_on(gemma: MedGemma, tmp_path: Path, monkeypa
     assert [line["row"] for line in lines[:3]] == [f"T.csv row {n}" for n in (2, 3, 4)]
 
 
+def test_a_finished_table_is_added_to_and_never_replaced_in_silence(
+    gemma: MedGemma, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = table(tmp_path), tmp_path / "out.csv"
+    first, _ = run(gemma, source, out, "ask")
+    before = out.read_bytes()
+    with pytest.raises(ValueError, match="holds something else than this model's answers to these questions"):
+        run(gemma, source, out, questions=("Is it PA?",))
+    assert out.read_bytes() == before
+    (tmp_path / "gone.png").write_bytes((tmp_path / "0.png").read_bytes())
+    ask, asked = gemma.ask_parts, []
+    monkeypatch.setattr(gemma, "ask_parts", lambda r, *rest: (asked.append(r[0][1]), ask(r, *rest))[1])
+    again, problems = run(gemma, source, out, "ask")
+    assert asked == ["Which view gone?"] and again[:3] == first[:3] and not again[3]["error"] and not problems
+    other, _ = run(gemma, source, out, questions=("Is it PA?",), overwrite=True)
+    assert [line["question"] for line in other] == ["Is it PA?"] * 4
+    (tmp_path / "own.csv").write_text("file,label\n0.png,PA\n")
+    with pytest.raises(ValueError, match="holds something else"):
+        run(gemma, source, tmp_path / "own.csv", "ask")
+
+
+@needs_nano
+def test_a_server_gives_what_the_model_gives(tmp_path: Path) -> None:
+    nano = MedGemma.from_pretrained("nano", device="cpu")
+    backend = EmbeddedBackend(nano, Settings())
+    source = table(tmp_path)
+    asked: dict[str, Any] = {"questions": ("Is it PA?", "Which organ?"), "max_new_tokens": 8}
+    asked["options"] = AnswerOptions(Sampling(8))
+    local, _ = run(nano, source, tmp_path / "a.csv", **asked)
+    chosen, _ = run(nano, source, tmp_path / "b.csv", choices=("yes", "no"), **asked)
+    with running(lambda metrics: Loaded(backend)) as served, Endpoint(served.url, retries=0) as endpoint:
+        remote, problems = run(endpoint, source, tmp_path / "c.csv", **asked)
+        shares, _ = run(endpoint, source, tmp_path / "d.csv", choices=("yes", "no"), **asked)
+        endpoint.model = "other"
+        with pytest.raises(EndpointRefused, match="no such model here"):
+            run(endpoint, source, tmp_path / "e.csv", **asked)
+    said = ("row", "question", "answer", "finish_reason")
+    assert [[line[name] for name in said] for line in remote] == [[line[name] for name in said] for line in local]
+    assert len(problems) == 1 and "no such file" in problems[0].reason
+    for ours, theirs in zip(shares[:6], chosen[:6], strict=True):
+        assert ours["answer"] == theirs["answer"]
+        assert float(ours["probability_yes"]) == pytest.approx(float(theirs["probability_yes"]), abs=1e-4)
+
+
 def test_the_command(command: Any, tiny_folder: Path, tmp_path: Path) -> None:
     source, out = table(tmp_path), tmp_path / "out.parquet"
     common = ["--model", tiny_folder, "--device", "cpu", "--quiet", "--max-new-tokens", 4]
@@ -98,3 +150,7 @@ def test_the_command(command: Any, tiny_folder: Path, tmp_path: Path) -> None:
     assert refused.returncode == 1 and "--table needs --out" in refused.stderr
     idle = command("ask", "--table", source, "-q", "ask", "--out", out, "--regex", "[A-E]", *common)
     assert idle.returncode == 1 and "--regex does not go with --table" in idle.stderr
+    below = command("ask", "--table", source, "-q", "ask", "--out", source / "x.csv", *common)
+    assert below.returncode == 1 and "T.csv: a file; a folder is needed there" in below.stderr
+    alone = command("ask", "-q", "ask", "--endpoint", "http://127.0.0.1:1/v1", *common)
+    assert alone.returncode == 1 and "--endpoint goes with --table" in alone.stderr

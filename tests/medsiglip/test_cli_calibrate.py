@@ -98,7 +98,7 @@ def test_a_row_without_a_file_and_an_unreadable_picture_are_named_and_the_rest_i
     words = ("--prompts", site / "softmax.yaml", "--group", "patient", "--out", tmp_path / "c.yaml")
     status, _, err = medsiglip("calibrate", site / "labels.csv", *words)
     assert status == 1
-    assert "row 41: gone.png: no such file beside the CSV" in err[0] and "3.png: not a picture" in err[1]
+    assert "labels.csv row 42: gone.png: no such file beside the CSV" in err[0] and "3.png: not a picture" in err[1]
     assert read_calibration(tmp_path / "c.yaml").n == 39
 
 
@@ -108,7 +108,7 @@ def test_a_row_without_a_file_and_an_unreadable_picture_are_named_and_the_rest_i
         (["--method", "beta"], "method 'beta' is unknown; choose one of temperature, platt, isotonic"),
         (["--group", "case"], "has no column 'case'"),
         (["--subgroup", "age"], "has no column 'age'"),
-        (["--target", "patient"], "row 1: '0' is no label here; use nodule; fracture"),
+        (["--target", "patient"], "labels.csv row 2: '0' is no label here; use nodule; fracture"),
         (["--level", "2"], "level 2.0 is not between 0 and 1"),
     ],
 )

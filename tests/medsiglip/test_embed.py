@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from medsiglip import embed as embed_module
+from medsiglip import embedded_rows
 from medsiglip.embed import embed_files, readable_pictures
 from medsiglip.encoder import MedSigLIP
 from medsiglip.imaging.workers.pool import DecoderPool
@@ -34,7 +34,7 @@ def archive(films, arrays):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(embed_module, "ROWS_PER_PART", 3)
+    monkeypatch.setattr(embedded_rows, "ROWS_PER_PART", 3)
 
 
 def embed(encoder, files, out, **kwargs):
@@ -197,10 +197,10 @@ def test_killed_between_parts(encoder, archive, whole, tmp_path, repository):
     script = f"""
 import os, signal
 from pathlib import Path
-from medsiglip import embed
+from medsiglip import embed, embedded_rows
 from medsiglip.encoder import MedSigLIP
 
-embed.ROWS_PER_PART, seen = 3, 0
+embedded_rows.ROWS_PER_PART, seen = 3, 0
 
 def kill_at_ten(rows):
     global seen
@@ -223,14 +223,14 @@ embed.embed_files(encoder, files, Path({str(out)!r}), on_problem=print, batch_si
 @pytest.mark.parametrize(
     ("name", "fault"),
     [
-        ("_write_whole_files", lambda rows, parts, width: embed_module._write_part(rows, parts, width) or []),
+        ("_write_whole_files", lambda rows, parts, width: embedded_rows._write_part(rows, parts, width) or []),
         ("_write_whole_files", lambda rows, parts, width: []),
     ],
     ids=["a part ends inside a file", "a part is lost"],
 )
 def test_the_resume_test_sees_planted_faults(encoder, archive, whole, tmp_path, small_parts, monkeypatch, name, fault):
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
-        patch.setattr(embed_module, name, fault)
+        patch.setattr(embedded_rows, name, fault)
         assert_resumed_is_uninterrupted(encoder, archive, whole, tmp_path / "faulty.parquet")
 
 
@@ -272,12 +272,16 @@ def append_without_replacing(out, sources, schema):
 
 @pytest.mark.parametrize(
     ("name", "fault"),
-    [("_merge", append_without_replacing), ("_sha256", lambda file: "0" * 64), ("_finished_files", lambda *_: {})],
+    [
+        ("embedded_rows._merge", append_without_replacing),
+        ("embed._sha256", lambda file: "0" * 64),
+        ("embedded_rows._finished_files", lambda *_: {}),
+    ],
     ids=["old rows stay", "everything looks changed", "finished files are forgotten"],
 )
 def test_the_changed_file_test_sees_planted_faults(encoder, archive, whole, monkeypatch, name, fault):
     with monkeypatch.context() as patch, pytest.raises(AssertionError):
-        patch.setattr(embed_module, name, fault)
+        patch.setattr(f"medsiglip.{name}", fault)
         assert_changed_file_is_embedded_again(encoder, archive, whole)
 
 

@@ -27,10 +27,13 @@ def read(path):
 def test_rows_without_a_file_are_named_and_the_others_stay(table):
     path = table("file,label\na.png,x\n,x\nmissing.png,y\nb.png,y\n")
     rows, problems = read(path)
-    assert [(row.number, row.file.name) for row in rows] == [(1, "a.png"), (4, "b.png")]
+    assert [(row.place, row.file.name) for row in rows] == [
+        ("labels.csv row 2", "a.png"),
+        ("labels.csv row 5", "b.png"),
+    ]
     assert problems == [
-        f"{path}, row 2: its file is empty; name the picture, or delete the row",
-        f"{path}, row 3: missing.png: no such file beside the CSV; correct it",
+        "labels.csv row 3: its file is empty; name the picture, or delete the row",
+        "labels.csv row 4: missing.png: no such file beside the CSV; correct it",
     ]
 
 
@@ -53,8 +56,12 @@ def test_exclusive_labels_are_one_column(table):
     ("text", "message"),
     [
         ("picture,label\na.png,x\n", "has no column file; its columns are picture, label"),
-        ("file,label\n", "no row names a file that is there"),
-        ("file,label\na.png,x\n./a.png,y\n", r"row 2: ./a.png is in row 1 already; keep one row a file"),
+        ("file,label\n", "has no rows; give a row a picture"),
+        ("file,label\nb.png.gone,x\n", "no row names a file that is there"),
+        (
+            "file,label\na.png,x\n./a.png,y\n",
+            r"labels.csv row 3: ./a.png is in labels.csv row 2 already; keep one row a file",
+        ),
     ],
 )
 def test_tables_of_another_form_are_refused(table, text, message):
@@ -66,8 +73,8 @@ def test_tables_of_another_form_are_refused(table, text, message):
     ("text", "message"),
     [
         ("file,label\na.png,x\nb.png,x\n", "every row is 'x'; two labels at least are needed"),
-        ("file,label\na.png,x\nb.png,z\n", "row 2: 'z' is no label here; use x; y"),
-        ("file,label\na.png,x\nb.png,\n", "row 2: label is empty; fill it, or delete the row"),
+        ("file,label\na.png,x\nb.png,z\n", "labels.csv row 3: 'z' is no label here; use x; y"),
+        ("file,label\na.png,x\nb.png,\n", "labels.csv row 3: label is empty; fill it, or delete the row"),
         ("file,kind\na.png,x\nb.png,y\n", "has no column 'label'; its columns are file, kind"),
     ],
 )
@@ -82,7 +89,10 @@ def test_exclusive_labels_are_refused(table, text, message):
     [
         ("file,x\na.png,1\nb.png,1\n", "'x' has no 1 or no 0 among its cells"),
         ("file,x\na.png,1\nb.png,-1\n", "'x' has no 1 or no 0 among its cells"),
-        ("file,x\na.png,1\nb.png,yes\n", "row 2: x is 'yes'; expected 1, 0, or -1 or nothing where unknown"),
+        (
+            "file,x\na.png,1\nb.png,maybe\n",
+            "labels.csv row 3: x is 'maybe'; expected 1, 0, or -1 or nothing where unknown",
+        ),
         ("file,z\na.png,1\nb.png,0\n", "no column is named as a label; add one or more of x; y, of 1 and 0"),
     ],
 )

@@ -5,9 +5,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from medsiglip import embedded_rows
 from medsiglip.checkpoints.weights import quiet_transformers
 from medsiglip.imaging import Volume, open_images
-from medsiglip.pooling import pooled
+from medsiglip.pooling import embed_volumes, pooled
 from tests.medsiglip.imaging.made_series import ct_file
 
 
@@ -38,10 +39,39 @@ def test_a_series_is_one_row_and_its_slices_come_on_request(medsiglip, series, e
     assert [(row["file"], row["frame"]) for row in rows] == [(volume.file, -1), (str(films[0]), -1)]
     np.testing.assert_allclose(rows[0]["embedding"], pooled(slices), atol=1e-5)
     assert rows[0]["sha256"] == volume.sha256
+    status, _, err = medsiglip("embed", series, "--volumes", "--slices", "--out", out)
+    assert status == 1 and "a row of it is a series, and was to be a series or a slice of one" in err[0]
+    out = tmp_path / "slices.parquet"
     assert medsiglip("embed", series, "--volumes", "--slices", "--out", out)[0] == 0
     rows = pq.read_table(out).to_pylist()
     assert [row["frame"] for row in rows] == [-1, 0, 1, 2, 3]
     np.testing.assert_allclose([row["embedding"] for row in rows[1:]], slices, atol=1e-5)
+
+
+def test_series_that_are_written_are_not_embedded_again(medsiglip, series, encoder, films, tmp_path, monkeypatch):
+    """After an interruption, and when the command is run again; a series with another slice is embedded anew."""
+    whole, out, embedded = tmp_path / "whole.parquet", tmp_path / "v.parquet", []
+    assert medsiglip("embed", series, *films[:3], "--volumes", "--out", whole)[0] == 0
+    monkeypatch.setattr(embedded_rows, "ROWS_PER_PART", 1)
+
+    def stop(rows):
+        embedded.append(rows)
+        if len(embedded) == 3:
+            raise KeyboardInterrupt
+
+    files = [*sorted(series.iterdir()), *films[:3]]
+    with pytest.raises(KeyboardInterrupt):
+        embed_volumes(encoder, files, out, on_problem=pytest.fail, on_progress=stop)
+    assert not out.exists()
+    left = embed_volumes(encoder, files, out, on_problem=pytest.fail, on_progress=embedded.append)
+    assert 0 < left < 4 and embed_volumes(encoder, files, out, on_problem=pytest.fail) == 0
+    rows, expected = (pq.read_table(path).to_pylist() for path in (out, whole))
+    assert [row["sha256"] for row in rows] == [row["sha256"] for row in expected]
+    np.testing.assert_allclose([row["embedding"] for row in rows], [row["embedding"] for row in expected], atol=1e-6)
+    stored = np.random.default_rng(9).integers(900, 1100, (32, 32)).astype(np.int16)
+    (series / "4.dcm").write_bytes(ct_file(stored, (0, 0, 20.0)))
+    assert embed_volumes(encoder, [*sorted(series.iterdir()), *films[:3]], out, on_problem=pytest.fail) == 1
+    assert pq.read_table(out).num_rows == 4
 
 
 def test_slices_without_volumes_are_refused(medsiglip, series, tmp_path):

@@ -2,11 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
 from torch.nn.functional import normalize
+from transformers import SiglipModel
+from typer.testing import CliRunner
 
+from finetune.cli import app
 from finetune.collate import Conversations, Example, collate
 from finetune.losses.completion import IGNORED
 from finetune.losses.contrastive import sigmoid_loss
@@ -18,6 +22,7 @@ from medgemma.prompts.chat import render, user_message
 from medgemma.prompts.special_tokens import turn_tokens
 from medsiglip.encoder import MedSigLIP, tokenize
 from medsiglip.imaging import open_pictures
+from tests.finetune.tables.test_examples import colour_table
 from tests.shapes.conftest import ENCODERS, Plain, question
 
 
@@ -101,3 +106,25 @@ def test_a_step_of_contrastive_tuning(shape: str, shapes: Callable[[str], Path],
         texts = normalize(encoder.model.get_text_features(input_ids=ids).pooler_output)
         ours = sigmoid_loss(images, texts, encoder.model.logit_scale.exp(), encoder.model.logit_bias)
     assert ours.item() == pytest.approx(stock.item(), rel=1e-4)
+
+
+@pytest.mark.kit
+@pytest.mark.parametrize("shape", ENCODERS)
+def test_a_run_of_contrastive_keeps_the_shape(shape: str, shapes: Callable[[str], Path], tmp_path: Path) -> None:
+    """What it writes plain transformers reads as ours does, and only layers of the towers differ from the base."""
+    table = colour_table(tmp_path, rows=12)
+    # not in the folder that is searched for patient data: a tokenizer's vocabulary holds names
+    with TemporaryDirectory() as out:
+        arguments = ["run", "contrastive", "--table", str(table), "--out", out, "--quiet"]
+        settings = [f"model={shapes(shape)}", "pairs_per_step=6", "epochs=1", "evaluations=1"]
+        done = CliRunner().invoke(app, [*arguments, *(f"--set={setting}" for setting in settings)])
+        assert done.exit_code == 0, (done.output, done.exception)
+        plain = SiglipModel.from_pretrained(f"{out}/model").eval()
+        ours = MedSigLIP.from_pretrained(f"{out}/model", device="cpu")
+        vectors, ids = ours.encode_texts(["red", "a blue square"]), ours.text_inputs(["red", "a blue square"])
+    with torch.inference_mode():
+        theirs = normalize(plain.get_text_features(**ids).pooler_output).numpy()
+    assert vectors == pytest.approx(theirs, abs=1e-5)
+    before = MedSigLIP.from_pretrained(shapes(shape), device="cpu", dtype="float32").model.state_dict()
+    changed = [name for name, value in ours.model.state_dict().items() if not torch.equal(value, before[name])]
+    assert changed and all(".encoder.layers." in name for name in changed)

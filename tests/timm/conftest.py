@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("timm") else ["test_beside_timm.py"]
+collect_ignore = [] if find_spec("timm") else ["test_beside_timm.py", "test_probe_beside_timm.py"]

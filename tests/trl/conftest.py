@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("trl") else ["test_divergences.py", "test_trainers.py"]
+collect_ignore = [] if find_spec("trl") else ["test_divergences.py", "test_rewards.py", "test_trainers.py"]

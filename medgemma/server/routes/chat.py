@@ -1,7 +1,6 @@
 """OpenAI's chat completions and plain completions."""
 
 from collections.abc import Mapping
-from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -9,7 +8,7 @@ from pydantic import BaseModel
 from starlette.responses import Response
 
 from medgemma.openai_chat import ChatBody, read_body
-from medgemma.server.answering import Answering, CompletionBody
+from medgemma.server.answering import CompletionBody, all_completed
 from medgemma.server.errors import Refusal
 from medgemma.server.routes.responding import answered
 from medgemma.server.routes.shapes import ChatShape, CompletionShape
@@ -49,15 +48,10 @@ async def chat_completions(request: Request) -> Response:
 
 @router.post("/v1/completions", openapi_extra=schema(CompletionBody))
 async def completions(request: Request) -> Response:
-    """Continue a text as it is."""
+    """Continue texts as they are."""
     body = read_body(CompletionBody, await json_of(request))
     prompts = [body.prompt] if isinstance(body.prompt, str) else body.prompt
-    if len(prompts) != 1:
-        raise Refusal(400, "prompt: one text a request; send the others by themselves", field="prompt")
     backend = server_of(request).ready.backend
     usage = bool(body.stream_options and body.stream_options.include_usage)
 
-    def opened() -> AbstractAsyncContextManager[Answering]:
-        return backend.complete(body, prompts[0])
-
-    return answered(opened, CompletionShape(usage), streams=bool(body.stream))
+    return answered(lambda: all_completed(backend, body, prompts), CompletionShape(usage), streams=bool(body.stream))

@@ -36,7 +36,7 @@ class EmbeddingBody(Strict):
 
 
 class ClassifyBody(Strict):
-    """Pictures and what they may be; by the encoder, or with a question by the decoder."""
+    """Pictures and what they may be; by the encoder or a probe of it, or with a question by the decoder."""
 
     input: Annotated[list[ContentPart], Field(min_length=1, max_length=2048)]
     model: str = ""
@@ -46,6 +46,8 @@ class ClassifyBody(Strict):
     """Whether several labels may hold of one picture."""
     task: str = ""
     """Labels of a named task, in place of one's own."""
+    probe: str = ""
+    """A classifier on the encoder's vectors that the server was started with, with labels of its own."""
     question: str = ""
     """Put to the decoder about all pictures together."""
     choices: Annotated[list[str], Field(min_length=1, max_length=100)] | None = None
@@ -84,9 +86,9 @@ async def embeddings(request: Request) -> dict[str, Any]:
 async def classify(request: Request) -> dict[str, Any]:
     """Probabilities of labels for each picture, or of choices as the answer to a question."""
     body = read_body(ClassifyBody, await json_of(request))
-    asked = [bool(body.labels), bool(body.task), bool(body.question or body.choices)]
+    asked = [bool(body.labels), bool(body.task), bool(body.probe), bool(body.question or body.choices)]
     if sum(asked) != 1 or bool(body.question) != bool(body.choices):
-        raise Refusal(400, "labels: give labels, or task, or question with choices", field="labels")
+        raise Refusal(400, "labels: give labels, or task, or probe, or question with choices", field="labels")
     return await (_by_answers(request, body) if body.question else _by_labels(request, body))
 
 
@@ -97,7 +99,13 @@ async def _by_labels(request: Request, body: ClassifyBody) -> dict[str, Any]:
     result, places, lines = await _within(
         server,
         asyncio.to_thread(
-            encoding.classify, body.input, intake_of(server.settings), body.labels or (), body.task, body.independent
+            encoding.classify,
+            body.input,
+            intake_of(server.settings),
+            body.labels or (),
+            body.task,
+            body.independent,
+            body.probe,
         ),
     )
     data = [

@@ -341,7 +341,7 @@ def test_tokens_are_counted_by_conversation(tmp_path: Path) -> None:
 
 
 def test_casting() -> None:
-    assert roles_of([]) == {"patient": "rules", "measurement": "rules", "moderator": "none"}
+    assert roles_of([]) == {"patient": "rules", "measurement": "rules", "moderator": "none", "judge": "none"}
     asked = roles_of(["patient=http://h/v1#big", "moderator=model"])
     opened: list[str] = []
 

@@ -12,7 +12,6 @@ from data_cards.readers.records import RecordQuestion
 from evals.clinic.casting import local_players, roles_of
 from evals.clinic.dialogue import BackendFailed, ContextFull, Players
 from evals.clinic.record_agent import Assignment, Session, run_agent, session_in, text_of
-from evals.clinic.record_tools import local_search
 from evals.generation import Generation
 from evals.items import Item
 from evals.outputs import Output, read_outputs
@@ -22,9 +21,10 @@ from evals.running.runner import run_task
 from evals.tasks import ehr_tools
 from evals.tasks.catalogue import TASKS
 from experience import read_episodes
+from medgemma.records.tools import local_search
 from tests.evals.clinic.record_oracle import Oracle
 from tests.evals.clinic.scripts import Script, always, run
-from tests.evals.clinic.test_record_tools import RECORD
+from tests.medgemma.records.test_tools import RECORD
 from tests.nano import needs_nano
 
 TASK = TASKS["ehr-tools"]

@@ -6,12 +6,14 @@ from collections.abc import Sequence
 
 import pytest
 
+from data_cards.readers.rubrics import Criterion
 from evals.clinic.backends import local
 from evals.clinic.dialogue import Message, Meter
 from evals.generation import Generation
-from evals.judging.bounds import accept, judged_score
+from evals.judging.acceptance import accept
+from evals.judging.bounds import judged_score
 from evals.judging.judge import Verdict, asked_schema, judge_pair, judge_text
-from evals.judging.rubrics import Criterion, criteria_of, mean_of_rubrics, rubric_score, within_limits
+from evals.judging.rubrics import rubric_score, within_limits
 from medgemma import MedGemma
 from tests.nano import needs_nano
 
@@ -113,6 +115,10 @@ def test_a_judge_is_accepted_by_the_lower_end_of_its_agreement() -> None:
     assert accept(of_error, labels, groups, 0.8).is_accepted
     assert accept(of_error, labels, groups, 0.8).agreement.value == pytest.approx(0.9)
     assert not accept(of_error, labels, groups, 0.9).is_accepted
+    mostly_yes = [i % 20 != 0 for i in range(200)]
+    says_yes = accept([Verdict(True, "")] * 200, mostly_yes, groups, 0.8)  # agrees on 95 %, and tells nothing apart
+    assert (says_yes.agreement.value, says_yes.kappa.value, says_yes.is_accepted) == (0.95, 0.0, False)
+    assert not accept([Verdict(True, "")] * 200, [True] * 200, groups, 0.8).is_accepted  # kappa is undefined
     assert accept([Verdict(None, "")] * 200, labels, groups, 0.5).agreement.value == 0
 
 
@@ -120,19 +126,14 @@ def test_rubrics_by_hand() -> None:
     rubric = [Criterion("a", 5), Criterion("b", 3), Criterion("harm", -4)]
 
     def score(*met: bool | None) -> tuple[float, float]:
-        found = rubric_score(rubric, [Verdict(m, "") for m in met])
+        found = rubric_score(rubric, met)
         return found.lowest, found.highest
 
     assert score(True, True, False) == (1.0, 1.0)
     assert score(True, False, True) == (1 / 8, 1 / 8)  # (5 - 4) / (5 + 3)
     assert score(False, False, True) == (-0.5, -0.5)
     assert score(True, None, None) == (1 / 8, 1.0)  # from 5 - 4 to 5 + 3
-    each = [rubric_score(rubric, [Verdict(m, "")] * 3) for m in (False,)]
-    worst = rubric_score(rubric, [Verdict(False, ""), Verdict(False, ""), Verdict(True, "")])
-    assert mean_of_rubrics([*each, worst]).lowest == 0.0  # -0.25, clipped after the mean
-    assert criteria_of({"rubrics": [{"criterion": "x", "points": 2, "tags": []}]}) == [Criterion("x", 2.0)]
-    with pytest.raises(ValueError, match="no criterion has positive points"):
-        criteria_of({"rubrics": [{"criterion": "x", "points": -2}]})
+    assert rubric_score(rubric, [None] * 3).num_unparsed == 3
 
 
 def test_limits_of_a_calculated_number_belong_to_it() -> None:

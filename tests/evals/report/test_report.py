@@ -231,7 +231,7 @@ def test_what_is_missing_is_said(runs: Path, tmp_path: Path) -> None:
 
 def test_the_page_on_evaluations_names_options_and_files_that_are_there(repository: Path, runs: Path) -> None:
     page = (repository / "docs" / "evaluations.md").read_text()
-    commands = ("run", "score", "compare", "reliability", "report", "show", "list")
+    commands = ("run", "score", "compare", "reliability", "report", "show", "list", "metrics", "judge")
     helps = [CliRunner().invoke(evals.cli.app, [command, "--help"]).output for command in commands]
     known = set(re.findall(r"--[a-z][a-z-]+", " ".join(helps)))
     assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known

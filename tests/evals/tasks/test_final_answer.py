@@ -1,5 +1,7 @@
 import pytest
 
+from evals.items import Item
+from evals.tasks import multiple_choice
 from evals.tasks.final_answer import parse_letter, parse_short, parse_yes_no, spoken
 
 OPTIONS = {"A": "Aspirin", "B": "Heparin", "C": "A fibrinolytic", "D": "Watchful waiting"}
@@ -63,6 +65,16 @@ def test_an_option_text_that_two_letters_have_is_no_answer() -> None:
 def test_an_option_that_is_a_letter_itself_does_not_take_the_place_of_the_letter() -> None:
     assert parse_letter("Final Answer: (A)", {"A": "hepatitis", "B": "B", "C": "A"}) == "A"
     assert parse_letter("Final Answer: hepatitis", {"A": "hepatitis", "B": "B", "C": "A"}) == "A"
+
+
+def test_a_multiple_choice_reply_is_read_beside_its_own_question() -> None:
+    options = {"A": "fever", "B": "cough", "C": "rash"}
+    meta = {f"option_{letter}": text for letter, text in options.items()}
+    asked = multiple_choice.prompt("All are signs of flu EXCEPT?", options)
+    other = multiple_choice.prompt("Which is a sign of flu?", options)
+    reply = "Both A and B are seen in flu."
+    for text, letter in ((asked, "C"), (other, ""), (f"{asked}\n\nFinal Answer: (C)\n\n{other}", "")):
+        assert multiple_choice.parse(Item("q", (), text, "C", "closed", "p", meta), reply) == letter
 
 
 def test_a_letter_beyond_the_options_is_no_answer() -> None:

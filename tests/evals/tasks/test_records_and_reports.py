@@ -12,39 +12,7 @@ from evals.outputs import Output
 from evals.results.scores import measures, value_of
 from evals.tasks import record_questions, report_generation
 from evals.tasks.catalogue import TASKS
-from evals.tasks.record_text import record_text
 from evals.tasks.task import ItemOptions
-
-BUNDLE = [
-    {"resourceType": "Condition", "id": "c", "code": {"text": "Gout"}, "onsetDateTime": "2001-02-03T00:00:00Z",
-     "clinicalStatus": {"coding": [{"code": "resolved"}]}, "abatementDateTime": "2001-03-04"},
-    {"resourceType": "Patient", "id": "p", "birthDate": "1960-01-02", "gender": "male", "address": [{"city": "Newton"}],
-     "name": [{"family": "Doe"}]},
-    {"resourceType": "MedicationRequest", "id": "m", "status": "active", "authoredOn": "2000-05-06",
-     "medicationCodeableConcept": {"coding": [{"display": "Colchicine"}]},
-     "reasonReference": [{"reference": "urn:uuid:c"}]},
-    {"resourceType": "Observation", "id": "o", "status": "final", "effectiveDateTime": "2002-01-01",
-     "code": {"text": "Blood Pressure"},
-     "component": [{"code": {"text": "Systolic"}, "valueQuantity": {"value": 120, "unit": "mm[Hg]"}}]},
-    {"resourceType": "Observation", "id": "u", "status": "final", "effectiveDateTime": "2002-01-02",
-     "code": {"text": "Urate"}, "valueQuantity": {"value": 7.1, "unit": "mg/dL"}},
-    {"resourceType": "AllergyIntolerance", "id": "a", "code": {"text": "Latex allergy"}},
-]  # fmt: skip
-
-
-def test_a_record_is_one_line_a_resource_oldest_first() -> None:
-    assert record_text(BUNDLE).splitlines() == [
-        "Patient | born 1960-01-02 | gender male | city Newton",
-        "2000-05-06 | MedicationRequest | Colchicine | active | reason Gout",
-        "2001-02-03 | Condition | Gout | resolved | ended 2001-03-04",
-        "2002-01-01 | Observation | Blood Pressure | Systolic 120 mm[Hg] | final",
-        "2002-01-02 | Observation | Urate | 7.1 mg/dL | final",
-        "AllergyIntolerance | Latex allergy",
-    ]
-    assert [line.split(" | ")[0] for line in record_text(BUNDLE, ["Condition"]).splitlines()] == [
-        "Patient",
-        "2001-02-03",
-    ]
 
 
 @pytest.mark.kit

@@ -44,7 +44,7 @@ def figures(table: Table, kind: TableKind, answer: Callable[[Item], str]) -> dic
 @pytest.fixture
 def tables(tmp_path: Path) -> dict[TableKind, Table]:
     """A small table of every kind."""
-    pictures(tmp_path, "a.png", "b.png", "c.png", "d.png")
+    pictures(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
     long = "The heart is enlarged and there is a small pleural effusion on the left side."
     boxes = "file,x,y,width,height,class_name\na.png,8,4,16,8,nodule\na.png,40,20,40,20,mass\nb.png,,,,,\n"
     return {
@@ -200,6 +200,24 @@ def test_the_test_side_is_asked_where_the_table_names_one(tmp_path: Path) -> Non
     assert "rows: test" in result.stderr
     (item,) = read_items(tmp_path / "out" / "table-classes" / "items.jsonl")
     assert item.reference == "y"
+
+
+def test_a_second_table_is_kept_out_of_a_folder_and_a_mended_one_goes_on(tmp_path: Path) -> None:
+    pictures(tmp_path, "a.png", "b.png", "c.png", "d.png", "e.png")
+    out = str(tmp_path / "out")
+    text = "file,label,patient\na.png,x,1\nb.png,y,2\ngone.png,y,3\nd.png,x,4\n"
+    path = table_file(tmp_path, text)
+    assert run("--table", str(path), "--out", out).exit_code == 1
+    path.write_text(text.replace("gone", "c").replace("a.png,x", "a.png,y"), encoding="utf-8")  # a file and a label
+    assert run("--table", str(path), "--out", out).exit_code == 0
+    written = (tmp_path / "out" / "table-classes" / "outputs.jsonl").read_bytes()
+    path.write_text(text.replace("gone", "c").replace("a.png", "e.png"), encoding="utf-8")
+    other = path.with_name("U.csv")
+    other.write_text(text.replace("gone", "c"), encoding="utf-8")
+    for second in (path, other):
+        ran = run("--table", str(second), "--out", out)
+        assert ran.exit_code == 1 and "answers about another table" in ran.stderr and "its own --out" in ran.stderr
+    assert (tmp_path / "out" / "table-classes" / "outputs.jsonl").read_bytes() == written
 
 
 def test_options_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -13,14 +13,14 @@ import pytest
 import torch
 from torch import nn
 
-from finetune.algorithms.gkd import GKD, shared_tokens
+from finetune.algorithms.gkd import GKD, answered, shared_tokens
 from finetune.collate import Batch, Conversations, Example, collate
 from finetune.losses.completion import completion_loss
 from finetune.losses.divergence import divergence_loss
 from finetune.on_policy import Frozen, Network, PromptRow, Rollout, Round, normalised
 from finetune.on_policy.normalising import counted
 from finetune.packing import Layout
-from finetune.training import Turn
+from finetune.training import Ranks, Turn
 from medgemma import MedGemma
 from medgemma.prompts.chat import ImageTokens, Prompt, user_message
 from medsiglip.imaging import Picture
@@ -164,7 +164,6 @@ def test_lambda_is_drawn_a_step_and_not_a_token() -> None:
 def test_the_draw_is_the_steps_and_alike_on_every_rank() -> None:
     """The real round's generator: same for a step, whichever rank asks; its share is λ."""
     from finetune.on_policy.rounds import Tools
-    from finetune.training import Ranks
 
     def draws(ranks: Ranks, seed: int = 3) -> list[float]:
         tools = cast(Tools, SimpleNamespace(seed=seed, name="gkd", ranks=ranks))
@@ -215,6 +214,24 @@ def test_any_micro_batches_make_one_gradient_over_what_was_generated(normalisati
         gradient(algorithm.loss(cast(Network, STUDENT), part.drawn, Turn(0, 40.0), 1.0)) for part in parts
     )
     assert (over_data - expected_gradient).abs().max() > 1e-2 * expected_gradient.abs().max()
+
+
+@pytest.mark.parametrize("world", [2, 3, 5])
+def test_ranks_make_the_gradient_of_one(world: int) -> None:
+    """Each over the sequences of all; a rank without one of its own adds nothing. Control: over its own alone."""
+    algorithm = gkd()
+    examples = normalised([sample(y).example() for y in ((0,), (1, 2), (2, 2), (0, 1, 2))], algorithm.normalisation)
+    whole = gradient(loss(algorithm, [sample(y).example() for y in ((0,), (1, 2), (2, 2), (0, 1, 2))]))
+    parts = [part for rank in range(world) for part in LAYOUT.parts(examples, Ranks(rank, world)) if part.weight]
+    assert len(parts) == min(world, 4)
+
+    def summed(denominator_of: Any) -> torch.Tensor:
+        losses = (algorithm.loss(cast(Network, STUDENT), p.drawn, Turn(0, denominator_of(p)), 1.0) for p in parts)
+        return cast(torch.Tensor, sum(map(gradient, losses)))
+
+    torch.testing.assert_close(summed(lambda part: 4.0), whole, rtol=0, atol=1e-9)
+    of_own = summed(lambda part: counted(part.drawn, algorithm.normalisation))
+    assert (of_own - whole).abs().max() > 1e-3
 
 
 # G7: temperatures
@@ -278,6 +295,17 @@ def test_empty_completions_are_named_and_left_out(capsys: pytest.CaptureFixture[
     assert "step 7: 1 of 3 completions are empty (row 1); they are left out" in capsys.readouterr().err
     with pytest.raises(ValueError, match=r"step 7: 1 of 1 completions are empty \(row 1\)"):
         gkd().examples(cast(Round, Played(0.0, [sample((), 1)])))
+
+
+def test_an_answer_stands_behind_its_own_prompt_and_pictures() -> None:
+    row = PromptRow(Prompt((1, 2), (0, 0), 0), "", (4,), place="row 3")
+    example = answered(row, {"row 3": (5, 6), "row 4": (7,)})
+    assert (example.prompt_ids, example.completion_ids, example.pictures, example.place) == (
+        (1, 2),
+        (5, 6),
+        (4,),
+        "row 3",
+    )
 
 
 @pytest.mark.parametrize("answers", [{}, {"row 0": ()}])

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import app
 from medgemma import MedGemma
-from medgemma.checkpoints.trained_on import read_trained_on
+from medgemma.checkpoints.adapters.trained_on import read_trained_on
 from tests.finetune.tables.test_examples import colour_table
 
 SHORT = ("epochs=8", "examples_per_step=8", "learning_rate=2e-3", "evaluations=2", "adapter.parts=[language,projector]")

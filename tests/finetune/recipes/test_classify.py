@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import app
 from finetune.recipes.classify import Config
-from medgemma.checkpoints.merge import merge
+from medgemma.checkpoints.adapters.merge import merge
 from medsiglip.nano import NANO_FOLDER
 from tests.finetune.tables.test_examples import colour_table
 

@@ -113,6 +113,6 @@ def test_a_refused_turn_leaves_the_conversation_as_it_was(
 
 
 def test_a_mistake_is_one_line(run: Run, files: list[Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("ask", files[0], "-q", "View?", "--device", "cpu", "--dtype", "float16") == 1
+    assert run("ask", files[0], "-q", "View?", "--device", "cpu", "--dtype", "float64") == 1
     err = capsys.readouterr().err
-    assert err.startswith("error: dtype 'float16'") and err.count("\n") == 1
+    assert err.startswith("error: dtype 'float64'") and err.count("\n") == 1

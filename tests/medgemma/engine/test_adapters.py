@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import Gemma3ForConditionalGeneration
 
+from medgemma.checkpoints.adapters.merge import merge
 from medgemma.checkpoints.layouts import read_checkpoint
-from medgemma.checkpoints.merge import merge
 from medgemma.engine import Completion, Engine, Request, Sampling
 from medgemma.engine.adapters import Adapters
 from medgemma.engine.vision import FeatureCache, project

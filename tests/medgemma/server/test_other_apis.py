@@ -2,6 +2,7 @@
 
 import base64
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,13 @@ import numpy as np
 import pytest
 
 from medgemma import MedGemma
+from medgemma.server.encoding import Encoding, read_probes
+from medgemma.server.settings import Settings
+from medgemma.server.state import Loaded
+from medgemma.server.upstream import UpstreamBackend
 from medsiglip import MedSigLIP, ZeroShotClassifier
-from tests.medgemma.server.conftest import Running, data_url, encoded, png
+from medsiglip.probing.head import Layer, ProbeHead, write_head
+from tests.medgemma.server.conftest import Running, data_url, encoded, png, running
 from tests.nano import needs_nano
 
 pytestmark = needs_nano
@@ -111,3 +117,87 @@ def test_what_it_tells_of_itself(served: Running) -> None:
         assert client.get("/v1/models/other").status_code == 404
         paths = client.get("/openapi.json").json()["paths"]
         assert {"/v1/chat/completions", "/v1/embeddings", "/v1/classify", "/api/chat", "/predict"} <= set(paths)
+
+
+def test_several_texts_are_one_answer(served: Running) -> None:
+    """The choices of the first text, then those of the second; whole and streamed."""
+    texts = ["The lungs", "The heart", "Q: PA or AP?\nA:"]
+    common = {"max_tokens": 8, "temperature": 1.0, "seed": 3, "n": 2}
+    alone = [served.post("/v1/completions", {**common, "prompt": text}).json() for text in texts]
+    expected = [choice["text"] for reply in alone for choice in reply["choices"]]
+    whole = served.post("/v1/completions", {**common, "prompt": texts}).json()
+    assert [choice["index"] for choice in whole["choices"]] == list(range(6))
+    assert [choice["text"] for choice in whole["choices"]] == expected
+    assert whole["usage"] == {
+        name: sum(reply["usage"][name] for reply in alone)
+        for name in ("prompt_tokens", "completion_tokens", "total_tokens")
+    }
+    streamed = [""] * 6
+    body = {**common, "prompt": texts, "stream": True, "stream_options": {"include_usage": True}}
+    for line in served.post("/v1/completions", body).text.split("\n\n"):
+        event = json.loads(line[6:]) if line.startswith("data: {") else {"choices": []}
+        for choice in event["choices"]:
+            streamed[choice["index"]] += choice["text"]
+        usage = event.get("usage") or whole["usage"]
+    assert streamed == expected and usage == whole["usage"]
+    refused = served.post("/v1/completions", {**common, "prompt": ["fine", "<start_of_image>"]})
+    assert refused.status_code == 400 and "choices" not in refused.json()
+
+
+def test_every_token_has_its_event_where_logprobs_are_asked_for(served: Running) -> None:
+    """Bytes of a character and control tokens are no text: else a client would hear nothing while they are said."""
+    body = {"prompt": "肺", "max_tokens": 48, "temperature": 2.0, "seed": 5, "logprobs": 0, "stream": True}
+    lines = served.post("/v1/completions", {**body, "stream_options": {"include_usage": True}}).text.split("\n\n")
+    events = [json.loads(line[6:]) for line in lines if line.startswith("data: {")]
+    told = [len(choice["logprobs"]["tokens"]) for event in events for choice in event["choices"]]
+    assert told == [1] * events[-1]["usage"]["completion_tokens"]
+    assert any(choice["text"] == "" for event in events[:-2] for choice in event["choices"])
+
+
+def test_probes_are_called_by_name(encoder: MedSigLIP, tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    weight = random.standard_normal((3, encoder.embedding_width)).astype(np.float32)
+    pixels = f"voi+{encoder.preprocessing.policy}"
+    layers = ((Layer(weight, np.zeros(3, np.float32)),),)
+    head = ProbeHead("linear", ("a", "b", "c"), True, layers, (1.0,), encoder.identity, pixels)
+    write_head(head, tmp_path / "own")
+    encoding = Encoding(encoder, read_probes([f"view={tmp_path / 'own'}"], encoder))
+    part = {"type": "image_bytes", "image_bytes": {"input_bytes": encoded(png())}}
+    with running(lambda metrics: Loaded(UpstreamBackend("http://127.0.0.1:9/v1", Settings()), encoding)) as server:
+        [found] = server.post("/v1/classify", {"input": [part], "probe": "view"}).json()["data"]
+        [vector] = server.post("/v1/embeddings", {"input": [part]}).json()["data"]
+        other = server.post("/v1/classify", {"input": [part], "probe": "organ"})
+    expected = head.classify_vectors(np.array([vector["embedding"]], np.float32))
+    assert list(found["probabilities"].values()) == pytest.approx(expected.probabilities[0].tolist(), abs=1e-5)
+    assert found["label"] == "abc"[expected.probabilities[0].argmax()]
+    assert other.status_code == 400 and "no such probe here; ask for view" in other.json()["error"]["message"]
+    write_head(replace(head, encoder="another"), tmp_path / "foreign")
+    for given, message in (("foreign", "another"), ("missing", "no probe")):
+        with pytest.raises(ValueError, match=message):
+            read_probes([f"view={tmp_path / given}"], encoder)
+    with pytest.raises(ValueError, match="give each as NAME=FOLDER"):
+        read_probes([str(tmp_path / "own")], encoder)
+
+
+WORDING = [
+    ("/v1/chat/completions", {"temperature": "hot"}, "temperature: is not a number"),
+    ("/v1/chat/completions", {"top_p": 0}, "top_p: must be above 0"),
+    ("/v1/chat/completions", {"stop": ["a", 5]}, "stop 2: is not a text"),
+    ("/v1/chat/completions", {"stop": ["a"] * 5}, "stop: must hold 4 or fewer"),
+    ("/v1/chat/completions", {"stream": "maybe"}, "stream: is not true or false"),
+    ("/v1/chat/completions", {"reasoning_effort": "max"}, "reasoning_effort: must be 'none', 'minimal'"),
+    ("/v1/completions", {"prompt": [[1, 2]]}, "prompt 1: is not a text"),
+    ("/v1/completions", {"prompt": []}, "prompt: must hold 1 or more"),
+    ("/v1/embeddings", {"input": ["a", {"type": "image_bytes", "image_bytes": {"input_bytes": 5}}]},
+     "input 2, image_bytes.input_bytes: is not a text"),
+    ("/v1/classify", {"input": [{"type": "audio"}]}, "input 1: is of type audio, expected text, image_url"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("path", "fields", "message"), WORDING)
+def test_a_wrong_field_is_one_plain_line(served: Running, path: str, fields: dict[str, Any], message: str) -> None:
+    body = {"messages": [{"role": "user", "content": "Hi"}], **fields} if "chat" in path else fields
+    refused = served.post(path, body)
+    assert refused.status_code == 400
+    assert refused.json()["error"]["message"].startswith(message)
+    assert refused.json()["error"]["param"] == message.partition(":")[0]

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from PIL import Image
 from pydicom import dcmread
 
 from medgemma import MedGemma
+from medgemma.server import fetching
 from medgemma.server.embedded import EmbeddedBackend
 from medgemma.server.fetching import Fetcher, check_prefix
 from medgemma.server.settings import Limits, Settings
@@ -58,6 +60,8 @@ def test_a_token_is_asked_for_and_pages_of_others_are_refused(nano: MedGemma) ->
         assert server.client().get("/metrics").status_code == 401
         evil = server.post("/v1/chat/completions", BODY, headers={**good, "Origin": "https://evil.example"})
         assert evil.status_code == 403 and "access-control-allow-origin" not in evil.headers
+        sandboxed = server.post("/v1/chat/completions", BODY, headers={**good, "Origin": "null"})
+        assert sandboxed.status_code == 403
         known = server.post("/v1/chat/completions", BODY, headers={**good, "Origin": "https://viewer.example"})
         assert known.headers["access-control-allow-origin"] == "https://viewer.example"
         rebound = server.post("/v1/chat/completions", BODY, headers={**good, "Host": "evil.example"})
@@ -84,9 +88,16 @@ def test_limits_are_named(nano: MedGemma) -> None:
     limits = Limits(body_bytes=200_000, images=2, pixels=60_000, answer_tokens=8, open_requests=2)
     with serving(nano, Settings(limits)) as server:
         assert server.post("/v1/chat/completions", {**BODY, "x": "x" * 200_000}).status_code == 413
-        assert "answers 8 tokens at most" in message_of(server.post("/v1/chat/completions", {**BODY, "max_tokens": 9}))
+        with server.client() as client:  # in pieces, its length unsaid
+            pieces = client.post("/v1/chat/completions", content=(b"x" * 50_000 for _ in range(5)))
+        assert pieces.status_code == 413
+        for name in ("max_tokens", "max_completion_tokens"):
+            assert "answers 8 tokens at most" in message_of(server.post("/v1/chat/completions", {**BODY, name: 9}))
         many = server.post("/v1/chat/completions", asked(3))
         assert many.status_code == 400 and "part 3: more pictures" in message_of(many)
+        turns = [*asked(2)["messages"], {"role": "assistant", "content": "Two."}, *asked(1)["messages"]]
+        together = server.post("/v1/chat/completions", {**BODY, "messages": turns})
+        assert together.status_code == 400 and "message 3 part 1: more pictures" in message_of(together)
         big = io.BytesIO()
         Image.new("L", (300, 300)).save(big, "PNG")
         large = {"type": "image_url", "image_url": {"url": data_url(big.getvalue())}}
@@ -101,6 +112,16 @@ def test_limits_are_named(nano: MedGemma) -> None:
     with serving(nano, Settings(slow)) as server:
         assert server.post("/v1/chat/completions", BODY).status_code == 504
     assert nano.engine.num_running == 0
+
+
+@needs_nano
+def test_bodies_together_have_a_limit_and_give_back_what_they_held(nano: MedGemma) -> None:
+    with serving(nano, Settings(Limits(bodies_bytes=1000))) as server:
+        refused = server.post("/v1/chat/completions", {**BODY, "user": "x" * 1000})
+        assert refused.status_code == 429 and refused.headers["retry-after"] == "1"
+        for _ in range(4):
+            assert server.post("/v1/chat/completions", {**BODY, "user": "x" * 300}).status_code == 200
+            assert server.post("/v1/chat/completions", {**BODY, "x": "x" * 300}).status_code == 400
 
 
 @needs_nano
@@ -275,6 +296,27 @@ def test_a_name_that_changes_its_address_reaches_nothing(web: int) -> None:
     assert asked == ["93.184.216.34"]
     with pytest.raises(ValueError, match="private network"):
         fetch("https://pictures.example/films/1.png")
+
+
+def test_the_connection_goes_to_the_address_that_was_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def refuse(address: Any, timeout_s: float) -> None:
+        asked.append(address)
+        raise ConnectionRefusedError
+
+    monkeypatch.setattr(fetching.socket, "create_connection", refuse)
+    fetch = Fetcher(("https://pictures.example/films/",), 4096, resolve=lambda host, port: ["93.184.216.34"])
+    with pytest.raises(ValueError, match="cannot be read"):
+        fetch("https://pictures.example/films/1.png")
+    assert asked == [("93.184.216.34", 443)]
+
+
+def test_a_file_that_comes_too_slowly_is_left(web: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = iter([0.0, 31.0, 31.0])
+    monkeypatch.setattr(fetching, "time", SimpleNamespace(monotonic=lambda: next(clock)))
+    with pytest.raises(ValueError, match="no whole file within 30 s"):
+        fetcher(web, [], lambda host, port: ["93.184.216.34"])("https://pictures.example/films/1.png")
 
 
 def test_a_prefix_that_allows_too_much_is_refused() -> None:

@@ -1,16 +1,27 @@
 """Another server behind ours: the same answers, DICOM as data, and every fault of it a clean one of ours."""
 
+import io
 import json
+import os
+import socket
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import pytest
+from PIL import Image
 
+from medgemma import MedGemma
 from medgemma.answers.streaming import MarkerStream
+from medgemma.checkpoints.convert import convert
+from medgemma.nano import NANO_FOLDER
 from medgemma.server.settings import Limits, Settings
 from medgemma.server.state import Loaded
 from medgemma.server.upstream import UpstreamBackend, upstream_command
@@ -44,6 +55,53 @@ def test_ours_before_ours_answers_the_same(served: Running, ct_file: Path) -> No
         assert unknown.status_code == 404
 
 
+@needs_nano
+@pytest.mark.slow
+def test_transformers_serve_answers_with_what_we_convert(nano: MedGemma, tmp_path: Path) -> None:
+    """Whole and streamed, with a picture: what plain transformers says is what we say."""
+    convert(NANO_FOLDER, tmp_path / "nano", dtype="float32")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    command = [
+        str(Path(sys.executable).with_name("transformers")),
+        "serve",
+        str(tmp_path / "nano"),
+        "--port",
+        str(port),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, env=environment, **quiet) as process:
+        try:
+            _until_healthy(url, process)
+            picture = {"type": "image_url", "image_url": {"url": data_url(png())}}
+            with before(f"{url}/v1", model=str(tmp_path / "nano")) as server:
+                for shown in ([], [picture]):
+                    content = [*shown, {"type": "text", "text": "Is this an X-ray?"}]
+                    body = {"messages": [{"role": "user", "content": content}], "max_tokens": 24}
+                    reply = server.post("/v1/chat/completions", body).json()
+                    pictures = [Image.open(io.BytesIO(png()))] if shown else []
+                    local = nano.ask(pictures, "Is this an X-ray?", max_new_tokens=24)[0]
+                    assert reply["choices"][0]["message"]["content"] == local.text, reply
+                    assert reply["usage"]["completion_tokens"] > 0
+        finally:
+            process.terminate()
+
+
+def _until_healthy(url: str, process: "subprocess.Popen[bytes]") -> None:
+    until = time.monotonic() + 120
+    while time.monotonic() < until:
+        assert process.poll() is None
+        try:
+            if httpx2.get(f"{url}/health", timeout=5).status_code == 200:
+                return
+        except httpx2.TransportError:
+            time.sleep(0.2)
+    raise AssertionError("transformers serve did not start")
+
+
 @pytest.fixture
 def fake() -> Iterator[Any]:
     """A server that writes what a test says; `fake.asked` is what it was asked."""
@@ -57,9 +115,16 @@ def fake() -> Iterator[Any]:
             self.send_header("content-type", kind)
             if status == 429:
                 self.send_header("retry-after", "7")
+            if status == 307:
+                self.send_header("location", f"{server.url}/chat/completions")
             self.end_headers()
             if data is None:
                 server.hang.wait(5)
+            elif isinstance(data, list):  # piece by piece, until the other side is gone
+                with suppress(OSError):
+                    for piece in data:
+                        self.wfile.write(piece)
+                        server.hang.wait(0.1)
             else:
                 self.wfile.write(data)
 
@@ -101,6 +166,7 @@ FAULTS = [
     (events(said("The lungs"), done=False), 502, "cut off"),
     (events(said("The lungs"), {"error": {"message": "out of memory"}}), 502, "out of memory"),
     ((200, "text/event-stream", b"data: {no json\n\n"), 502, "no JSON"),
+    ((200, "text/event-stream", b"data: " + b"x" * 2**21), 502, "lines without end"),
 ]
 
 
@@ -119,9 +185,24 @@ def test_one_that_is_down_or_slow(fake: Any) -> None:
     fake.reply = (200, "text/event-stream", None)
     with before(fake.url, model="m", settings=Settings(Limits(seconds=0.5))) as server:
         assert server.post("/v1/chat/completions", BODY).status_code == 504
+    _, kind, said_slowly = events(*[said("word ")] * 60)
+    fake.reply = (200, kind, [event + b"\n\n" for event in said_slowly.split(b"\n\n")])  # each piece in time, not all
+    with before(fake.url, model="m", settings=Settings(Limits(seconds=0.5))) as server:
+        assert server.post("/v1/chat/completions", BODY).status_code == 504
     with before("http://127.0.0.1:9/v1", model="m") as server:
         down = server.post("/v1/chat/completions", BODY)
         assert down.status_code == 502 and "cannot be reached" in down.json()["error"]["message"]
+
+
+def test_proxies_of_the_environment_are_not_asked(fake: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    fake.reply = events(said("Yes.", "stop"))
+    with before(fake.url, model="m") as server:
+        reply = httpx2.post(f"{server.url}/v1/chat/completions", json=BODY, trust_env=False)
+    assert reply.status_code == 200 and len(fake.asked) == 1
 
 
 def test_thoughts_are_divided_and_pictures_go_as_data(fake: Any) -> None:

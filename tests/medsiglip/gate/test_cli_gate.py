@@ -92,7 +92,7 @@ def test_what_cannot_be_judged_is_refused_before_any_picture_is_read(medsiglip, 
     [
         (
             lambda text: text.replace("1.png,slice,CT", "1.png,slice,MR"),
-            "kind 'slice' has two modalities or body parts",
+            ": kind 'slice' has another modality or body part than elsewhere",
         ),
         (lambda text: text.replace(",chest,0\n", ",chest,\n", 1), "patient is empty; fill it, or delete the row"),
     ],

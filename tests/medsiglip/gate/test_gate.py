@@ -170,6 +170,7 @@ def test_what_is_no_gate_is_refused(tmp_path, damage):
         ({"names": ["chest X-ray"] * 3 + ["ultrasound"]}, "got the kind 'ultrasound'; expected one of chest X-ray"),
         ({"groups": ["same"] * 4}, "has too few groups"),
         ({"vectors": np.full((4, 2), np.nan, np.float32)}, "vectors with NaN or infinity"),
+        ({"vectors": np.full((4, 2), 0.5**0.5, np.float32)}, "all alike, so their spread is not known"),
     ],
 )
 def test_faults_of_the_table_are_refused(change, message):

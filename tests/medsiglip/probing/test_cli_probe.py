@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from medsiglip.probing.matching import match, read_embeddings, read_rows
+from medsiglip.labels_csv import read_rows
+from medsiglip.probing.matching import match, read_embeddings
 from tests.medsiglip.test_cli import rows_of
 
 
@@ -96,14 +97,14 @@ def test_rows_are_matched_by_path_then_by_bytes_then_by_a_name_that_is_unique(si
     elsewhere.mkdir()
     (elsewhere / "renamed.png").write_bytes((site / "images" / "3.png").read_bytes())
     table = elsewhere / "labels.csv"
-    table.write_text("file\n../images/1.png\nrenamed.png\n5.png\nnowhere.png\n../images/1.png\n,\n")
+    table.write_text("file,note\n../images/1.png,\nrenamed.png,\n5.png,\nnowhere.png,\n../images/1.png,\n,no file\n")
     problems = []
-    found = match(read_rows(table), embedded, table, problems.append)
+    found = match(read_rows(table), embedded, problems.append)
     assert [embedded.files[place].rpartition("/")[2] for _, place in found] == ["1.png", "3.png", "5.png"]
-    assert [str(problem).partition(", ")[2] for problem in problems] == [
-        f"row 4: nowhere.png: not among the files of {site / 'v.parquet'}; embed it",
-        "row 5: ../images/1.png is the file of row 1 already; keep one row a file",
-        f"row 6: its file is empty: not among the files of {site / 'v.parquet'}; embed it",
+    assert [str(problem) for problem in problems] == [
+        f"labels.csv row 5: nowhere.png: not among the files of {site / 'v.parquet'}; embed it",
+        "labels.csv row 6: ../images/1.png is the file of labels.csv row 2 already; keep one row a file",
+        f"labels.csv row 7: its file is empty: not among the files of {site / 'v.parquet'}; embed it",
     ]
 
 
@@ -111,7 +112,7 @@ def test_a_row_without_vectors_is_named_and_the_others_are_used(medsiglip, site)
     with (site / "labels.csv").open("a") as file:
         file.write("images/gone.png,light,1,0,99,train,F\n")
     status, _, err = probe(medsiglip, site, "--target", "shade", "--group", "patient", "--no-curve", "--quiet")
-    assert status == 1 and "row 61: images/gone.png: not among the files of" in err[0]
+    assert status == 1 and "labels.csv row 62: images/gone.png: not among the files of" in err[0]
     assert json.loads((site / "out" / "metrics.json").read_text())["rows"] == 60
 
 
@@ -121,9 +122,12 @@ def test_a_row_without_vectors_is_named_and_the_others_are_used(medsiglip, site)
         (["--target", "grade"], "has no column 'grade'; its columns are file, shade"),
         (["--target", "shade", "--head", "forest"], "head 'forest' is unknown; choose one of linear, mlp"),
         (["--target", "shade", "--split", "sex"], "the split has 0 rows 'train' and 0 'test'"),
-        (["--target", "shade", "--group", "sex", "--split", "side"], "(train) and row 41 (test) are of one patient"),
+        (
+            ["--target", "shade", "--group", "sex", "--split", "side"],
+            "(train) and labels.csv row 42 (test) are of one patient",
+        ),
         (["--target", "shade", "--group", "shade"], "lies in one group only"),
-        (["--target", "light", "--target", "shade"], "row 1: shade is 'light'; expected 1, 0, or -1"),
+        (["--target", "light", "--target", "shade"], "labels.csv row 2: shade is 'light'; expected 1, 0, or -1"),
     ],
 )
 def test_what_is_refused_leaves_nothing_behind(medsiglip, site, words, message):

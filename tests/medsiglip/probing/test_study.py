@@ -24,8 +24,8 @@ def made(num=120, distance=1.5, exclusive=True, seed=0):
     if not exclusive:
         truth[random.random(truth.shape) < 0.2] = np.nan
     groups = tuple(f"patient {i // 2}" for i in range(num))
-    numbers = tuple(range(1, num + 1))
-    return Labelled(("a", "b", "c"), exclusive, vectors, truth, groups, numbers, tuple(map(str, numbers)))
+    places = tuple(f"T.csv row {number}" for number in range(2, num + 2))
+    return Labelled(("a", "b", "c"), exclusive, vectors, truth, groups, places, places)
 
 
 @pytest.mark.parametrize("exclusive", [True, False])
@@ -86,7 +86,9 @@ def test_a_split_of_the_table_is_used_as_it_is():
 
 
 def test_a_patient_on_both_sides_is_refused_by_row_and_not_by_name():
-    with pytest.raises(ValueError, match=r"row 79 \(train\) and row 80 \(test\) are of one patient") as refused:
+    with pytest.raises(
+        ValueError, match=r"T\.csv row 80 \(train\) and T\.csv row 81 \(test\) are of one patient"
+    ) as refused:
         folds_by_side(made(), sides_of(test_from=79))
     assert "patient 39" not in str(refused.value)
 
@@ -94,7 +96,9 @@ def test_a_patient_on_both_sides_is_refused_by_row_and_not_by_name():
 def test_the_same_picture_on_both_sides_is_refused():
     data = made()
     copied = replace(data, sha256=(*data.sha256[:-1], data.sha256[0]))
-    with pytest.raises(ValueError, match=r"row 1 \(train\) and row 120 \(test\) are of one picture, byte for byte"):
+    with pytest.raises(
+        ValueError, match=r"T\.csv row 2 \(train\) and T\.csv row 121 \(test\) are of one picture, byte for byte"
+    ):
         folds_by_side(copied, sides_of())
 
 

@@ -1,6 +1,7 @@
 """Near-duplicates: copies turned, mirrored, scaled and re-encoded are found, lookalikes and blanks are not."""
 
 import csv
+import random
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -128,3 +129,19 @@ def test_copies_of_tiles_of_the_kit_are_found_and_none_of_two_tiles(kit: Path) -
     pairs = find_near_duplicates(maps, groups)
     assert [pair for pair in pairs if groups[pair.first] != groups[pair.second]] == []
     assert len(pairs) / (6 * len(tiles)) > 0.75
+
+
+@pytest.mark.kit
+@pytest.mark.slow
+def test_small_pictures_that_merely_look_alike_are_not_named(kit: Path) -> None:
+    folder = kit / "derm-ham10000"
+    first = {row["patient_id"]: row["file"] for row in csv.DictReader((folder / "labels.csv").read_text().splitlines())}
+    files = random.Random(0).sample(sorted(first.values()), 250)
+    opened = [PIL.Image.open(folder / file).convert("RGB") for file in files]
+    pictures = [picture.resize((64, 64), PIL.Image.Resampling.BOX) for picture in opened]
+    turned = [picture.transpose(PIL.Image.Transpose.FLIP_LEFT_RIGHT).rotate(7) for picture in pictures[:10]]
+    maps = [polar_map(np.asarray(picture)) for picture in (*pictures, *turned)]
+    groups = [str(place) for place in range(260)]
+    found = find_near_duplicates(maps, groups, small=[True] * 260)
+    assert {(pair.first, pair.second) for pair in found} == {(place, 250 + place) for place in range(10)}
+    assert len(find_near_duplicates(maps, groups)) > 10, "nothing looks alike here: take other pictures"

@@ -1,0 +1,1 @@
+"""Tasks as environments to train in: TRL rewards, episodes, and `verifiers` tasksets, graded as `score` grades."""
