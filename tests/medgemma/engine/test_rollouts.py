@@ -50,6 +50,17 @@ def test_a_group_larger_than_the_rows_is_sampled_in_waves_on_one_prefill(
         assert ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
 
 
+def test_a_wave_that_ends_at_once_leaves_the_prompt_to_the_next(model: Any) -> None:
+    """The batch then has no row yet, and would take over the very one that later waves begin from."""
+    [whole] = new_engine(model).generate([asked(num_samples=4)])
+    stops = frozenset({whole[0].token_ids[0]})
+    [expected] = new_engine(model).generate([asked(num_samples=4, stop_ids=stops)])
+    [waves] = new_engine(model, max_rows=1).generate([asked(num_samples=4, stop_ids=stops)])
+    assert len(waves[0].token_ids) == 1 < len(waves[1].token_ids)
+    for ours, theirs in zip(waves, expected, strict=True):
+        assert ours.token_ids == theirs.token_ids and ours.logprobs == pytest.approx(theirs.logprobs, abs=1e-5)
+
+
 def test_samples_that_wait_for_rows_can_be_cancelled_and_count_as_running(model: Any) -> None:
     engine = new_engine(model, max_rows=2)
     ticket = engine.submit(asked(num_samples=5))
