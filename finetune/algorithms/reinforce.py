@@ -1,4 +1,4 @@
-"""REINFORCE with leave-one-out baselines, and KL to the reference in the reward.
+"""REINFORCE with leave-one-out or moving baselines, and KL to the reference in the reward.
 
     R(y) = r(y) - β (log π(y) - log π_ref(y))
     ∇J = E_y~π [ ∇log π(y) · (R(y) - mean of R over the other samples of y's prompt) ]
@@ -11,7 +11,7 @@ Source: Williams (1992); Kool et al., Buy 4 REINFORCE Samples, Get a Baseline fo
     Back to Basics, arXiv:2402.14740 (2024).
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +23,41 @@ from finetune.on_policy.rollouts import groups_of
 from finetune.training import Kept, Turn
 
 
+class MovingBaseline:
+    """The mean of earlier steps' returns, newer ones counting more; saved and restored with the run (`Kept`).
+
+    b_t = Σ_k s (1-s)^k R_{t-1-k} over Σ_k s (1-s)^k, R_t the mean return of step t; 0 before the first.
+
+    Args:
+        share: s, of the newest step.
+    """
+
+    def __init__(self, share: float = 0.1) -> None:
+        if not 0 < share <= 1:
+            raise ValueError(f"moving baseline: share {share}; expected above 0, 1 at most")
+        self.share = share
+        self._state = torch.tensor([0.0, 0.0, -1.0], dtype=torch.float64)  # weighted sum, weight, last step
+
+    def before(self, returns: Sequence[float], step: int) -> float:
+        """The baseline of a step, which does not look at its returns; then they count for the next."""
+        total, weight, last = self._state.tolist()
+        baseline = total / weight if weight else 0.0
+        if step > last:
+            mean = sum(returns) / len(returns)
+            kept = 1 - self.share
+            values = [kept * total + self.share * mean, kept * weight + self.share, float(step)]
+            self._state = torch.tensor(values, dtype=torch.float64)
+        return float(baseline)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """See `finetune.training.Kept`."""
+        return {"moving_baseline": self._state}
+
+    def restore(self, tensors: Mapping[str, torch.Tensor]) -> None:
+        """See `finetune.training.Kept`."""
+        self._state = tensors["moving_baseline"]
+
+
 @dataclass(frozen=True)
 class Reinforce:
     """See the head of this file."""
@@ -31,8 +66,14 @@ class Reinforce:
     """Of each prompt."""
     kl_coefficient: float
     """β."""
+    moving: MovingBaseline | None = None
+    """The baseline of all samples instead of the others' mean: what was earned before."""
     normalisation: Normalisation = "sequence-sum"
-    kept: Kept | None = None
+
+    @property
+    def kept(self) -> Kept | None:
+        """The moving baseline, if there is one."""
+        return self.moving
 
     def examples(self, round: Round) -> Sequence[Example]:
         """Samples of the policy, each weighted by its advantage."""
@@ -40,7 +81,10 @@ class Reinforce:
         rewards = round.grade(rollouts).total
         ratios = round.log_ratios(rollouts)
         returns = [r - self.kl_coefficient * ratio for r, ratio in zip(rewards, ratios, strict=True)]
-        baselines = leave_one_out(returns, groups_of(rollouts))
+        if self.moving is not None:
+            baselines = [self.moving.before(returns, round.number)] * len(returns)
+        else:
+            baselines = leave_one_out(returns, groups_of(rollouts))
         return [
             rollout.example(gain - baseline, corrected=not round.is_exact)
             for rollout, gain, baseline in zip(rollouts, returns, baselines, strict=True)

@@ -19,7 +19,7 @@ from finetune.algorithms.bond import Bond
 from finetune.algorithms.following import Following
 from finetune.algorithms.grpo import Grpo, Variant
 from finetune.algorithms.j_bond import JBond
-from finetune.algorithms.reinforce import Reinforce
+from finetune.algorithms.reinforce import MovingBaseline, Reinforce
 from finetune.algorithms.warp import Warp
 from finetune.configuration import Section, keep_config
 from finetune.on_policy import (
@@ -76,6 +76,8 @@ class AlgorithmSection(Section):
     """reinforce, grpo, warp: of each prompt."""
     kl_coefficient: float = Field(default=0.1, ge=0)
     """reinforce, grpo: β of the KL to the start; warp: to the anchor."""
+    baseline: Literal["leave-one-out", "moving"] = "leave-one-out"
+    """reinforce: the mean of the prompt's other samples, or of earlier steps."""
     variant: Variant = "grpo"
 
     def made(self, policy: Network, max_new_tokens: int) -> Algorithm:
@@ -89,7 +91,8 @@ class AlgorithmSection(Section):
             return Warp(self.num_samples, Anchor(policy), following, self.kl_coefficient)
         if self.name == "grpo":
             return Grpo(self.num_samples, self.kl_coefficient, self.variant, max_new_tokens)
-        return Reinforce(self.num_samples, self.kl_coefficient)
+        moving = MovingBaseline() if self.baseline == "moving" else None
+        return Reinforce(self.num_samples, self.kl_coefficient, moving)
 
 
 class AlignConfig(Section):

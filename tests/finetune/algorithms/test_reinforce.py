@@ -11,7 +11,7 @@ from typing import Any, cast
 import pytest
 import torch
 
-from finetune.algorithms.reinforce import Reinforce, leave_one_out
+from finetune.algorithms.reinforce import MovingBaseline, Reinforce, leave_one_out
 from finetune.on_policy import Network, Rollout, Round, normalised
 from finetune.on_policy.normalising import counted
 from finetune.training import Turn
@@ -38,7 +38,7 @@ def logprob(y: tuple[int, ...], network: Bigram = POLICY) -> torch.Tensor:
 class Played:
     """A round whose samples are given; all else is computed from the toy."""
 
-    is_exact = True
+    is_exact, number = True, 0
 
     def __init__(self, samples: tuple[tuple[int, ...], ...], groups: tuple[int, ...]) -> None:
         zeros = (0.0, 0.0)
@@ -128,3 +128,26 @@ def test_a_served_samplers_tokens_are_weighted_by_their_bounded_ratio() -> None:
     ratios = torch.tensor([-0.3]).exp().item(), 2.0
     by_hand = gradient(-1.5 * (ratios[0] * rows[1, 0] + ratios[1] * rows[0, 2]), POLICY)
     torch.testing.assert_close(found, by_hand, atol=1e-9, rtol=0)
+
+
+def test_a_moving_baseline_is_of_earlier_steps_alone() -> None:
+    """By hand, a share of one half: 0; 4; (2 + 0.25 · 4 · 2) / 0.75 ...; asked twice in a step it counts once."""
+    baseline = MovingBaseline(0.5)
+    assert baseline.before([4.0, 4.0], 0) == 0
+    assert baseline.before([7.0, 9.0], 1) == 4
+    assert baseline.before([1.0], 2) == pytest.approx((0.5 * 8 + 0.25 * 4) / 0.75)
+    kept = {name: value.clone() for name, value in baseline.tensors().items()}
+    again = MovingBaseline(0.5)
+    again.restore(kept)
+    assert again.before([0.0], 3) == baseline.before([0.0], 3)
+    with pytest.raises(ValueError, match="share 0; expected above 0"):
+        MovingBaseline(0)
+
+
+def test_a_moving_baseline_moves_no_expectation() -> None:
+    groups = (0, 0)
+    moving = MovingBaseline()
+    moving.before([5.0], 0)  # the toy's step is 0: what is earned in it counts for nothing
+    plain, _ = expected(Reinforce(2, 0.5), groups)
+    with_moving, _ = expected(Reinforce(2, 0.5, moving), groups)
+    torch.testing.assert_close(with_moving, plain, rtol=0, atol=1e-9)
