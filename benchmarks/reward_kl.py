@@ -34,6 +34,7 @@ from finetune.algorithms.grpo import Grpo
 from finetune.algorithms.j_bond import JBond
 from finetune.algorithms.reinforce import Reinforce
 from finetune.on_policy import Anchor, Frozen, Network, OnPolicy, PromptRow, Reward, Rollout, copy_of, train_on_policy
+from finetune.on_policy.records import reward_kl_chart
 from finetune.packing import Layout
 from finetune.training import Loop, Schedule
 from medgemma.engine import Sampling
@@ -45,6 +46,7 @@ MAX_TOKENS, PROMPTS_A_STEP, STEPS, SEEDS = 12, 32, 150, (0, 1, 2)
 LEARNING_RATE = 1e-3
 EVERY_STEPS, HELD_OUT, SAMPLES = 10, 48, 8
 BEST_OF = (1, 2, 4, 8, 16, 32)
+DRAWN = ("best of n", "j-bond", "bond 16", "iterative bond 4", "grpo", "reinforce 0.01", "reinforce 0.1", "reinforce 1")
 
 
 class WalkSampler:
@@ -310,6 +312,17 @@ def table(found: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def chart(found: Sequence[Mapping[str, Any]], seed: int) -> str:
+    """An SVG of one seed's curves, Best-of-N of the start among them, at the bound of its KL."""
+    curves = {}
+    for record in found:
+        if record["seed"] == seed and record["algorithm"] in DRAWN:
+            place = "kl_bound" if record["algorithm"] == "best of n" else "kl"
+            name = "best of N (KL at most)" if place == "kl_bound" else record["algorithm"]
+            curves[name] = [(point[place], point["reward"]) for point in record["points"]]
+    return reward_kl_chart(curves)
+
+
 def _lead(points: Sequence[Mapping[str, float]], fronts: Mapping[str, Any], seed: int) -> float | None:
     """Mean of reward less the best REINFORCE setting's of the same seed, over a grid of KLs that both reach."""
     others = [by_seed[seed] for by_seed in fronts.values() if seed in by_seed]
@@ -355,10 +368,13 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="*", type=int, default=list(SEEDS))
     parser.add_argument("--steps", type=int, default=STEPS)
     parser.add_argument("--table", action="store_true", help="print the recorded runs alone")
+    parser.add_argument("--chart", type=Path, help="an SVG of the first seed's curves")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if not asked.table:
         run(asked.only, asked.seeds, asked.steps)
+    if asked.chart:
+        asked.chart.write_text(chart(records(), asked.seeds[0]), encoding="utf-8")
     print(table([record for record in records() if record["steps"] == asked.steps]))  # noqa: T201
 
 
