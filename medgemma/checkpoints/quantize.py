@@ -73,7 +73,7 @@ def to_int8(model: Any) -> None:
                 if module.weight.is_meta:
                     raise ValueError("int8 needs all weights on their devices; give a device_map without offloading")
                 parent, _, attribute = name.rpartition(".")
-                setattr(layer.get_submodule(parent), attribute, Int8Linear(module))
+                setattr(layer.get_submodule(parent), attribute, Int8Linear(module).train(module.training))
 
 
 def nf4_config(dtype: torch.dtype, devices: Collection[Device]) -> Any:

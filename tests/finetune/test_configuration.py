@@ -108,7 +108,7 @@ def test_commands(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     places = ("--data", str(tmp_path), "--out", str(tmp_path / "out"))
     assert called(monkeypatch, "run", "micro", *places) == 1
     said = capsys.readouterr().err
-    assert re.search(r"recipe 'micro' is unknown; choose one of answers, classify, .*\bnano\b", said)
+    assert re.search(r"recipe 'micro' is unknown; choose one of answers, .*\bclassify, .*\bnano\b", said)
     assert called(monkeypatch, "run", "nano", *places, "--set", "encoder.widht=3") == 1
     assert "error: configuration encoder.widht: Extra inputs" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -202,16 +202,16 @@ def test_pictures_are_shown_only_when_asked_for(tmp_path: Path) -> None:
 def test_markdown_and_its_place_in_a_file(runs: Path, tmp_path: Path) -> None:
     table = markdown(runs)
     row = next(line for line in table.splitlines() if line.startswith("| vqa-rad |"))
-    assert row.startswith("| vqa-rad | closed_accuracy | 0.475 [") and row.endswith(" | 0.500 | 40 | 20 |")
+    assert row.startswith("| vqa-rad | closed_accuracy | 0.475 [") and row.endswith(" | 0.500 | 40 | 20 |  |  |")
     assert "- vqa-rad: 1 of 40 items failed" in table
     readme = tmp_path / "README.md"
     readme.write_text(
-        "before\n<!-- begin kit table: written by medgemma-eval report -->\nold\n<!-- end kit table -->\nafter\n"
+        "before\n<!-- begin kit table: written by medgemma-eval report -->\nan earlier table\n<!-- end kit table -->\nafter\n"
     )
     command = ["report", str(runs), "--markdown", "--into", str(readme)]
     assert CliRunner().invoke(evals.cli.app, command).exit_code == 0
     once = readme.read_text()
-    assert row in once and "old" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
+    assert row in once and "an earlier table" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
     assert CliRunner().invoke(evals.cli.app, command).exit_code == 0 and readme.read_text() == once
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="lacks the lines"):
@@ -231,7 +231,7 @@ def test_what_is_missing_is_said(runs: Path, tmp_path: Path) -> None:
 
 def test_the_page_on_evaluations_names_options_and_files_that_are_there(repository: Path, runs: Path) -> None:
     page = (repository / "docs" / "evaluations.md").read_text()
-    commands = ("run", "score", "compare", "reliability", "report", "show", "list", "metrics", "judge")
+    commands = ("run", "score", "compare", "reliability", "plan", "report", "show", "list", "metrics", "judge")
     helps = [CliRunner().invoke(evals.cli.app, [command, "--help"]).output for command in commands]
     known = set(re.findall(r"--[a-z][a-z-]+", " ".join(helps)))
     assert set(re.findall(r"--[a-z][a-z-]+", page)) <= known

@@ -32,7 +32,7 @@ def test_a_series_is_shown_asked_and_compared(served: Running, ct_file: Path, tm
     for file, data in zip(files, slices(ct_file, 3), strict=True):
         file.write_bytes(data)
     with tab(served.url, tmp_path / "profile") as page:
-        page.until("document.getElementById('status').textContent === 'ready'")
+        page.until("document.getElementById('status')?.textContent === 'ready'")
         page.choose("#files", files)
         page.until("document.getElementById('status').textContent === '3 pictures'")
         assert page.evaluate("document.getElementById('slice').value") == "2"
