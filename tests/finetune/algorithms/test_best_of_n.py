@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -145,3 +145,20 @@ def test_pass_or_fail_fires_seldom() -> None:
             for y, a, b in itertools.product(range(2), repeat=3)
         )
         assert fired == pytest.approx((1 - q) * q**2)
+
+
+def test_a_policy_that_cannot_be_the_law_ends_where_its_divergence_says() -> None:
+    """Only π(y3) = q is free, the rest stays .625 to .375: forward KL takes the law's mass of y3, backward more."""
+    law = best_of_n_law(REFERENCE, REWARDS, 2)
+
+    def of(q: float) -> list[float]:
+        return [(1 - q) * 0.625, (1 - q) * 0.375, q]
+
+    def lowest(divergence: Callable[[list[float]], float]) -> float:
+        return min((place / 100_000 for place in range(1, 100_000)), key=lambda q: divergence(of(q)))
+
+    forward, backward = lowest(lambda policy: kl(law, policy)), lowest(lambda policy: kl(policy, law))
+    jeffreys = lowest(lambda policy: 0.5 * kl(law, policy) + 0.5 * kl(policy, law))
+    assert forward == pytest.approx(0.36, abs=1e-5)
+    assert backward == pytest.approx(0.38611, abs=1e-5)  # the two directions changed over would not pass
+    assert forward < jeffreys < backward
