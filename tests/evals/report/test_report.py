@@ -206,12 +206,12 @@ def test_markdown_and_its_place_in_a_file(runs: Path, tmp_path: Path) -> None:
     assert "- vqa-rad: 1 of 40 items failed" in table
     readme = tmp_path / "README.md"
     readme.write_text(
-        "before\n<!-- begin kit table: written by medgemma-eval report -->\nan older one\n<!-- end kit table -->\nafter\n"
+        "before\n<!-- begin kit table: written by medgemma-eval report -->\nearlier\n<!-- end kit table -->\nafter\n"
     )
     command = ["report", str(runs), "--markdown", "--into", str(readme)]
     assert CliRunner().invoke(evals.cli.app, command).exit_code == 0
     once = readme.read_text()
-    assert row in once and "an older one" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
+    assert row in once and "earlier" not in once and once.startswith("before\n") and once.endswith("\nafter\n")
     assert CliRunner().invoke(evals.cli.app, command).exit_code == 0 and readme.read_text() == once
     readme.write_text("no marks")
     with pytest.raises(ValueError, match="lacks the lines"):
