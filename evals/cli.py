@@ -10,6 +10,7 @@ import typer
 from data_cards.table.options import TableOptions
 from evals.accepting import judge
 from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.entailment.command import agreement, entailment
 from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
@@ -257,6 +258,8 @@ def reliability(
 
 
 app.command()(metrics)
+app.command()(entailment)
+app.command()(agreement)
 app.command()(judge)
 
 
