@@ -48,7 +48,7 @@ from medgemma.checkpoints.adapters.merge import merge
 from medgemma.engine import Sampling
 from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import user_message
-from medgemma.prompts.content import open_study, study_parts
+from medgemma.prompts.content import Part, open_study, study_parts
 from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.command import one_line, progress, say, whole_file
 from medsiglip.imaging import Picture
@@ -217,12 +217,14 @@ def prompt_rows(
     Raises:
         ValueError: a picture cannot be read, or a prompt does not fit; the item is named.
     """
+    studies: dict[tuple[str, ...], list[Part]] = {}
     numbers: dict[tuple[str, ...], tuple[int, ...]] = {}
     rows = []
     for item in items:
         try:
-            parts = study_parts(open_study([Path(file) for file in item.files])) if item.files else []
-            asked = gemma.asking.question(parts, item.prompt, AnswerOptions(), 1).request
+            if item.files not in studies:
+                studies[item.files] = study_parts(open_study([Path(file) for file in item.files])) if item.files else []
+            asked = gemma.asking.question(studies[item.files], item.prompt, AnswerOptions(), 1).request
         except (ValueError, OSError) as fault:
             raise ValueError(f"{item.item_id}: {one_line(fault)}") from fault
         if item.files not in numbers:
