@@ -42,7 +42,7 @@ from finetune.on_policy.records import curves_of, reward_kl_chart
 from finetune.on_policy.rewards import graded
 from finetune.on_policy.rollouts import groups_of
 from finetune.packing import Layout
-from finetune.tables.learning import save_tuned
+from finetune.tables.learning import AnswersConfig, Lessons, learn, save_tuned
 from finetune.training import Loop, Precision, Schedule, join_ranks, leave_ranks
 from finetune.training.draws import seed_of
 from medgemma import MedGemma
@@ -143,6 +143,17 @@ class AlignConfig(Section):
     merge: bool
 
 
+class StartSection(Section):
+    """What is learned by SFT before it is aligned."""
+
+    method: Literal["full", "lora"]
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0)
+    examples_per_step: int = Field(ge=1)
+    evaluations: int = Field(ge=0)
+    evaluated_rows: int = Field(ge=1)
+
+
 @dataclass(frozen=True)
 class Questions:
     """What is asked, and what answers earn."""
@@ -227,6 +238,42 @@ def align(
         if score is not None:
             _score(str(base), full, str(device), out, score)
     leave_ranks(ranks)
+
+
+def taught_first(config: AlignConfig, start: StartSection | None, lessons: Lessons, out: Path, quiet: bool) -> str:
+    """Teach the model the right answers in OUT/sft, and return the whole checkpoint that is aligned from there.
+
+    Args:
+        config: the recipe's; with a `start` of the user's own nothing is taught.
+        start: how it is taught; None: not at all.
+        lessons: what is right.
+        out: of the run; an interrupted one goes on.
+        quiet: no progress bars.
+    """
+    if config.start or start is None:
+        return config.model
+    taught = AnswersConfig(
+        model=config.model,
+        seed=config.seed,
+        quick=config.quick,
+        device=config.device,
+        faulty_rows="refused",
+        labels="real",
+        adapter=config.adapter.model_copy(update={"method": start.method}),
+        learning_rate=start.learning_rate,
+        epochs=start.epochs,
+        examples_per_step=start.examples_per_step,
+        tokens_a_part=config.tokens_a_part,
+        max_tokens=config.max_tokens,
+        packed=True,
+        checkpoint_activations=False,
+        evaluations=start.evaluations,
+        evaluated_rows=start.evaluated_rows,
+        merge=True,
+    )
+    if not (out / "sft" / "model").is_dir():
+        learn(taught, lessons, out / "sft", quiet, lambda *_: None)
+    return str(out / "sft" / "model")
 
 
 def prompt_rows(

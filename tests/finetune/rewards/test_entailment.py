@@ -9,6 +9,7 @@ from finetune.on_policy import PromptRow, Reward, Rollout
 from finetune.on_policy.rewards import graded
 from finetune.rewards import guards
 from finetune.rewards.entailment import entailment_reward
+from medgemma.entailment.guarding import in_english
 from medgemma.entailment.scores import LEAST, Entailment, Pair
 from medgemma.prompts.chat import Prompt
 
@@ -57,6 +58,18 @@ def test_a_scorer_that_fails_is_named_and_nothing_is_graded(scorer: object, said
     rollout = Rollout((2,), (5,), (), row.place, 0, True, (0.0,), (0.0,), "v0", "Left effusion.")
     with pytest.raises(ValueError, match=said):
         graded([Reward(entailment_reward(scorer, name="judge"))], [row], [rollout])  # type: ignore[arg-type]
+
+
+def test_a_completion_in_another_language_earns_the_least_and_is_told_of_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    reward = entailment_reward(in_english(knows, "the scorer"), name="entailment:judge")
+    for _ in range(2):
+        earned = reward(["Das Herz ist nicht vergroessert.", "Left effusion."], [FINDINGS] * 2)
+        assert earned == [math.log(LEAST), math.log(0.8)]
+    assert (
+        capsys.readouterr().err.count("reward entailment:judge: a completion is in German and its source is not") == 1
+    )
 
 
 def test_a_row_without_a_premise_is_refused() -> None:
