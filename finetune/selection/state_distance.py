@@ -11,8 +11,8 @@ import numpy as np
 from finetune.selection.demonstrations import Demonstrations
 from finetune.selection.scaling import scaling_of
 from finetune.selection.scores import Score
-from finetune.selection.sinkhorn import sinkhorn
-from finetune.selection.transport import Transport, exact, is_small
+from finetune.selection.transport.exact import Transport, exact, is_small
+from finetune.selection.transport.sinkhorn import sinkhorn
 
 MOST_STATES = 10_000
 """Of either set; of more, evenly spaced ones are taken."""

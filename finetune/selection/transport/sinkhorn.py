@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from finetune.selection.transport import Transport
+from finetune.selection.transport.exact import Transport
 
 TILE_CELLS = 4 << 20
 """Costs that exist at once: 16 MiB in float32."""

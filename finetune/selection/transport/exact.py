@@ -1,10 +1,6 @@
-"""Optimal transport between two sets of points with equal weights: exact for small sets, Sinkhorn's in bounded memory.
+"""Optimal transport between two sets of points with equal weights, solved exactly.
 
 Letters: N, M points, d numbers each. The cost is the Euclidean distance, so the value is the 1-Wasserstein distance.
-
-Sources: Cuturi, Sinkhorn Distances, arXiv:1306.0895 (2013); Schmitzer, Stabilized Sparse Scaling Algorithms,
-    arXiv:1610.06519 (2016), for the falling regularisation; Altschuler, Weed and Rigollet, arXiv:1705.09634 (2017),
-    algorithm 2, for the rounding to a plan.
 """
 
 from typing import NamedTuple
