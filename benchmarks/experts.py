@@ -4,7 +4,7 @@
     python -m benchmarks.experts train Hopper-v5 --out experts  # a policy every 10,000 steps, returns.jsonl
     python -m benchmarks.experts record Hopper-v5 --out experts  # the best: Hopper-v5/demonstrations
 
-One core each. A policy is the best by the mean return of five episodes; what the demonstrations return is measured anew.
+One core each. A policy is the best by the mean return of five episodes; demonstrations are measured anew.
 """
 
 import argparse
