@@ -16,10 +16,11 @@ import gymnasium
 import numpy as np
 import torch
 
+from experience import EpisodeDataset
 from experience.recorder import Provenance
 from finetune.imitation.interaction import Interaction, OwnReward, interact
 from finetune.imitation.policy import Policy, load_policy, save_policy
-from finetune.imitation.rollouts import record, returns_of
+from finetune.imitation.rollouts import record, roll_out
 from finetune.imitation.td3 import TD3, TD3Settings
 
 STEPS = {"HalfCheetah-v5": 100_000, "InvertedDoublePendulum-v5": 40_000, "Hopper-v5": 100_000}
@@ -40,7 +41,7 @@ def train(task: str, out: Path, seed: int, steps: int) -> None:
 
     def checkpoint(step: int) -> None:
         save_policy(policy, out / f"policy-{step:07}.safetensors")
-        returns = returns_of(policy.act(), other, EVALUATION_SEEDS)
+        returns = roll_out(policy.act(), other, EVALUATION_SEEDS).returns
         line = {"task": task, "seed": seed, "step": step, "core_s": round(time.process_time() - start)}
         with (out / "returns.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps(line | {"returns": [round(one, 1) for one in returns]}) + "\n")
@@ -60,7 +61,9 @@ def demonstrate(task: str, out: Path) -> None:
     """Record the best policy, without noise."""
     chosen = best(out)
     who = Provenance(agent_id=f"td3/{chosen.stem}", environment_config={"id": task}, experiment_id="experts")
-    returns = record(load_policy(chosen).act(), gymnasium.make(task), DEMONSTRATION_SEEDS, out / "demonstrations", who)
+    folder = out / "demonstrations"
+    record(load_policy(chosen).act(), gymnasium.make(task), DEMONSTRATION_SEEDS, folder, who)
+    returns = [episode.total_reward for episode in EpisodeDataset(folder)]
     print(f"{task}: {chosen.stem}, {len(returns)} episodes, return {np.mean(returns):.0f} ± {np.std(returns):.0f}")
 
 

@@ -10,8 +10,9 @@ from experience import EpisodeDataset
 from experience.recorder import Provenance
 from finetune.imitation.demonstrated import new_learner, transitions_of
 from finetune.imitation.interaction import Interaction, OwnReward, interact, without_reward
-from finetune.imitation.rollouts import record, returns_of
+from finetune.imitation.rollouts import record, roll_out
 from finetune.imitation.td3 import TD3Settings
+from finetune.selection.demonstrations import read_demonstrations
 from tests.finetune.imitation.toys import LIMIT, Point, demonstrations, expert
 
 SETTINGS = TD3Settings(hidden_units=16, batch_size=16)
@@ -70,8 +71,12 @@ def test_transitions_of_demonstrations_are_thinned_and_know_their_next() -> None
 
 def test_recorded_episodes_have_their_seeds_and_the_returns_that_are_said(tmp_path: Path) -> None:
     who = Provenance(agent_id="expert", environment_config={"id": "point"})
-    said = record(expert, Point(), range(3, 6), tmp_path, who)
+    record(expert, Point(), range(3, 6), tmp_path, who)
+    held = roll_out(expert, Point(), range(3, 6))
     dataset = EpisodeDataset(tmp_path)
     assert [one.metadata["seed"] for one in dataset] == [3, 4, 5]
-    assert [one.total_reward for one in dataset] == pytest.approx(said)
-    assert returns_of(expert, Point(), range(3, 6)) == said
+    assert [one.total_reward for one in dataset] == pytest.approx(held.returns)
+    read = read_demonstrations(tmp_path)
+    np.testing.assert_array_equal(read.observations, held.steps.observations)
+    np.testing.assert_array_equal(read.actions, held.steps.actions)
+    assert held.steps.groups == ("3", "4", "5")
