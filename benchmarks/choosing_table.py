@@ -43,7 +43,7 @@ def page(path: Path = RESULTS) -> str:
     cases = cases_of(lines)
     parts = [
         f"Proxies' SHA-256 before any return was looked at: `{facts['proxies_sha256']}`.",
-        _table(
+        table_of(
             ["task", "algorithm", "settings × seeds", "random actions", "expert", "worst, best setting", "default"],
             [[*_earned(case, facts["tasks"][case.task])] for case in cases],
         ),
@@ -104,7 +104,9 @@ def _by_proxy(cases: Sequence[Case], measured: Any, *, regret_of_others: bool = 
             regrets = _regrets(case)
             row += [f"{regrets.mean():.2f}", f"{regrets[case.draws.index(0)]:.2f}" if 0 in case.draws else ""]
         rows.append(row)
-    return _table(["task", "algorithm", *LARGER_IS_BETTER, *(["random", "default"] if regret_of_others else [])], rows)
+    return table_of(
+        ["task", "algorithm", *LARGER_IS_BETTER, *(["random", "default"] if regret_of_others else [])], rows
+    )
 
 
 def _regrets(case: Case) -> Any:
@@ -122,7 +124,7 @@ def _transfer(cases: Sequence[Case]) -> str:
             regrets = _regrets(other)
             lost = [f"{regrets[other.draws.index(draw)]:.2f}" for draw in [*chosen, best]]
             rows.append([f"{one.task} → {other.task}", one.algorithm, *lost])
-    return _table(["chosen → used", "algorithm", *LARGER_IS_BETTER, "true return"], rows)
+    return table_of(["chosen → used", "algorithm", *LARGER_IS_BETTER, "true return"], rows)
 
 
 def _stopping(cases: Sequence[Case], facts: Mapping[str, Mapping[str, Sequence[float]]]) -> str:
@@ -138,12 +140,13 @@ def _stopping(cases: Sequence[Case], facts: Mapping[str, Mapping[str, Sequence[f
             row.append(f"{np.mean([of[step] for of, step in zip(shares, chosen, strict=True)]):.2f}")
         row += [f"{np.mean([_last(of) for of in shares]):.2f}", f"{np.mean([max(of.values()) for of in shares]):.2f}"]
         rows.append(row)
-    return _table(["task", "algorithm", *LARGER_IS_BETTER, "last", "best"], rows)
+    return table_of(["task", "algorithm", *LARGER_IS_BETTER, "last", "best"], rows)
 
 
 def _said(estimate: Estimate) -> str:
     return f"{estimate.value:.2f} [{estimate.ci95[0]:.2f}, {estimate.ci95[1]:.2f}]"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table_of(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table as Markdown."""
     return "\n".join("| " + " | ".join(row) + " |" for row in [head, ["---"] * len(head), *rows])
