@@ -39,6 +39,10 @@ class Pwil:
     """T: steps of an episode; those beyond it find no demonstration left and earn 0."""
     num_actions: int
     """Of several to choose from; 0 where actions are numbers."""
+    alpha: float = ALPHA
+    """The largest reward."""
+    beta: float = BETA
+    """How fast the reward falls with the cost."""
 
     def pairs(self, states: NDArray[np.float32], actions: Actions) -> NDArray[np.float32]:
         """(N, d + a) scaled pairs of states and actions.
@@ -83,21 +87,23 @@ class Coupling:
             self.weights[nearest] -= moved
             if self.weights[nearest] <= LEFT:
                 distances[nearest] = np.inf
-        scale = BETA * self.pwil.horizon / math.sqrt(len(pair))
-        return ALPHA * math.exp(-scale * cost)
+        scale = self.pwil.beta * self.pwil.horizon / math.sqrt(len(pair))
+        return self.pwil.alpha * math.exp(-scale * cost)
 
 
-def pwil_of(demonstrations: Demonstrations, horizon: int) -> Pwil:
+def pwil_of(demonstrations: Demonstrations, horizon: int, alpha: float = ALPHA, beta: float = BETA) -> Pwil:
     """Make the reward.
 
     Args:
         demonstrations: Of the expert.
         horizon: Most steps of an episode: of a time limit, or of the longest demonstration.
+        alpha: The largest reward.
+        beta: How fast the reward falls with the cost.
     """
     num_actions = int(demonstrations.actions.max()) + 1 if demonstrations.is_discrete else 0
     joined = _joined(demonstrations.observations, demonstrations.actions, num_actions)
     scaling = scaling_of(joined)
-    return Pwil(scaling(joined), scaling, horizon, num_actions)
+    return Pwil(scaling(joined), scaling, horizon, num_actions, alpha, beta)
 
 
 def longest(demonstrations: Demonstrations) -> int:
