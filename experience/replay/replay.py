@@ -20,7 +20,7 @@ from experience.replay.structured import Pattern, StructuredWriter
 from experience.replay.tables.draws import Draw, joined
 from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, TableInfo
-from experience.replay.tables.signature import check_fields, check_signature
+from experience.replay.tables.signature import check
 from experience.replay.tables.table import Table
 from experience.replay.writers import TrajectoryWriter
 
@@ -103,23 +103,20 @@ class Replay:
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
         core = self.core
-        lives = core.lives(priorities)
-        for live, priority in zip(lives, priorities.values(), strict=True):
+        tables = core.lives(priorities)
+        for name, priority in priorities.items():
             if not 0 <= priority < math.inf:
-                name = live.state.table.name
                 raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
-            if live.state.table.signature is not None:
-                check_signature(live.state.table, data)
-            if live.state.table.needs_fields:
-                check_fields(live.state.table, fields)
+            if tables[name].is_checked:
+                check(tables[name].state.table, data, fields)
         keys: dict[str, int] = {}
         with core.lock:
-            cell = core.put(data, len(lives))
+            cell = core.put(data, len(priorities))
             try:
-                for live, (name, priority) in zip(lives, priorities.items(), strict=True):
-                    keys[name] = core.insert(live, cell, priority, timeout, fields)
+                for name, priority in priorities.items():
+                    keys[name] = core.insert(tables[name], cell, priority, timeout, fields)
             except BaseException:
-                cell.arena.drop([cell.row] * (len(lives) - len(keys) - 1))
+                cell.arena.drop([cell.row] * (len(priorities) - len(keys) - 1))
                 raise
         core.acknowledge()
         return keys
@@ -152,27 +149,24 @@ class Replay:
                 "got data without one common first axis; expected arrays, each with an axis over the steps"
             )
         (count,) = lengths
-        lives = self.core.lives(priorities)
+        tables = self.core.lives(priorities)
         weights = {name: np.asarray(given, np.float64) for name, given in priorities.items()}
         for name, given in weights.items():
             if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():
                 raise ValueError(f"table {name!r}: expected {count} priorities, finite and from 0")
-        for live in lives:
-            if live.state.table.signature is not None:
-                check_signature(live.state.table, data, batched=True)
-            if live.state.table.needs_fields or fields is not None:
-                if fields is not None and len(fields) != count:
-                    raise ValueError(f"got {len(fields)} fields for {count} steps; expected one each")
-                for place in range(count):
-                    check_fields(live.state.table, fields[place] if fields else None)
+        if fields is not None and len(fields) != count:
+            raise ValueError(f"got {len(fields)} fields for {count} steps; expected one each")
+        for name in priorities:
+            if tables[name].is_checked:
+                check(tables[name].state.table, data, *(fields or (None,)), batched=True)
         keys: dict[str, Any] = {}
         with self.core.lock:
-            cells = self.core.put_many(flat, count, len(lives))
+            cells = self.core.put_many(flat, count, len(weights))
             try:
-                for live, (name, given) in zip(lives, weights.items(), strict=True):
-                    keys[name] = self.core.insert_many(live, cells, given, timeout, fields)
+                for name, given in weights.items():
+                    keys[name] = self.core.insert_many(tables[name], cells, given, timeout, fields)
             except BaseException:
-                cells.arena.drop([*cells.rows] * (len(lives) - len(keys) - 1))
+                cells.arena.drop([*cells.rows] * (len(weights) - len(keys) - 1))
                 raise
         self.core.acknowledge()
         return keys
