@@ -4,11 +4,13 @@ REPLAY_ON_RAY=1: as it is made by default; =groups: with all data in groups in t
 """
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 from uuid import uuid4
 
 import pytest
+import ray
 
 from experience.replay import Replay
 
@@ -26,6 +28,8 @@ HERE_ONLY = {
     "test_what_is_kept_no_more_is_refused": "a writer is told later",
     "test_a_pattern_must_look_back": "a writer is told later",
 }
+
+os.environ.setdefault("RAY_worker_niceness", "0")  # it is 15: on a busy machine its workers hardly run
 
 MODE = os.environ.get("REPLAY_ON_RAY", "")
 
@@ -64,3 +68,15 @@ def new() -> Iterator[OnRay]:
     replay = OnRay()
     yield replay
     replay.close()
+
+
+def pid_of(replay: Any) -> int:
+    """Process of the first actor, when it answers."""
+    end = time.monotonic() + 300
+    while time.monotonic() < end:
+        try:
+            found: int = ray.get(replay._actors[0].handle.__ray_call__.remote(lambda actor: os.getpid()))
+            return found
+        except ray.exceptions.RayActorError:
+            time.sleep(0.05)
+    raise AssertionError("the actor does not come back")
