@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
+from evals.metrics.entailment import recalled_findings
 from evals.metrics.paired import paired_mean_difference
 from evals.results.scores import as_json
 from finetune.rewards.guards import coverage, density, words
 from finetune.rewards.texts import text_of
-from medgemma.entailment.chest.comparing import said_of
-from medgemma.entailment.chest.findings import Finding, findings_of
 from medgemma.entailment.scores import Scorer, entailments
 from medsiglip.command import whole_file
 from medsiglip.metrics.statistics import grouped_bootstrap_ci
@@ -53,14 +52,8 @@ def finding_recall(completions: Sequence[Any], answer: Sequence[str], **_: Any) 
 
 def recall(said: str, reference: str) -> float | None:
     """Of one text."""
-    wanted = positive(reference)
-    known = findings_of(said)
-    return sum(said_of(finding, known) == "entailment" for finding in wanted) / len(wanted) if wanted else None
-
-
-def positive(text: str) -> list[Finding]:
-    """The findings that a text says are there, or may be."""
-    return [finding for finding in findings_of(text) if finding.status != "absent"]
+    recalled, asked = recalled_findings(said, reference)
+    return recalled / asked if asked else None
 
 
 def measured(cases: Sequence[Case], said: Sequence[str], scorer: Scorer) -> dict[str, list[float | None]]:
