@@ -2,7 +2,8 @@
 
 `toy`: a source is six statements, a finding each that is there or not; an impression says some of them. A language
 model of 40,000 weights has learned impressions of which a part is made up, contradicted, or nothing but "normal". The
-rules of entailment are the truth itself, but that they support "normal" of any source. `impression` and `ehr` are runs
+rules of entailment are the truth itself, but that they support "normal" of any source. `probe` asks no model: it measures
+answers that look at nothing. `impression` and `ehr` are runs
 of the recipes rlef_impression and ehr_retrieval_rl with nano.
 
 Every finished run is a line of results/entailment.jsonl, and a run that is there is not done again.
@@ -15,6 +16,7 @@ import random
 import statistics
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from functools import lru_cache
@@ -249,6 +251,28 @@ def toy(steps: int) -> None:
                 _record({"study": "toy", "arm": arm, "seed": seed, "steps": steps, "points": points}, begin)
 
 
+def probe(data: Path) -> None:
+    """What answers that look at nothing reach on held-out reports, and what radiologists' own impressions do."""
+    from evals.tasks.catalogue import task_named
+    from evals.tasks.task import ItemOptions
+    from finetune.recipes.rlef_impression import TASK, case_of
+    from finetune.rewards.faithfulness import compared
+    from medgemma.entailment.named import scorer_named
+
+    begin, task, rows = time.monotonic(), task_named(TASK), []
+    [(commonest, _)] = Counter(item.reference for item in task.items(data, ItemOptions("train"))).most_common(1)
+    for part in ("all", "abnormal"):
+        items = [i for i in task.items(data, ItemOptions("held-out")) if part in ("all", i.meta["normality"])]
+        cases = [case_of(item) for item in items]
+        answers = {
+            "the findings copied": [case.premise for case in cases],
+            "commonest impression": [commonest] * len(cases),
+            "radiologists' own": [case.reference for case in cases],
+        }
+        rows += compared(cases, answers, scorer_named("rules"), part)
+    _record({"study": "probe", "rows": rows}, begin)
+
+
 def impression(data: Path, start: str, out: Path, settings: Sequence[str], alphas: Sequence[float]) -> None:
     """Runs of rlef_impression that are not recorded yet, from one model after SFT.
 
@@ -310,7 +334,14 @@ def records(study: str) -> list[dict[str, Any]]:
 
 def tables() -> str:
     """Markdown of all that is recorded; means over seeds with 95 % intervals by Student's t."""
-    return "\n\n".join(part for part in (_toy_table(), _impression_table(), _ehr_table()) if part)
+    return "\n\n".join(part for part in (_probe_table(), _toy_table(), _impression_table(), _ehr_table()) if part)
+
+
+def _probe_table() -> str:
+    from finetune.rewards.faithfulness import markdown
+
+    found = records("probe")
+    return markdown(found[-1]["rows"]).rstrip() if found else ""
 
 
 def _toy_table() -> str:
@@ -388,7 +419,7 @@ def _record(facts: Mapping[str, Any], begin: float) -> None:
 def main() -> None:
     """Run a study, or print what is recorded."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("study", choices=["toy", "impression", "ehr", "table"])
+    parser.add_argument("study", choices=["toy", "probe", "impression", "ehr", "table"])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the toy")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--start", help="a checkpoint after SFT")
@@ -400,6 +431,8 @@ def main() -> None:
     torch.set_num_threads(1)
     if asked.study == "toy":
         toy(asked.steps)
+    elif asked.study == "probe":
+        probe(asked.data)
     elif asked.study == "impression":
         impression(asked.data, asked.start, asked.out, asked.settings, asked.alphas)
     elif asked.study == "ehr":

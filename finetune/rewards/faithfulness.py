@@ -106,6 +106,15 @@ def compared(
 
 def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     """Write OUT/faithfulness.json and .md, and return the Markdown."""
+    text = markdown(rows)
+    for name, content in (("md", text), ("json", json.dumps({"rows": list(rows)}, indent=1, allow_nan=False) + "\n")):
+        with whole_file(out / f"faithfulness.{name}") as file:
+            file.write(content)
+    return text
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as `compared` makes them, as a table; 95 % intervals, whole groups resampled."""
     names = list(rows[0]["values"])
     head = ["cases", "measure", *names, *(f"{names[-1]} − {name}" for name in names[:-1]), "n, groups"]
     lines = [
@@ -117,11 +126,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
         ]
         for row in rows
     ]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
-    for name, content in (("md", text), ("json", json.dumps({"rows": list(rows)}, indent=1, allow_nan=False) + "\n")):
-        with whole_file(out / f"faithfulness.{name}") as file:
-            file.write(content)
-    return text
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
 
 
 def _difference(found: Mapping[str, Any]) -> str:
