@@ -3,8 +3,7 @@
 `toy`: a source is six statements, a finding each that is there or not; an impression says some of them. A language
 model of 40,000 weights has learned impressions of which a part is made up, contradicted, or nothing but "normal". The
 rules of entailment are the truth itself, but that they support "normal" of any source. `probe` measures answers that
-look at nothing. `impression` and `ehr` are runs
-of the recipes rlef_impression and ehr_retrieval_rl with nano.
+look at nothing. `impression` and `ehr` are runs of the recipes rlef_impression and ehr_retrieval_rl with nano.
 
 Every finished run is a line of results/entailment.jsonl, and a run that is there is not done again.
 """
