@@ -15,6 +15,7 @@ import numpy as np
 from evals.metrics.entailment import recalled_findings
 from evals.metrics.paired import paired_mean_difference
 from evals.results.scores import as_json
+from finetune.rewards.entailment import readable
 from finetune.rewards.guards import coverage, density, words
 from finetune.rewards.texts import text_of
 from medgemma.entailment.scores import Scorer, entailments
@@ -36,7 +37,7 @@ def contradiction_of(scorer: Scorer) -> Callable[..., list[float]]:
     """P(contradiction) of a completion by the column `premise`, to be logged."""
 
     def contradiction(completions: Sequence[Any], premise: Sequence[str], **_: Any) -> list[float]:
-        pairs = [(source, text_of(said)) for source, said in zip(premise, completions, strict=True)]
+        pairs = [(source, readable(source, text_of(said))) for source, said in zip(premise, completions, strict=True)]
         return [answer.contradiction for answer in entailments(scorer, pairs)]
 
     return contradiction
@@ -57,9 +58,10 @@ def recall(said: str, reference: str) -> float | None:
 
 
 def measured(cases: Sequence[Case], said: Sequence[str], scorer: Scorer) -> dict[str, list[float | None]]:
-    """Every measure of every case; those whose label is likeliest count as entailed or contradicted."""
+    """Every measure of every case; the likeliest label counts. What is empty, or not English, is neither of both."""
     premise, answer = [case.premise for case in cases], [case.reference for case in cases]
-    labels = [one.label for one in entailments(scorer, list(zip(premise, said, strict=True)))]
+    pairs = [(source, readable(source, text)) for source, text in zip(premise, said, strict=True)]
+    labels = [one.label for one in entailments(scorer, pairs)]
     return {
         "entailed": [float(label == "entailment") for label in labels],
         "contradicted": [float(label == "contradiction") for label in labels],
