@@ -43,7 +43,7 @@ from medgemma.prompts.chat import Prompt
 RECORDS = Path(__file__).parent / "results" / "entailment.jsonl"
 FINDINGS, STATEMENTS, FIRST = 12, 6, 2
 NORMAL = FIRST + 2 * FINDINGS
-SEEDS, STEPS, PROMPTS_A_STEP, HELD_OUT, SAMPLES = (0, 1, 2), 80, 8, 48, 6
+SEEDS, STEPS, PROMPTS_A_STEP, HELD_OUT, SAMPLES = (0, 1, 2), 40, 8, 48, 6
 MADE_UP, DENIED, LAZY = 0.15, 0.15, 0.2
 """Shares of an impression's statements that are of no statement, or against one; and of impressions that are NORMAL."""
 ALPHAS = (0.5, 0.2, 0.1)
@@ -138,7 +138,7 @@ def _writer(seed: int) -> Any:
     )
     model, rng = Gemma3ForCausalLM(config), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(400):
+    for _ in range(250):
         optimizer.zero_grad()
         sources = [source_of(rng) for _ in range(64)]
         said = [[*impression_of(source, rng), END] for source in sources]
@@ -193,7 +193,7 @@ def toy_run(arm: str, seed: int, steps: int) -> list[dict[str, float]]:
             sampler,
             rewards,
             reference,
-            Schedule(1e-3, steps, warmup_steps=10, weight_decay=0.0, shape="constant"),
+            Schedule(3e-3, steps, warmup_steps=4, weight_decay=0.0, shape="constant"),
             Path(folder) / "impressions",
             Loop(seed, quiet=True),
             how=OnPolicy(
