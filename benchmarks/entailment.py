@@ -43,7 +43,7 @@ from medgemma.prompts.chat import Prompt
 RECORDS = Path(__file__).parent / "results" / "entailment.jsonl"
 FINDINGS, STATEMENTS, FIRST = 12, 6, 2
 NORMAL = FIRST + 2 * FINDINGS
-SEEDS, STEPS, PROMPTS_A_STEP, HELD_OUT, SAMPLES = (0, 1, 2), 40, 8, 48, 6
+SEEDS, STEPS, PROMPTS_A_STEP, HELD_OUT, SAMPLES = (0, 1, 2), 60, 8, 48, 6
 MADE_UP, DENIED, LAZY = 0.15, 0.15, 0.2
 """Shares of an impression's statements that are of no statement, or against one; and of impressions that are NORMAL."""
 ALPHAS = (0.5, 0.2, 0.1)
@@ -138,7 +138,7 @@ def _writer(seed: int) -> Any:
     )
     model, rng = Gemma3ForCausalLM(config), random.Random(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
-    for _ in range(250):
+    for _ in range(400):
         optimizer.zero_grad()
         sources = [source_of(rng) for _ in range(64)]
         said = [[*impression_of(source, rng), END] for source in sources]
@@ -193,7 +193,7 @@ def toy_run(arm: str, seed: int, steps: int) -> list[dict[str, float]]:
             sampler,
             rewards,
             reference,
-            Schedule(3e-3, steps, warmup_steps=4, weight_decay=0.0, shape="constant"),
+            Schedule(1e-3, steps, warmup_steps=4, weight_decay=0.0, shape="constant"),
             Path(folder) / "impressions",
             Loop(seed, quiet=True),
             how=OnPolicy(
@@ -239,11 +239,11 @@ def _recall(text: str, source: str) -> float:
     return len(wanted & statements(text)) / len(wanted)
 
 
-def toy(steps: int) -> None:
+def toy(arms: Sequence[str], steps: int) -> None:
     """Runs that are not recorded yet."""
     recorded = {(r["arm"], r["seed"], r["steps"]) for r in records("toy")}
     for seed in SEEDS:
-        for arm in ARMS:
+        for arm in arms:
             if (arm, seed, steps) not in recorded:
                 begin = time.monotonic()
                 points = toy_run(arm, seed, steps)
@@ -350,8 +350,9 @@ def _toy_table() -> str:
     lines = [f"| toy | seeds | {' | '.join(TOLD)} |", "|---|---|" + "---|" * len(TOLD)]
     starts = {record["seed"]: record["points"][0] for record in found}
     lines.append(_toy_line("SFT", list(starts.values())))
-    for arm in dict.fromkeys(record["arm"] for record in found):
-        lines.append(_toy_line(arm, [record["points"][-1] for record in found if record["arm"] == arm]))
+    for arm, steps in dict.fromkeys((record["arm"], record["steps"]) for record in found):
+        ends = [record["points"][-1] for record in found if (record["arm"], record["steps"]) == (arm, steps)]
+        lines.append(_toy_line(f"{arm}, {steps} steps", ends))
     return "\n".join(lines)
 
 
@@ -420,6 +421,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=["toy", "probe", "impression", "ehr", "table"])
     parser.add_argument("--steps", type=int, default=STEPS, help="of the toy")
+    parser.add_argument("--arms", nargs="*", default=list(ARMS), help="of the toy")
     parser.add_argument("--data", type=Path)
     parser.add_argument("--start", help="a checkpoint after SFT")
     parser.add_argument("--out", type=Path, default=Path("runs"))
@@ -429,7 +431,7 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.study == "toy":
-        toy(asked.steps)
+        toy(asked.arms, asked.steps)
     elif asked.study == "probe":
         probe(asked.data)
     elif asked.study == "impression":

@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from benchmarks.entailment import FIRST, NORMAL, impression_of, lazy, spread, supported, text_of, truth
+from benchmarks.entailment import FIRST, NORMAL, impression_of, lazy, spread, supported, text_of, toy_run, truth
 
 SOURCE = "some finding0. no finding1. some finding2. no finding3. no finding4. no finding5."
 
@@ -36,3 +36,11 @@ def test_what_is_learned_from_has_made_up_denied_and_lazy_impressions() -> None:
 def test_an_interval_over_three_seeds_is_students() -> None:
     """The mean 2, the deviation 1; 4.303 / √3."""
     assert spread([1.0, 2.0, 3.0]) == "2.000 [-0.484, 4.484]" and spread([1.0]) == "1.000"
+
+
+@pytest.mark.slow
+def test_it_is_supported_more_and_contradicted_less_than_what_it_starts_from() -> None:
+    points = toy_run("actor-critic α 0.2", seed=0, steps=40)
+    assert points[0]["kl"] == pytest.approx(0, abs=1e-6) and points[-1]["kl"] > 0.1
+    assert points[-1]["entailed"] > points[0]["entailed"] + 0.1
+    assert points[-1]["contradicted"] < points[0]["contradicted"] - 0.05
