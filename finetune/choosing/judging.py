@@ -110,7 +110,7 @@ class Judge:
         found = read_dialogues(data, group) if talks else read_demonstrations(data, group)
         self.kept = self.held_out = found
         try:
-            if share < 1 and isinstance(found, Dialogues) or share < 1 and isinstance(found, Demonstrations):
+            if share < 1:
                 self.kept, self.held_out = hold_out(found, share, seed)
         except ValueError as fault:
             self.one_group = str(fault)
