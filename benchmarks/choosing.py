@@ -1,7 +1,7 @@
 """Do proxies choose hyper-parameters? Imitation runs judged without a reward, and then by it.
 
     pip install -e '.[dev,imitation]'; make experts as benchmarks/experts.py says
-    python -m benchmarks.choosing run behaviour_cloning Hopper-v5 --experts experts --out study  # goes on where it was
+    python -m benchmarks.choosing run behaviour_cloning Reacher-v5 --experts experts --out study  # goes on where it was
     python -m benchmarks.choosing reveal --experts experts --out study  # adds the true returns, not before
     python -m benchmarks.choosing table                                 # from benchmarks/results/choosing.jsonl
 

@@ -1,8 +1,8 @@
 """Experts for the study of choosing: TD3 on Gymnasium's MuJoCo tasks, and their episodes as demonstrations.
 
     pip install -e '.[dev,imitation]'
-    python -m benchmarks.experts train Hopper-v5 --out experts  # a policy every 10,000 steps, returns.jsonl
-    python -m benchmarks.experts record Hopper-v5 --out experts  # the best: Hopper-v5/demonstrations
+    python -m benchmarks.experts train Reacher-v5 --out experts  # a policy every 10,000 steps, returns.jsonl
+    python -m benchmarks.experts record Reacher-v5 --out experts  # the best: Reacher-v5/demonstrations
 
 One core each. A policy is the best by the mean return of five episodes; demonstrations are measured anew.
 """
@@ -23,7 +23,7 @@ from finetune.imitation.policy import Policy, load_policy, save_policy
 from finetune.imitation.rollouts import record, roll_out
 from finetune.imitation.td3 import TD3, TD3Settings
 
-STEPS = {"HalfCheetah-v5": 100_000, "InvertedDoublePendulum-v5": 40_000, "Hopper-v5": 100_000}
+STEPS = {"HalfCheetah-v5": 70_000, "InvertedDoublePendulum-v5": 30_000, "Reacher-v5": 30_000}
 """Of the environment, enough for a decent expert."""
 EVALUATION_SEEDS = range(10_000, 10_005)
 DEMONSTRATION_SEEDS = range(20_000, 20_025)
