@@ -74,6 +74,49 @@ def sweep_recipe(
     sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out)
 
 
+@app.command("choose")
+@spread_options
+def choose_run(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The --out of runs, or the trials of a sweep.")],
+    proxy: Annotated[
+        list[str],
+        typer.Option(help="action_error, token_nll, state_distance, support or imitation_return; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(help="chosen.json, scores.jsonl, ranking.md, choice.html.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Demonstrations: a data set of episodes; no reward is read.")
+    ] = None,
+    *,
+    table: TableOptions,
+    held_out: Annotated[
+        float, typer.Option(help="Share of the groups that no run has learned from; 1: nobody has seen any.")
+    ] = 0.25,
+    seed: Annotated[int, typer.Option(help="Of that division.")] = 0,
+    embed: Annotated[str, typer.Option(help="Conversations to states: a decoder, or encoder:NAME.")] = "nano",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Choose among runs and their checkpoints by demonstrations, without a reward.
+
+    Of episodes (--data), --group names the metadata field of those that are not independent. A table (--table) serves
+    token_nll.
+    """
+    from finetune.choosing.choose import choose, say_choice, table_of
+    from finetune.choosing.judging import Judging, proxies_named
+    from finetune.choosing.runs import read_runs
+
+    if data is not None and table.table is None:
+        asked = Judging(data, held_out, seed, table.group or None, embed, device)
+    else:
+        asked = Judging(_table(table, data), held_out, seed, None, embed, device)
+    names = proxies_named(proxy)
+    choice = choose(read_runs(runs), names, asked, out, quiet)
+    typer.echo(table_of(choice, names))
+    say_choice(choice, out)
+    if choice.left_out:
+        raise typer.Exit(1)
+
+
 @app.command("estimate")
 def estimate_run(
     model: Annotated[

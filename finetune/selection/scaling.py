@@ -5,8 +5,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-SMALLEST_STD = 1e-3
-"""Of the largest; what varies less counts as if it varied so much, lest its noise outweigh everything."""
+CONSTANT = 1e-6
+"""A standard deviation below this share of the mean is rounding: such a number is left on its own scale."""
 
 
 class Scaling(NamedTuple):
@@ -31,8 +31,5 @@ class Scaling(NamedTuple):
 
 def scaling_of(values: NDArray[np.float32]) -> Scaling:
     """The scale of (N, d) values."""
-    std = values.std(axis=0, dtype=np.float64)
-    largest = float(std.max())
-    return Scaling(
-        values.mean(axis=0, dtype=np.float64), np.maximum(std, SMALLEST_STD * largest) if largest else std + 1
-    )
+    mean, std = values.mean(axis=0, dtype=np.float64), values.std(axis=0, dtype=np.float64)
+    return Scaling(mean, np.where(std > CONSTANT * np.abs(mean), std, 1.0))
