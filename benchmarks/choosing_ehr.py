@@ -39,7 +39,8 @@ from experience import write_episodes
 from finetune.adapters import AdapterSection
 from finetune.configuration import load_config
 from finetune.recipes import clone
-from finetune.selection.dialogues import Embed, embedded, read_dialogues
+from finetune.selection.dialogues import embedded, read_dialogues
+from finetune.selection.embedding import decoder_embedding
 from finetune.selection.holding_out import hold_out
 from finetune.selection.ranking import normalised_regret, spearman
 from finetune.selection.state_distance import state_distance
@@ -221,7 +222,7 @@ def run(data: Path, out: Path, draws: int) -> None:
     done = {json.loads(line)["draw"] for line in path.read_text().splitlines()} if path.is_file() else set()
     demonstrations = out / "demonstrations"
     base = load_config(clone.Config, [Path(clone.__file__).with_suffix(".yaml")], ["device=cpu"])
-    embed = _embedding(MedGemma.from_pretrained("nano", device="cpu"))
+    embed = decoder_embedding(MedGemma.from_pretrained("nano", device="cpu"))
     held_out = embedded(hold_out(read_dialogues(demonstrations), base.held_out_share, base.seed).held_out, embed)
     for number in sorted(set(range(draws)) - done):
         config, start = base.model_copy(update=drawn(number)), time.process_time()
@@ -256,21 +257,6 @@ def _loaded(folder: Path, step: int) -> Backend:
     else:
         gemma = MedGemma.from_pretrained(checkpoint / "model", device="cpu")
     return local(gemma, Generation(max_new_tokens=64), Meter())
-
-
-def _embedding(gemma: MedGemma) -> Embed:
-    """Texts to the mean last state of the untuned decoder."""
-
-    def embed(texts: Sequence[str]) -> Any:
-        states = []
-        for text in texts:
-            ids = torch.tensor([gemma.tokenizer(text).input_ids])
-            with torch.inference_mode():
-                found = gemma.model.model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            states.append(found.last_hidden_state[0].mean(dim=0).numpy())
-        return np.stack(states)
-
-    return embed
 
 
 def reveal(out: Path) -> None:
