@@ -1,7 +1,7 @@
 """The proxies of a checkpoint, each from what its run has left; what cannot be computed is said, never guessed."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -23,6 +23,7 @@ Proxy = Literal["action_error", "token_nll", "state_distance", "support", "imita
 PROXIES: tuple[Proxy, ...] = get_args(Proxy)
 HELD_OUT: tuple[Proxy, ...] = ("action_error", "token_nll", "state_distance")
 """Those that ask of demonstrations that a run has not learned from."""
+LARGER_IS_BETTER: tuple[Proxy, ...] = ("support", "imitation_return")
 
 
 def proxies_named(names: Sequence[str]) -> tuple[Proxy, ...]:
@@ -54,6 +55,13 @@ class Judging:
     device: str = "auto"
     max_tokens: int = 8192
     """Of a conversation; longer ones are left out."""
+
+    def divided_as(self, run: Run) -> "Judging":
+        """The same, divided as a run says that it has divided them."""
+        told = run.config.get("held_out_share")
+        if told is None:
+            return self
+        return replace(self, share=told, seed=run.config.get("seed", 0), group=run.config.get("group"))
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -110,7 +118,7 @@ class Judge:
         found = read_dialogues(data, group) if talks else read_demonstrations(data, group)
         self.kept = self.held_out = found
         try:
-            if share < 1 and isinstance(found, Dialogues) or share < 1 and isinstance(found, Demonstrations):
+            if share < 1:
                 self.kept, self.held_out = hold_out(found, share, seed)
         except ValueError as fault:
             self.one_group = str(fault)

@@ -55,14 +55,19 @@ def read_runs(folders: list[Path]) -> list[Run]:
     depth = 1
     while len({_name(folder, depth) for folder in folders}) < len(folders):
         depth += 1
-    return [_run(folder, _name(folder, depth)) for folder in folders]
+    return [read_run(folder, _name(folder, depth)) for folder in folders]
 
 
 def _name(folder: Path, depth: int) -> str:
     return "/".join(folder.resolve().parts[-depth:])
 
 
-def _run(folder: Path, name: str) -> Run:
+def read_run(folder: Path, name: str = "") -> Run:
+    """Look at one run.
+
+    Raises:
+        ValueError: There is no such folder, or it holds nothing to choose.
+    """
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder; give the --out of a run")
     found = {step: _of_step(step, kept, None) for step, kept in _steps(folder / "checkpoints").items()}
@@ -77,7 +82,9 @@ def _run(folder: Path, name: str) -> Run:
             f"{folder}: holds no checkpoint; expected checkpoints/STEP, rollouts/STEP, adapter or model in it; "
             "give the --out of a finished run"
         )
-    return Run(name, folder, tuple(found[step] for step in sorted(found)), _config(folder / "config.yaml"))
+    return Run(
+        name or folder.name, folder, tuple(found[step] for step in sorted(found)), _config(folder / "config.yaml")
+    )
 
 
 def _steps(folder: Path) -> dict[int, Path]:

@@ -173,7 +173,10 @@ def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
 def test_a_run_that_held_out_others_is_refused_where_that_matters(made: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", {100: 0.4})
     (run / "config.yaml").write_text("held_out_share: 0.1\nseed: 3\ngroup: null\n")
-    said = choose(tmp_path / "choice", [run], made / "expert", status=1)
+    said = choose(tmp_path / "choice", [run], made / "expert", "--held-out", "0.2", status=1)
     assert "run: no action_error: was trained with other demonstrations held out; give --held-out 0.1 --seed 3" in said
     assert "no support" not in said
-    choose(tmp_path / "again", [run], made / "expert", "--held-out", "0.1", "--seed", "3")
+    choose(tmp_path / "again", [run], made / "expert", "--held-out", "0.1", "--seed", "3", "--proxy", "action_error")
+    choose(tmp_path / "as it says", [run], made / "expert", "--proxy", "action_error")
+    one, other = ((tmp_path / name / "scores.jsonl").read_text() for name in ("again", "as it says"))
+    assert one == other
