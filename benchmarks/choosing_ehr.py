@@ -51,10 +51,10 @@ from medgemma.records.tools import local_search
 
 RESULTS = Path(__file__).parent / "results" / "choosing_ehr.jsonl"
 KINDS = ("birth_date", "city", "cond_present", "cond_absent", "cond_status")
-NUM_DEMONSTRATED, NUM_ASKED = 200, 40
+NUM_DEMONSTRATED, NUM_ASKED = 80, 40
 """Questions of training patients that the expert answers, and of held-out patients that a clone is asked."""
 MOST_CONDITIONS = 8
-DRAWS = 8
+DRAWS = 6
 
 
 class Case(NamedTuple):
@@ -211,7 +211,7 @@ def drawn(number: int) -> dict[str, Any]:
     return {
         "adapter": adapter,
         "learning_rate": rate,
-        "epochs": one(1.0, 2.0, 4.0),
+        "epochs": one(1.0, 2.0, 3.0),
         "examples_per_step": one(4, 8, 16),
     }
 
@@ -221,7 +221,7 @@ def run(data: Path, out: Path, draws: int) -> None:
     path, asked = out / "proxies.jsonl", cases(data, "held-out", NUM_ASKED)
     done = {json.loads(line)["draw"] for line in path.read_text().splitlines()} if path.is_file() else set()
     demonstrations = out / "demonstrations"
-    base = load_config(clone.Config, [Path(clone.__file__).with_suffix(".yaml")], ["device=cpu"])
+    base = load_config(clone.Config, [Path(clone.__file__).with_suffix(".yaml")], ["device=cpu", "checkpoints=2"])
     embed = decoder_embedding(MedGemma.from_pretrained("nano", device="cpu"))
     held_out = embedded(hold_out(read_dialogues(demonstrations), base.held_out_share, base.seed).held_out, embed)
     for number in sorted(set(range(draws)) - done):

@@ -45,20 +45,8 @@ def test_from_the_clinic_to_a_chosen_checkpoint_with_its_interval(kit: Path, tmp
     log = (out / "clone" / "stages" / "clone" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = {line["step"] + 1: line["held_out_token_nll"] for line in map(json.loads, log) if len(line) == 2}
     assert choice["step"] == min(losses, key=lambda step: losses[step])  # as the recipe has measured them
-    given = [
-        "--adapter",
-        choice["checkpoint"],
-        "--device",
-        "cpu",
-        "--side",
-        "held-out",
-        "--limit",
-        4,
-        *said,
-        "--out",
-        out / "after",
-    ]
-    ran(evaluate, "run", TASK, "--max-new-tokens", 16, *given)
+    given = ["--adapter", choice["checkpoint"], "--device", "cpu", "--max-new-tokens", 16, "--out", out / "after"]
+    ran(evaluate, "run", TASK, "--side", "held-out", "--limit", 4, *given, *said)
     scores = json.loads((out / "after" / "scores.json").read_text(encoding="utf-8"))[TASK]
     assert scores["gave_diagnosis"]["value"] == 1 and scores["doctor_replies"]["value"] == 3  # as the expert does
     low, high = scores["diagnosis_match_norm"]["ci95"]
