@@ -24,7 +24,7 @@ def faults(source: str) -> set[str]:
             found |= {name for name in names if not name.startswith(ALLOWED)}
         elif isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names if alias.name.startswith("experience")}
-        elif isinstance(node, ast.Attribute) and node.attr in PAID:
+        elif isinstance(node, ast.Attribute) and node.attr in PAID - {"reward"}:  # PWIL's own is one
             found.add(node.attr)
         elif isinstance(node, ast.Constant) and node.value in PAID:
             found.add(str(node.value))
