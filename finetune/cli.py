@@ -168,7 +168,9 @@ def best_of(
     model: Annotated[str, typer.Argument(help="'nano', a local folder, or a Hub id.")],
     files: Annotated[list[str], typer.Argument(metavar="FILE...", help="All together are one prompt.")],
     question: Annotated[str, typer.Option("--question", "-q")],
-    reward: Annotated[str, typer.Option(help="agreement, word-overlap, metric:NAME, or your own as module:function.")],
+    reward: Annotated[
+        str, typer.Option(help="agreement, word-overlap, metric:NAME, entailment:NAME, or your own as module:function.")
+    ],
     n: Annotated[int, typer.Option("-n", min=2, help="Answers that are sampled.")] = 8,
     temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,

@@ -5,14 +5,17 @@ from experience.replay.data.errors import Broken, Expired, RateLimited, Signatur
 from experience.replay.replay import Replay
 from experience.replay.structured import Pattern, td_error
 from experience.replay.tables import rate_limiters, selectors
+from experience.replay.tables.draws import SampleInfo
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import TableInfo
-from experience.replay.tables.table import Extension, SampleInfo, Table
+from experience.replay.tables.table import Extension, Table
 
 __all__ = [
     "Batch",
     "Broken",
     "Expired",
     "Extension",
+    "Fields",
     "Pattern",
     "RateLimited",
     "Replay",

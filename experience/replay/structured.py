@@ -15,6 +15,7 @@ import numpy as np
 from experience.replay.core import Core
 from experience.replay.data.structure import flatten, unflatten
 from experience.replay.history import TrajectoryColumn
+from experience.replay.tables.fields import Fields
 from experience.replay.writers import TrajectoryWriter
 from experience.transformations.patterns import Condition, Moment, Slice, reference_step
 
@@ -32,6 +33,8 @@ class Pattern:
     """Functions of a `Moment`, all of which must hold."""
     at_end: bool = False
     """Only at the end of an episode, instead of after every step."""
+    fields: Fields | Callable[[Any], Fields] | None = None
+    """Of the items; or what gives them from an item's data."""
 
 
 def td_error(max_priority_weight: float, column: str = "td_error") -> Callable[[Any], float]:
@@ -120,7 +123,9 @@ class StructuredWriter:
             if all(condition(moment) for condition in pattern.conditions):
                 self._since[number] = 0
                 trajectory = _columns(slices, self._writer)
-                self._writer.create_item(pattern.table, _priority(pattern, self._writer, trajectory), trajectory)
+                priority = _of_item(pattern.priority, self._writer, trajectory)
+                fields = _of_item(pattern.fields, self._writer, trajectory)
+                self._writer.create_item(pattern.table, priority, trajectory, fields)
 
 
 def flatten_slices(slices: Any) -> list[Slice]:
@@ -139,7 +144,6 @@ def _columns(slices: Any, writer: TrajectoryWriter) -> Any:
     return unflatten(structure, columns)
 
 
-def _priority(pattern: Pattern, writer: TrajectoryWriter, trajectory: Any) -> float:
-    if callable(pattern.priority):
-        return pattern.priority(writer.values(trajectory))
-    return pattern.priority
+def _of_item(given: Any, writer: TrajectoryWriter, trajectory: Any) -> Any:
+    """What is given for all items, or what a function gives for the data of this one."""
+    return given(writer.values(trajectory)) if callable(given) else given

@@ -154,7 +154,7 @@ def _as_row(score: Score) -> dict[str, Any]:
     return {
         "value": estimate.value,
         "ci95": [low, high] if low == low else None,
-        "n_episodes": estimate.n,
+        "n": estimate.n,
         "n_groups": estimate.n_groups,
         "larger_is_better": score.larger_is_better,
     }

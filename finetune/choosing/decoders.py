@@ -53,7 +53,10 @@ class Decoders:
         config = read_json(checkpoint.path / "adapter_config.json")
         if "lm_head" in (config.get("target_modules") or ()):
             raise ValueError(f"{checkpoint.path}: changes the output head; merge it (`medgemma merge`) into a model")
-        gemma, replies = self._loaded(str(config["base_model_name_or_path"]))
+        base = config.get("base_model_name_or_path")
+        if not base:
+            raise ValueError(f"{checkpoint.path}: does not name its base; merge it (`medgemma merge`) into a model")
+        gemma, replies = self._loaded(str(base))
         adapters = Adapters(gemma.model)
         adapters.load(ADAPTER, checkpoint.path)
         try:

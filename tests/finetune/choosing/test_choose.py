@@ -66,7 +66,7 @@ def test_the_run_nearest_to_the_expert_is_chosen(made: Path, chosen: Path) -> No
     rows = [json.loads(line) for line in (chosen / "scores.jsonl").read_text().splitlines()]
     assert len(rows) == 6 * 4 and all(row["ci95"][0] <= row["value"] <= row["ci95"][1] for row in rows)
     held_out = {row["n_groups"] for row in rows if row["proxy"] == "action_error"}
-    assert held_out == {2} and {row["n_episodes"] for row in rows if row["proxy"] == "action_error"} == {4}
+    assert held_out == {2} and {row["n"] for row in rows if row["proxy"] == "action_error"} == {4}
 
 
 def test_the_page_has_all_and_fetches_nothing(chosen: Path) -> None:
