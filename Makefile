@@ -17,11 +17,12 @@ CLIENTS := .venv-clients
 LLAMA := .venv-llama
 TRL := .venv-trl
 ENVIRONMENTS := .venv-environments
+REPLAY := .venv-replay
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl test-environments clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl test-environments bench-replay bench-replay-dqn clean
 
 install: $(STAMP)
 
@@ -120,12 +121,33 @@ test-interop: $(STAMP)
 	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
 
-# The calls of a replay with its tables in a Ray actor; Ray needs nothing of the rest of the package.
+# The calls of a replay with its tables in Ray actors, data by value and in groups in the object store, and what only actors
+# can do: die, be several, serve many processes. Ray needs nothing of the rest of the package.
+ON_RAY := $(addprefix tests/experience/replay/test_,calls.py replay.py writers.py fill.py watch.py)
+test-ray: export REPLAY_CLIENTS ?= $(if $(LONG),16,4)
+test-ray: export REPLAY_SECONDS ?= $(if $(LONG),30,2)
+test-ray: export REPLAY_KILLS ?= $(if $(LONG),100,6)
 test-ray:
 	test -e $(RAY)/.installed || { $(PYTHON) -m venv $(RAY) && \
 	  $(RAY)/bin/pip install --quiet --disable-pip-version-check ray==2.60.0 numpy pyarrow pytest pydantic pyyaml typer && \
 	  touch $(RAY)/.installed; }
-	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest tests/experience/replay/test_calls.py tests/ray
+	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest -p tests.ray.everywhere $(ON_RAY)
+	REPLAY_ON_RAY=groups $(RAY)/bin/pytest --noconftest -p tests.ray.everywhere $(ON_RAY) tests/ray
+
+# Replay beside torchrl and cpprb: speeds, and what DQN learns from each.
+$(REPLAY)/.installed:
+	$(PYTHON) -m venv $(REPLAY)
+	$(REPLAY)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(REPLAY)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchrl==0.14.1 tensordict==0.14.3 \
+	  cpprb==11.0.0 gymnasium==1.4.0 pyarrow pydantic pyyaml typer
+	touch $@
+
+bench-replay: $(STAMP) $(REPLAY)/.installed
+	$(BIN)/python -m benchmarks.replay --peers $(REPLAY)/bin/python
+	$(BIN)/python -m benchmarks.replay --journal
+
+bench-replay-dqn: $(REPLAY)/.installed
+	OMP_NUM_THREADS=1 $(REPLAY)/bin/python -m benchmarks.replay_dqn
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
 test-timm: $(STAMP)
