@@ -102,13 +102,13 @@ PAGES_RUN = ("asking", "entailment", "labels", "zero-shot", "pixels", "evaluatio
 
 
 @pytest.mark.slow
-def test_the_page_on_entailment_runs(repository: Path, tmp_path: Path) -> None:
+def test_the_page_on_entailment_runs(repository: Path, tmp_path: Path, run_page: Page) -> None:
     page = (repository / "docs" / "entailment.md").read_text(encoding="utf-8")
     for name in ("findings.txt", "draft.txt"):
         found = re.search(rf'`{name}`(?: says)? "([^"]*)"', page)
         assert found
         (tmp_path / name).write_text(" ".join(found[1].split()))
-    said = run_page(repository, "docs/entailment.md", tmp_path).splitlines()
+    said = run_page("docs/entailment.md", tmp_path).splitlines()
     assert said == ["['contradiction']", "[-3.912023005428146]"]
 
 
