@@ -4,7 +4,6 @@ import io
 import json
 import re
 import shlex
-import subprocess
 import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
@@ -81,7 +80,20 @@ def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> 
 
 
 @pytest.fixture
-def run_page(repository: Path, run: Run) -> Page:
+def run_python(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Page:
+    """Runs a program in a folder, as its main module but in this process; returns what it printed."""
+
+    def ran(code: str, folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        exec(compile(code, "page", "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    return ran
+
+
+@pytest.fixture
+def run_page(repository: Path, run: Run, run_python: Page) -> Page:
     """Runs the commands of a page, then all of its Python as one program; returns what that printed."""
 
     def ran(page: str, folder: Path) -> str:
@@ -89,10 +101,7 @@ def run_page(repository: Path, run: Run) -> Page:
             done = run(words, folder)
             assert done.returncode == 0, f"{page}: {shlex.join(words)}\n{done.stderr}"
             assert "Traceback" not in done.stderr
-        code = "\n".join(blocks(repository, "python", page))
-        program = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
-        assert program.returncode == 0, program.stderr
-        return program.stdout
+        return run_python("\n".join(blocks(repository, "python", page)), folder)
 
     return ran
 
@@ -136,11 +145,9 @@ def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path, run: R
 
 @needs_nano
 @pytest.mark.slow
-def test_example_python_runs(repository: Path, study_folder: Path) -> None:
+def test_example_python_runs(repository: Path, study_folder: Path, run_python: Page) -> None:
     (code,) = blocks(repository, "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "head CT" in done.stdout
+    assert "head CT" in run_python(code, study_folder)
 
 
 @needs_nano
@@ -221,7 +228,7 @@ def test_the_page_on_records_runs(tmp_path: Path, run_page: Page) -> None:
     assert second.endswith("{} {'of billing, administration or naming': 1}")
 
 
-def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
+def test_the_page_on_the_engine_runs(study_folder: Path, run_page: Page) -> None:
     said = run_page("docs/engine.md", study_folder)
     assert "Completion(" in said and said.count(" stop\n") == 3
 
@@ -229,16 +236,14 @@ def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> No
 @needs_nano
 @pytest.mark.kit
 @pytest.mark.slow
-def test_the_page_on_episodes_runs(repository: Path, kit: Path, tmp_path: Path, run: Run) -> None:
+def test_the_page_on_episodes_runs(repository: Path, kit: Path, tmp_path: Path, run: Run, run_python: Page) -> None:
     (block,), (code,) = (blocks(repository, language, "docs/episodes.md") for language in ("bash", "python"))
     for words in commands(block):
         done = run([str(kit) if word == "DATA" else word for word in words], tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
     assert done.stdout == "AGAIN: 3 episodes from TFDS\n"
     assert {"episode.html", "HUB", "TFDS", "AGAIN"} <= {path.name for path in tmp_path.iterdir()}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("5 ")
+    assert run_python(code, tmp_path).startswith("5 ")
 
 
 def test_every_target_link_and_file_named_is_there(repository: Path) -> None:
