@@ -49,7 +49,7 @@ class Judging:
     seed: int = 0
     """Of that division, see `finetune.selection.holding_out.hold_out`."""
     group: str | None = None
-    """The metadata field of episodes that are not independent."""
+    """The metadata field of episodes that are not independent, of demonstrations and of rollouts."""
     embed_with: str = "nano"
     """The decoder whose states are those of conversations; encoder:NAME is an encoder."""
     device: str = "auto"
@@ -127,9 +127,9 @@ class Judge:
         if self.kept is None:
             raise ValueError("needs demonstrated episodes, and a table holds none; take token_nll")
         if checkpoint.rollouts is None:
-            raise ValueError(f"has no episodes of its own in rollouts/{checkpoint.step}; record some")
-        talks = isinstance(self.kept, Dialogues)
-        return self._states(read_dialogues(checkpoint.rollouts) if talks else read_demonstrations(checkpoint.rollouts))
+            raise ValueError("has no episodes of its own (rollouts/STEP); record some")
+        read = read_dialogues if isinstance(self.kept, Dialogues) else read_demonstrations
+        return self._states(read(checkpoint.rollouts, self.asked.group))
 
     def _states(self, found: Demonstrations | Dialogues | None) -> Demonstrations:
         assert found is not None
