@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -91,9 +92,15 @@ class Judge:
         """Compute a proxy of a checkpoint.
 
         Raises:
-            ValueError: The run lacks what the proxy needs, or is of another space; what and why.
+            ValueError: The run lacks what the proxy needs, is of another space, or gives no number; what and why.
             OSError: A file of it cannot be read.
         """
+        score = self._score(proxy, run, checkpoint)
+        if not isfinite(score.value):
+            raise ValueError(f"is {score.value}: what this checkpoint gives is not finite")
+        return score
+
+    def _score(self, proxy: Proxy, run: Run, checkpoint: Checkpoint) -> Score:
         if proxy in HELD_OUT and not isinstance(self.asked.data, Table):
             if self.one_group:
                 raise ValueError(self.one_group)

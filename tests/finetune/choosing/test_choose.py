@@ -122,6 +122,13 @@ def test_what_a_run_lacks_is_named_and_the_rest_is_computed(made: Path, tmp_path
     assert "Not computed" in (tmp_path / "choice" / "choice.html").read_text()
 
 
+def test_a_broken_checkpoint_is_named(made: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {100: float("nan"), 200: 0.4}, rollouts=False)
+    said = choose(tmp_path / "choice", [run], made / "expert", "--proxy", "action_error", status=1)
+    assert "run: no action_error at step 100: is nan: what this checkpoint gives is not finite" in said
+    assert json.loads((tmp_path / "choice" / "chosen.json").read_text())["step"] == 200
+
+
 def test_a_proxy_that_no_policy_of_this_kind_has_is_named(made: Path, tmp_path: Path) -> None:
     proxies = ["--proxy", "token_nll", "--proxy", "action_error"]
     said = choose(tmp_path / "choice", [made / "good"], made / "expert", *proxies, status=1)
