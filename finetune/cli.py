@@ -140,11 +140,11 @@ def estimate_run(
         str, typer.Option(help="What is trained, with commas: language, tower, projector, head.")
     ] = "language",
     rank: Annotated[int, typer.Option(help="Of low-rank updates.")] = 16,
-    tokens: Annotated[int, typer.Option(help="Of an example, its pictures and answer included.")] = 1024,
-    pictures: Annotated[int, typer.Option(help="Of an example.")] = 1,
-    answer_tokens: Annotated[int, typer.Option(help="Of an example: what is learned.")] = 32,
-    examples: Annotated[int, typer.Option(help="At once; more of a step come one after the other.")] = 1,
-    examples_per_step: Annotated[int, typer.Option(help="Of an update.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Of an example, its pictures and answer included.")] = 1024,
+    pictures: Annotated[int, typer.Option(min=0, help="Of an example.")] = 1,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of an example: what is learned.")] = 32,
+    examples: Annotated[int, typer.Option(min=1, help="At once; more of a step come one after the other.")] = 1,
+    examples_per_step: Annotated[int, typer.Option(min=1, help="Of an update.")] = 16,
     device: Annotated[str, typer.Option(help="cuda (bfloat16) or cpu (float32).")] = "cuda",
     checkpoint_activations: Annotated[bool, typer.Option(help="Compute activations again: less memory.")] = False,
     tflops: Annotated[
@@ -172,12 +172,12 @@ def best_of(
         str, typer.Option(help="agreement, word-overlap, metric:NAME, entailment:NAME, or your own as module:function.")
     ],
     n: Annotated[int, typer.Option("-n", min=2, help="Answers that are sampled.")] = 8,
-    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     column: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What the reward takes by name: answer=yes.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="An answer is cut here.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut here.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all answers.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Quiet = False,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,12 +21,12 @@ from experience.replay.tables.table import Table, TableState
 class Core:
     """Tables and what they hold. Whoever calls a method holds `lock`."""
 
-    def __init__(self, tables: Sequence[Table], seed: int, max_bytes: int | None) -> None:
+    def __init__(self, tables: Sequence[Table], seed: int, max_bytes: int | None, store: Store) -> None:
         names = [table.name for table in tables]
         if not tables or len(set(names)) < len(names):
             raise ValueError(f"got the tables {names}; expected at least one, each with its own name")
         self.lock = threading.RLock()
-        self.store = Store()
+        self.store = store
         self.max_bytes = max_bytes
         self.log: CallLog | None = None
         self.synced: Callable[[], None] | None = None
@@ -46,15 +46,18 @@ class Core:
             raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
         return self.tables[table]
 
-    def lives(self, priorities: Iterable[str]) -> list[LiveTable]:
-        """Return the tables of an insert.
+    def lives(self, priorities: Collection[str]) -> dict[str, LiveTable]:
+        """Return the tables, which those of an insert are among.
 
         Raises:
-            ValueError: There is none, or one of them is not there.
+            ValueError: There is none to insert into, or one is not there.
         """
-        if not (found := [self.live(name) for name in priorities]):
+        if not priorities:
             raise ValueError("got no table to insert into; expected priorities={TABLE: PRIORITY}")
-        return found
+        for name in priorities:
+            if name not in self.tables:
+                self.live(name)
+        return self.tables
 
     def acknowledge(self) -> None:
         """End a call: what it changed is as safe as was asked for. Not under the lock."""

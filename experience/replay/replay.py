@@ -13,6 +13,7 @@ import numpy as np
 
 from experience.replay.batch import Batch
 from experience.replay.core import Core
+from experience.replay.data.arena import Store
 from experience.replay.data.items import Data, drop_all, hold_all, joined_data
 from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
@@ -20,12 +21,12 @@ from experience.replay.structured import Pattern, StructuredWriter
 from experience.replay.tables.draws import Draw, joined
 from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, TableInfo
-from experience.replay.tables.signature import check_fields, check_signature
+from experience.replay.tables.signature import check
 from experience.replay.tables.table import Table
 from experience.replay.writers import TrajectoryWriter
 
 if TYPE_CHECKING:
-    from experience.replay.on_ray import RayReplay
+    from experience.replay.on_ray.client import RayReplay
 
 
 class Replay:
@@ -40,6 +41,7 @@ class Replay:
         folder: Path | None = None,
         sync: bool = False,
         replace_limiters: bool = False,
+        store: Store | None = None,
     ) -> None:
         """Make tables, empty or with what a folder holds of them.
 
@@ -51,36 +53,49 @@ class Replay:
                 comes again after a crash; None: nowhere.
             sync: Calls return when the log is on the disk, so that they survive the loss of power as well.
             replace_limiters: The limiters of the tables may differ from those that the folder knows.
+            store: Where the data of items lies; None: in this process.
 
         Raises:
             ValueError: There is no table, two have one name, or the folder's are others.
             Broken: The checkpoint in the folder is damaged.
         """
-        self.core = Core(tables, seed, max_bytes)
+        self.core = Core(tables, seed, max_bytes, store or Store())
         self._durable = Durable(folder, self.core, sync=sync, replace_limiters=replace_limiters) if folder else None
 
     @classmethod
     def on_ray(
-        cls, address: str | None, tables: Sequence[Table], *, name: str = "replay", **options: Any
+        cls,
+        address: str | None,
+        tables: Sequence[Table],
+        *,
+        name: str = "replay",
+        shards: int = 1,
+        least_row_bytes: int = 32 << 10,
+        **options: Any,
     ) -> "RayReplay":
-        """Return a replay for many machines: the same calls, the tables in one actor of a Ray cluster.
+        """Return a replay for many machines: the same calls, the tables in actors of a Ray cluster.
 
         Args:
             address: Of the cluster, as `ray.init` takes it; None: the one that this process is connected to, or a new
                 one on this machine.
             tables: As above; of no meaning if the replay is there already.
             name: Of the actor: who asks for the same name gets the same replay. It lives until `close`.
+            shards: Number of actors. Each has the tables, sizes and limiters included, and a share of the items.
+            least_row_bytes: Of a step whose data lies in Ray's object store, in groups; smaller ones lie with the
+                actor.
             options: seed, max_bytes, folder, sync, replace_limiters as above. With a folder it comes back after its
                 death with all that was acknowledged; the folder is the actor's.
 
         Raises:
-            ValueError: Ray is not installed.
+            ValueError: Ray is not installed, or `Replay` refuses what it is given.
+            WrongVersion: The replay is there, of another version.
+            Unavailable: The actor is dead.
         """
         try:
-            from experience.replay.on_ray import on_ray
+            from experience.replay.on_ray.client import connect
         except ModuleNotFoundError as fault:
             raise ValueError("a replay on Ray needs ray; run `pip install 'open-medgemma[ray]'`") from fault
-        return on_ray(cls, address, tables, name, options)
+        return connect(cls, address, tables, name, shards, least_row_bytes, options)
 
     def insert(
         self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None
@@ -103,23 +118,20 @@ class Replay:
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
         core = self.core
-        lives = core.lives(priorities)
-        for live, priority in zip(lives, priorities.values(), strict=True):
+        tables = core.lives(priorities)
+        for name, priority in priorities.items():
             if not 0 <= priority < math.inf:
-                name = live.state.table.name
                 raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
-            if live.state.table.signature is not None:
-                check_signature(live.state.table, data)
-            if live.state.table.needs_fields:
-                check_fields(live.state.table, fields)
+            if tables[name].is_checked:
+                check(tables[name].state.table, data, fields)
         keys: dict[str, int] = {}
         with core.lock:
-            cell = core.put(data, len(lives))
+            cell = core.put(data, len(priorities))
             try:
-                for live, (name, priority) in zip(lives, priorities.items(), strict=True):
-                    keys[name] = core.insert(live, cell, priority, timeout, fields)
+                for name, priority in priorities.items():
+                    keys[name] = core.insert(tables[name], cell, priority, timeout, fields)
             except BaseException:
-                cell.arena.drop([cell.row] * (len(lives) - len(keys) - 1))
+                cell.arena.drop([cell.row] * (len(priorities) - len(keys) - 1))
                 raise
         core.acknowledge()
         return keys
@@ -152,27 +164,24 @@ class Replay:
                 "got data without one common first axis; expected arrays, each with an axis over the steps"
             )
         (count,) = lengths
-        lives = self.core.lives(priorities)
+        tables = self.core.lives(priorities)
         weights = {name: np.asarray(given, np.float64) for name, given in priorities.items()}
         for name, given in weights.items():
             if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():
                 raise ValueError(f"table {name!r}: expected {count} priorities, finite and from 0")
-        for live in lives:
-            if live.state.table.signature is not None:
-                check_signature(live.state.table, data, batched=True)
-            if live.state.table.needs_fields or fields is not None:
-                if fields is not None and len(fields) != count:
-                    raise ValueError(f"got {len(fields)} fields for {count} steps; expected one each")
-                for place in range(count):
-                    check_fields(live.state.table, fields[place] if fields else None)
+        if fields is not None and len(fields) != count:
+            raise ValueError(f"got {len(fields)} fields for {count} steps; expected one each")
+        for name in priorities:
+            if tables[name].is_checked:
+                check(tables[name].state.table, data, *(fields or (None,)), batched=True)
         keys: dict[str, Any] = {}
         with self.core.lock:
-            cells = self.core.put_many(flat, count, len(lives))
+            cells = self.core.put_many(flat, count, len(weights))
             try:
-                for live, (name, given) in zip(lives, weights.items(), strict=True):
-                    keys[name] = self.core.insert_many(live, cells, given, timeout, fields)
+                for name, given in weights.items():
+                    keys[name] = self.core.insert_many(tables[name], cells, given, timeout, fields)
             except BaseException:
-                cells.arena.drop([*cells.rows] * (len(lives) - len(keys) - 1))
+                cells.arena.drop([*cells.rows] * (len(weights) - len(keys) - 1))
                 raise
         self.core.acknowledge()
         return keys

@@ -13,11 +13,12 @@ from typing import Any, Self
 import numpy as np
 
 from experience.replay.core import Core
-from experience.replay.data.structure import flatten, unflatten
+from experience.replay.data.structure import flatten, paths, unflatten
 from experience.replay.history import TrajectoryColumn
 from experience.replay.tables.fields import Fields
 from experience.replay.writers import TrajectoryWriter
 from experience.transformations.patterns import Condition, Moment, Slice, reference_step
+from experience.transformations.trees import ArraySpec
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,19 @@ def td_error(max_priority_weight: float, column: str = "td_error") -> Callable[[
         return float(max_priority_weight * errors.max() + (1 - max_priority_weight) * errors.mean())
 
     return priority
+
+
+def infer_signature(pattern: Pattern, step: Any) -> Any:
+    """Return the signature of a pattern's table: what its items are, from a step as it is appended."""
+    structure, leaves = flatten(step)
+    arrays = dict(zip(paths(structure), map(np.asarray, leaves), strict=True))
+
+    def spec(part: Slice) -> ArraySpec:
+        array, count = arrays[part.path], len(range(part.start, part.stop or 0, part.step))
+        return ArraySpec(array.shape if part.squeeze else (count, *array.shape), array.dtype)
+
+    wanted, slices = flatten(pattern.transform(reference_step(step)))
+    return unflatten(wanted, [spec(part) for part in slices])
 
 
 class StructuredWriter:

@@ -50,11 +50,13 @@ class Arena:
 
     def fits(self, leaves: Sequence[Any]) -> bool:
         """Say whether leaves, in order, are what the columns hold."""
-        for spec, leaf in zip(self.leaves, leaves, strict=True):
-            if spec is not None and (
-                type(leaf) is not np.ndarray or leaf.dtype != spec.dtype or leaf.shape != spec.shape
-            ):
-                return False
+        for number, spec in enumerate(self.leaves):
+            if spec is not None:
+                leaf = leaves[number]
+                if type(leaf) is not np.ndarray or leaf.shape != spec[1]:
+                    return False
+                if leaf.dtype is not spec[0] and leaf.dtype != spec[0]:
+                    return False
         return True
 
     def put(self, leaves: Sequence[Any], references: int) -> int:
@@ -62,13 +64,13 @@ class Arena:
         if not self._free:
             self._grow(1)
         row = self._free.pop()
-        for column, leaf in zip(self.columns, leaves, strict=True):
-            column[row] = leaf
-        for number in self.ragged:
-            self.columns[number][row] = _own(leaves[number])
+        for number, column in enumerate(self.columns):
+            column[row] = leaves[number]
         self.references[row] = references
         self.num_bytes += self.row_bytes
         if self.ragged:
+            for number in self.ragged:
+                self.columns[number][row] = _own(leaves[number])
             self.num_bytes += self._loose_bytes(row)
         return row
 
@@ -96,6 +98,16 @@ class Arena:
         for row in rows:
             self.references[row] += 1
 
+    def drop_one(self, row: int) -> None:
+        """Drop one reference of a row, as `drop` does."""
+        left = self.references[row] - 1
+        if left or self.ragged or len(self._free) + 1 == len(self.references):
+            self.drop((row,))
+        else:
+            self.references[row] = 0
+            self._free.append(row)
+            self.num_bytes -= self.row_bytes
+
     def drop(self, rows: Iterable[int]) -> None:
         """Drop one reference of rows; a row without any is free, and an arena without rows gives back its memory."""
         free, references = self._free, self.references
@@ -116,6 +128,10 @@ class Arena:
         taken = self.columns[leaf].take(rows, axis=0)
         return _own_all(taken.tolist()) if self.leaves[leaf] is None else taken
 
+    def read(self, leaf: int, rows: Any) -> Any:
+        """Return what `take` does; where that leaves the reading to another process, read here."""
+        return self.take(leaf, rows)
+
     def values(self, row: int) -> list[Any]:
         """Return copies of the leaves of a row."""
         return [_own(column[row]) for column in self.columns]
@@ -132,7 +148,8 @@ class Arena:
     def _grow(self, least: int) -> None:
         old = len(self.references)
         new = max(2 * old, old + least, FIRST_ROWS)
-        for number, (spec, column) in enumerate(zip(self.leaves, self.columns, strict=True)):
+        for number, column in enumerate(self.columns):
+            spec = self.leaves[number]
             larger = np.empty((new, *spec.shape), spec.dtype) if spec else np.empty(new, object)
             larger[:old] = column
             self.columns[number] = larger
@@ -164,11 +181,7 @@ class Cell(NamedTuple):
 
     def drop(self) -> None:
         """Drop one reference."""
-        arena, row = self
-        if arena.references[row] > 1:
-            arena.references[row] -= 1
-        else:
-            arena.drop((row,))
+        self[0].drop_one(self[1])
 
     def hold(self) -> None:
         """Take one more reference."""
@@ -205,6 +218,10 @@ class Store:
         self._ragged: dict[Structure, set[int]] = {}
         """Leaves of a structure that came in more than one dtype or shape."""
 
+    def new_arena(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
+        """Return an arena without rows; where it lies is for a store of another kind to say."""
+        return Arena(structure, specs)
+
     @property
     def num_bytes(self) -> int:
         """Of all rows in use."""
@@ -232,7 +249,7 @@ class Store:
 
     def restored(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
         """Return a new arena as a checkpoint describes it."""
-        arena = self.arenas[structure, tuple(specs)] = Arena(structure, specs)
+        arena = self.arenas[structure, tuple(specs)] = self.new_arena(structure, specs)
         self._of_structure[structure] = arena
         ragged = self._ragged.setdefault(structure, set())
         ragged |= {number for number, spec in enumerate(specs) if spec is None}
@@ -247,7 +264,7 @@ class Store:
             ragged |= {number for number, (one, other) in enumerate(pairs) if one != other}
         kept = tuple(None if number in ragged else spec for number, spec in enumerate(specs))
         key = (structure, kept)
-        arena = self.arenas.setdefault(key, Arena(structure, kept))
+        arena = self.arenas.setdefault(key, self.new_arena(structure, kept))
         self._of_structure[structure] = arena
         return arena
 

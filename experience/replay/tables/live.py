@@ -71,6 +71,8 @@ class LiveTable:
 
     def __init__(self, state: TableState, lock: threading.RLock) -> None:
         self.state = state
+        self.is_checked = state.table.needs_fields or state.table.signature is not None
+        """What is inserted must be looked at first."""
         self._may_go_on: dict[Call, threading.Condition] = {
             "insert": threading.Condition(lock),
             "sample": threading.Condition(lock),

@@ -115,6 +115,11 @@ def made(selector: Selector) -> SelectorState:
     return _Heap(largest=isinstance(selector, MaxHeap))
 
 
+def total_weight(state: SelectorState) -> float | None:
+    """Return the sum of the weights that items are drawn in proportion to; None of a selector that knows none."""
+    return state.total if isinstance(state, _Prioritized) else None
+
+
 class Order:
     """Items in the order of their insertion."""
 
@@ -149,6 +154,12 @@ class Order:
     def first(self) -> int:
         """Return the row that was inserted first, of at least one."""
         return next(iter(self._rows))
+
+    def turn(self) -> int:
+        """Move the row that was inserted first to the end, and return it."""
+        row = next(iter(self._rows))
+        self._rows.move_to_end(row)
+        return row
 
     def oldest(self, count: int) -> list[int]:
         """Return the rows that were inserted first."""
@@ -267,6 +278,10 @@ class _Prioritized:
         place, last = self._dense.remove(row), self._dense.count
         self._sums.set(place, float(self._sums.get(last)))
         self._sums.set(last, 0.0)
+
+    @property
+    def total(self) -> float:
+        return self._sums.total
 
     def draw(self, generator: np.random.Generator) -> tuple[int, float]:
         total = self._sums.total

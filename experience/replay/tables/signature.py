@@ -11,6 +11,15 @@ from experience.replay.tables.table import Table
 from experience.transformations.trees import ArraySpec
 
 
+def check(table: Table, data: Any, *fields: Fields | None, batched: bool = False) -> None:
+    """Compare data and fields of items with what a table expects; see below."""
+    if table.signature is not None:
+        check_signature(table, data, batched=batched)
+    if table.needs_fields:
+        for one in fields:
+            check_fields(table, one)
+
+
 def check_signature(table: Table, data: Any, *, batched: bool = False) -> None:
     """Compare data with the signature of a table.
 

@@ -21,6 +21,8 @@ from experience.replay.tables.selectors import Fifo, Lifo, Order, Selector, made
 ROW_BITS = 32
 """A key is the row that the item lies in, and above it how many items lay there before."""
 
+ONCE_MORE = 1 << ROW_BITS
+
 FIRST_ROWS = 64
 
 
@@ -109,6 +111,8 @@ class TableState:
         self._counts_items = table.rate_limiter.counts == "items"
         self._is_plain = self._counts_items and not table.group_size
         """The limiter counts every item as one, as soon as it is there."""
+        self._turns = self._is_plain and table.remover == Fifo()
+        """A new item takes the row of the oldest one, once the table is full."""
         self._empty()
 
     def reset(self) -> None:
@@ -193,18 +197,17 @@ class TableState:
 
     def insert(self, data: Data, priority: float, fields: Fields | None = None) -> int:
         """Insert an item, whose data is held already; return its key."""
-        limiter, table = self.limiter, self.table
+        table = self.table
         if self._is_plain:
-            limiter.inserts += 1
-        if self._is_plain and self.remover is self.order and len(self.data) - len(self._free) == table.max_size:
-            row = self.order.first()
+            self.limiter.inserts += 1
+        if self._turns and len(self.data) - len(self._free) == table.max_size:
+            row = self.order.turn()
             if table.extensions:
                 self._tell("on_delete", row)
-            limiter.deletes += 1
+            self.limiter.deletes += 1
             self._take(row).drop()
             if self.sampler is not self.order:
                 self.sampler.replace(row, priority)
-            self.order.replace(row, priority)
         else:
             row = self._row()
             for selector in self._of_rows:
@@ -212,7 +215,7 @@ class TableState:
         self.priorities[row] = priority
         self.times_sampled[row] = 0
         self._lay(row, data)
-        key = int(self.keys[row])
+        key = self.keys.item(row)
         if fields is not None or not self._is_plain:
             self._know(row, fields or NOTHING)
         if table.extensions:
@@ -228,8 +231,8 @@ class TableState:
     ) -> Any:
         """Insert items, whose data is held already; return their keys. What is inserted one by one goes alike."""
         count, table = len(priorities), self.table
-        one_by_one = fields is not None or not self._is_plain or bool(table.extensions)
-        if one_by_one or self.remover is not self.order or count > table.max_size:
+        one_by_one = fields is not None or bool(table.extensions)
+        if one_by_one or not self._turns or count > table.max_size:
             each = data.each() if isinstance(data, Cells) else data
             known = [None] * count if fields is None else fields
             return np.array(list(map(self.insert, each, priorities.tolist(), known)), np.int64)
@@ -417,9 +420,9 @@ class TableState:
 
     def _lay(self, row: int, data: Data) -> None:
         self.data[row] = data
-        if type(data) is Cell and (data.arena is self.arena or len(self) == 1):
-            self.arena = data.arena
-            self.places[row] = data.row
+        if type(data) is Cell and (data[0] is self.arena or len(self) == 1):
+            self.arena = data[0]
+            self.places[row] = data[1]
         else:
             self.arena = None
 
@@ -427,7 +430,7 @@ class TableState:
         data = self.data[row]
         assert data is not None
         self.data[row] = None
-        self.keys[row] += 1 << ROW_BITS
+        self.keys[row] = self.keys.item(row) + ONCE_MORE
         if self.fields.used:
             self.fields.forget(row)
         return data
@@ -436,7 +439,7 @@ class TableState:
         if self.fields.used:
             for row in rows:
                 self.fields.forget(row)
-        self.keys[rows] += 1 << ROW_BITS
+        self.keys[rows] += ONCE_MORE
         if self.arena:
             self.arena.drop(self.places[rows].tolist())
         else:

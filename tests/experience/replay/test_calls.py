@@ -1,12 +1,10 @@
-"""The calls of a replay, here and on Ray alike: `make test-ray` runs this file too, with REPLAY_ON_RAY=1."""
+"""The calls of a replay, here and on Ray alike: `make test-ray` runs this file too, and others of this folder."""
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 
 import numpy as np
 import pytest
@@ -23,8 +21,6 @@ from experience.replay import (
 )
 from experience.transformations.trees import ArraySpec
 
-ON_RAY = bool(os.environ.get("REPLAY_ON_RAY"))
-
 New = Callable[..., Any]
 
 
@@ -34,9 +30,8 @@ def new() -> Iterator[New]:
     made = []
 
     def make(tables: list[Table], **options: Any) -> Any:
-        replay = Replay.on_ray(None, tables, name=uuid4().hex, **options) if ON_RAY else Replay(tables, **options)
-        made.append(replay)
-        return replay
+        made.append(Replay(tables, **options))
+        return made[-1]
 
     yield make
     for replay in made:
