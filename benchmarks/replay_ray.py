@@ -16,7 +16,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -66,7 +66,7 @@ def rate(found: list[tuple[int, float]]) -> float:
 class Ours:
     """A replay on a local Ray cluster, and clients in tasks of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sequence[Size]) -> None:
         import ray
 
         from experience.replay import Replay, Table, rate_limiters, selectors
@@ -78,7 +78,7 @@ class Ours:
         def table(size: Size) -> Table:
             return Table("t", selectors.Uniform(), selectors.Fifo(), size.capacity, rate_limiters.MinSize(1))
 
-        self._replays = {name: Replay.on_ray(None, [table(size)], name=name) for name, size in SIZES.items()}
+        self._replays = {size.name: Replay.on_ray(None, [table(size)], name=size.name) for size in sizes}
 
         @ray.remote(num_cpus=1)
         def client(replay: Any, what: str, size: Size, begin: float, end: float) -> tuple[int, float]:
@@ -87,8 +87,8 @@ class Ours:
             return count_until(begin, end, calls)
 
         self._client = client
-        for name, size in SIZES.items():
-            calls = _inserts(self._replays[name], size)
+        for size in sizes:
+            calls = _inserts(self._replays[size.name], size)
             for _ in range(size.capacity // size.group):
                 next(calls)
 
@@ -115,10 +115,10 @@ def _samples(replay: Any, size: Size) -> Iterator[int]:
 class Peer:
     """dm-reverb, a process for the server and one a client, told line by line what to measure."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, sizes: Sequence[Size]) -> None:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [python, str(Path(__file__)), "--serve"],
+            [python, str(Path(__file__)), "--serve", "--sizes", *(size.name for size in sizes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -144,7 +144,7 @@ class Peer:
         return float(answer)
 
 
-def serve() -> None:
+def serve(sizes: Sequence[Size]) -> None:
     """Be the peer: read what to measure, and write what was measured."""
     import reverb  # before the fork: its import takes long
 
@@ -158,8 +158,8 @@ def serve() -> None:
         mine, its = forked.Pipe()
         forked.Process(target=_reverb_client, args=(reverb, address, its), daemon=True).start()
         pipes.append(mine)
-    for name in SIZES:
-        _tell(pipes, "fill", name, 0.0)
+    for size in sizes:
+        _tell(pipes, "fill", size.name, 0.0)
     for line in sys.stdin:
         if line.strip() == "ready":
             print(0.0, flush=True)
@@ -248,20 +248,22 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help="Internal: be the peer.")
     asked = parser.parse_args()
     if asked.serve:
-        serve()
+        serve([SIZES[name] for name in asked.sizes])
         return
-    ours, peer = Ours(), Peer(asked.peer) if asked.peer else None
+    sizes = [SIZES[name] for name in asked.sizes]
+    ours, peer = Ours(sizes), Peer(asked.peer, sizes) if asked.peer else None
     found: dict[tuple[str, str, str], list[float]] = {}
     for _ in range(asked.rounds):
         for name in asked.sizes:
-            for what in ("insert", "sample"):
-                found.setdefault((name, what, "ours"), []).append(ours.measure(what, name, asked.seconds))
-                for kind in ([what] if what == "insert" else ["client", "dataset"]) if peer else []:
-                    found.setdefault((name, what, kind), []).append(peer.measure(kind, name, asked.seconds))
+            for what in ("insert", "client", "dataset"):
+                if what != "dataset":
+                    found.setdefault((name, what, "ours"), []).append(ours.measure(what, name, asked.seconds))
+                if peer:
+                    found.setdefault((name, what, "dm-reverb"), []).append(peer.measure(what, name, asked.seconds))
+                print({key: values[-1] for key, values in found.items()}, file=sys.stderr)
     for (name, what, kind), values in found.items():
-        print(
-            f"{name:5} {what:7} {kind:8} {statistics.median(values):>10,.0f} ({min(values):,.0f} to {max(values):,.0f})"
-        )
+        spread = f"({min(values):,.0f} to {max(values):,.0f})"
+        print(f"{name:5} {what:8} {kind:10} {statistics.median(values):>10,.0f} {spread}")
     print(json.dumps({" ".join(key): values for key, values in found.items()}))
     if peer:
         peer.close()

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import ray
 
-from experience.replay import Expired, Table, rate_limiters, selectors
+from experience.replay import Expired, Table, Unavailable, rate_limiters, selectors
 from experience.replay.data.arena import LeafSpec
+from experience.replay.on_ray.calls import Groups
 from experience.replay.on_ray.groups import GROUP_BYTES, GroupArena
 from tests.ray.everywhere import OnRay
 
@@ -132,12 +133,14 @@ def test_a_reference_that_has_expired_is_named(new: OnRay) -> None:
     """The actor dies between its answer and the reading of what it refers to."""
     replay = new([fifo()])
     replay.insert_many(group(0, 9), {"t": np.ones(9)})
-    begun = replay._begin_sample(0, "t", 3, None)
-    known, reference = begun
+    known, reference = replay._begin_sample(0, "t", 3, None)
     sampled = ray.get(reference)
     ray.kill(replay._actors[0].handle)
-    end = time.monotonic() + 20
+    with pytest.raises(Unavailable):
+        while True:
+            replay.info()
+    end = time.monotonic() + 60
     with pytest.raises(Expired, match="lay in the object store of an actor, or a machine, that has died since"):
-        while time.monotonic() < end:  # until Ray has heard of the death
-            replay._groups[0].batch(sampled, known)
-            time.sleep(0.1)
+        while time.monotonic() < end:  # until Ray has heard of the death everywhere
+            Groups().batch(sampled, known)
+            time.sleep(0.2)
