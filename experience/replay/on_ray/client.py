@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count as counted
 from pathlib import Path
@@ -25,6 +27,10 @@ from experience.replay.tables.table import Table
 NAMESPACE = "open-medgemma"
 """Of the actors' names."""
 
+IN_THE_MESSAGE = "RAY_max_direct_call_object_size", str(1 << 20)
+"""Ray sends arrays up to so many bytes with the call, larger ones through its object store, which at 100 KB, where it
+would begin by itself, costs twice as much. Heard by a cluster that is started here."""
+
 LOOK_S = 0.1
 """How old what a client knows of the shards' weights may be, and how long it waits for all before it looks again."""
 
@@ -42,6 +48,7 @@ def connect(
     if num_shards < 1:
         raise ValueError(f"got shards={num_shards}; expected 1 or more")
     if not ray.is_initialized():
+        os.environ.setdefault(*IN_THE_MESSAGE)
         ray.init(address=address, log_to_driver=False)
     options = dict(options)
     if options.get("folder"):
@@ -125,6 +132,28 @@ class RayReplay:
             waited_s = time.monotonic() - deadline.begin
             raise RateLimited(f"table {table!r}: sample was blocked for {waited_s:.3g} s; {why}")
         return shards.in_order(drawn)
+
+    def batches(
+        self, table: str, num_samples: int, timeout: float | None = None, *, in_flight: int = 4
+    ) -> Iterator[Batch]:
+        """See `Replay.batches`; some are asked for before they are needed, with several shards none.
+
+        Args:
+            table: Its name.
+            num_samples: Of a batch.
+            timeout: Seconds to wait for the limiter; None: without end.
+            in_flight: How many are asked for ahead. Their items count as sampled, also if nobody takes them.
+        """
+        begun, ended = deque[tuple[Any, Any]](), False
+        while begun or not ended:
+            while len(self._actors) == 1 and len(begun) < in_flight and not ended:
+                begun.append(self._begin_sample(0, table, num_samples, timeout))
+            try:
+                batch = self._end_sample(0, begun.popleft()) if begun else self.sample(table, num_samples, timeout)
+            except RateLimited:
+                ended = True  # those asked for before may have come through
+                continue
+            yield batch
 
     def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
         """See `Replay.update_priorities`."""

@@ -105,6 +105,13 @@ def test_writers(new: New) -> None:
     assert replay.sample("p", 4).data["pair"].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
 
 
+def test_batches_come_until_there_are_none(new: New) -> None:
+    replay = new([Table.queue("q", 100)])
+    replay.insert_many(np.arange(17), {"q": np.ones(17)})
+    found = [batch.data.tolist() for batch in replay.batches("q", 5, timeout=0.2)]
+    assert sorted(item for one in found for item in one) == list(range(17)) and len(found) >= 4
+
+
 def test_a_folder_brings_it_back(new: New, tmp_path: Path) -> None:
     replay = new([uniform()], folder=tmp_path)
     replay.insert_many(np.arange(10), {"t": np.ones(10)})
