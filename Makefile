@@ -17,11 +17,12 @@ CLIENTS := .venv-clients
 LLAMA := .venv-llama
 TRL := .venv-trl
 ENVIRONMENTS := .venv-environments
+REPLAY := .venv-replay
 PACKAGES := data_cards experience medsiglip medgemma evals finetune
 export HF_HUB_OFFLINE ?= 1
 export TQDM_DISABLE ?=
 
-.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl test-environments clean
+.PHONY: install demo test check bench kit-table kit-labels system test-faults test-interop test-ray test-timm test-lm-eval test-clients test-llama test-trl test-environments bench-replay bench-replay-dqn clean
 
 install: $(STAMP)
 
@@ -132,6 +133,21 @@ test-ray:
 	  touch $(RAY)/.installed; }
 	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest -p tests.ray.everywhere $(ON_RAY)
 	REPLAY_ON_RAY=groups $(RAY)/bin/pytest --noconftest -p tests.ray.everywhere $(ON_RAY) tests/ray
+
+# Replay beside torchrl and cpprb: speeds, and what DQN learns from each.
+$(REPLAY)/.installed:
+	$(PYTHON) -m venv $(REPLAY)
+	$(REPLAY)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0
+	$(REPLAY)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 torchrl==0.14.1 tensordict==0.14.3 \
+	  cpprb==11.0.0 gymnasium==1.4.0 pyarrow pydantic pyyaml typer
+	touch $@
+
+bench-replay: $(STAMP) $(REPLAY)/.installed
+	$(BIN)/python -m benchmarks.replay --peers $(REPLAY)/bin/python
+	$(BIN)/python -m benchmarks.replay --journal
+
+bench-replay-dqn: $(REPLAY)/.installed
+	OMP_NUM_THREADS=1 $(REPLAY)/bin/python -m benchmarks.replay_dqn
 
 # timm brings torchvision, whose compiled part breaks beside a CPU torch: what the user then sees.
 test-timm: $(STAMP)

@@ -1,15 +1,18 @@
 """The command `medgemma-eval`: list tasks, run them, score again, compare, report."""
 
 import json
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from data_cards.table.options import TableOptions
 from evals.accepting import judge
-from evals.asking import ALL_KIT, Answering, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.asking import ALL_KIT, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.entailment.command import agreement, entailment
+from evals.options import AskedOptions, ServerOptions
 from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
 from medsiglip.command import (
@@ -25,9 +28,6 @@ from medsiglip.command import (
     spread_options,
     whole_file,
 )
-
-if TYPE_CHECKING:
-    pass
 
 app = new_app(
     "Evaluations: run tasks on a model, resume, score with confidence intervals, compare, report. Not a medical device."
@@ -68,27 +68,8 @@ def run_command(
     table: TableOptions,
     out: Annotated[Path, typer.Option(help="Folder for items, outputs and scores; a stopped run goes on there.")],
     model: Model = "nano",
-    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server that answers instead.")] = "",
-    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at a time.")] = 8,
-    retries: Annotated[int, typer.Option(min=0, help="Further attempts after a request that failed.")] = 5,
-    timeout: Annotated[float, typer.Option(min=0.1, help="Seconds the server has for one answer.")] = 300.0,
-    side: Annotated[str, typer.Option(help="Part of the data; the task's first if empty; see `show TASK`.")] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task, drawn by --seed.")] = None,
-    seed: Annotated[int, typer.Option(help="Of the order and draw of items, and of drawn answers.")] = 0,
-    fewshot: Annotated[int | None, typer.Option(min=0, help="Worked examples; the task's number if left out.")] = None,
-    shuffle_pictures: Annotated[
-        bool, typer.Option("--shuffle-pictures", help="Put every question to another group's picture.")
-    ] = False,
-    max_new_tokens: Annotated[
-        int | None, typer.Option(min=1, help="Longest answer, in tokens; the task's if left out.")
-    ] = None,
-    thinking_tokens: Annotated[int, typer.Option(min=0, help="Let the model think, so many tokens at most.")] = 0,
-    samples: Annotated[int, typer.Option(min=1, help="Answers drawn an item; the majority counts.")] = 1,
-    temperature: Annotated[float, typer.Option(min=0, help="Of the draws; 0 is greedy.")] = 0.0,
-    vote_orders: Annotated[
-        int, typer.Option(min=0, help="Ask in so many drawn orders of the options; the majority counts.")
-    ] = 0,
+    server: ServerOptions,
+    asked: AskedOptions,
     role: Annotated[
         list[str] | None,
         typer.Option(
@@ -112,49 +93,25 @@ def run_command(
     The server's key, if it wants one, is read from the environment variable MEDGEMMA_ENDPOINT_KEY.
     """
     from evals.clinic.casting import roles_of
-    from evals.clinic.dialogue import JUDGES
-    from evals.running.options import RunOptions
 
-    roles = roles_of(role or [])
-    options = RunOptions(
-        side=side,
-        limit=limit,
-        seed=seed,
-        condition="shuffled" if shuffle_pictures else "real",
-        num_fewshot=fewshot,
-        max_new_tokens=max_new_tokens,
-        thinking_tokens=thinking_tokens,
-        n_samples=samples,
-        temperature=temperature,
-        vote_orders=vote_orders,
-    )
-    if accepted and not any(roles[judge] != "none" for judge in JUDGES):
-        raise ValueError("--accepted is for a judge, and none plays; give --role judge=URL#NAME (or moderator=...)")
-    if endpoint and cache:
-        raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
-    if endpoint and (adapter or quantize):
-        raise ValueError("--adapter and --quantize are for weights here; start the server with them")
+    roles, options = roles_of(role or []), asked.chosen()
+    _demand_uses(roles, accepted, server, cache)
     decoder = {"adapter": adapter, "quantize": quantize or None}
-    cannot = what_cannot_answer(bool(endpoint), decoder)
     if table.table is not None:
         data, chosen, options = table.table, *of_table(table, tasks or [], data, options)
     elif tasks and data is not None:
-        chosen = chosen_tasks(tasks, data, cannot)
+        chosen = chosen_tasks(tasks, data, what_cannot_answer(bool(server.endpoint), decoder))
     else:
         raise ValueError("give tasks and the folder of their data (TASK --data DIR), or a table of yours (--table T)")
     with ExitStack() as open_things:
-        answering = Answering(model, roles, {"device": device, "dtype": dtype}, decoder, accepted=accepted)
-        if endpoint:
-            from medgemma.endpoint import Endpoint
-
-            server = Endpoint(endpoint, endpoint_model or None, timeout_s=timeout, retries=retries)
-            answering = Answering(server.fingerprint, roles, {}, {}, open_things.enter_context(server), accepted)
+        placed = {"device": device, "dtype": dtype}
+        answering = server.answering(open_things, model, roles, placed, decoder, accepted)
         kept = None
         if cache:
             from evals.running.cache import AnswerCache
 
             kept = open_things.enter_context(AnswerCache(cache))
-        failed = [run_one(task, options, data, out, answering, kept, concurrency, quiet) for task in chosen]
+        failed = [run_one(task, options, data, out, answering, kept, server.concurrency, quiet) for task in chosen]
     if any(count is not None for count in failed):
         _score(out)
     if failed != [0] * len(chosen):
@@ -194,6 +151,7 @@ def labels(
 
 
 @app.command()
+@spread_options
 def reliability(
     tasks: Annotated[
         list[str], typer.Argument(metavar="TASK...", help="Names of tasks whose answer is a letter or short.")
@@ -203,9 +161,8 @@ def reliability(
         Path, typer.Option(help="Folder for answers, reliability.json and the page; a stopped run goes on.")
     ],
     model: Model = "nano",
-    endpoint: Annotated[str, typer.Option(help="URL of an OpenAI-compatible server that answers instead.")] = "",
-    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = "",
-    concurrency: Annotated[int, typer.Option(min=1, help="Requests to the server at a time.")] = 8,
+    *,
+    server: ServerOptions,
     side: Annotated[str, typer.Option(help="Part of the data; the task's first if empty.")] = "",
     limit: Annotated[int | None, typer.Option(min=1, help="At most so many items a task, drawn by --seed.")] = None,
     seed: Annotated[int, typer.Option(help="Of the items, the orders and the other pictures.")] = 0,
@@ -231,20 +188,15 @@ def reliability(
     unlimited = RunOptions(side=side, seed=seed, max_new_tokens=max_new_tokens)
     rows, failed = [], []
     with ExitStack() as open_things:
-        answering = Answering(model, {}, {"device": device, "dtype": dtype}, decoder)
-        if endpoint:
-            from medgemma.endpoint import Endpoint
-
-            server = Endpoint(endpoint, endpoint_model or None)
-            answering = Answering(server.fingerprint, {}, {}, {}, open_things.enter_context(server))
-        chosen = chosen_tasks(tasks, data, what_cannot_answer(bool(endpoint), decoder))
+        answering = server.answering(open_things, model, {}, {"device": device, "dtype": dtype}, decoder)
+        chosen = chosen_tasks(tasks, data, what_cannot_answer(bool(server.endpoint), decoder))
         if ALL_KIT in tasks:
             chosen = [task for task in chosen if can_be_probed(task)]
         for task in chosen:
             asking = probing_task(task, options, out, orders)
             for number in range(ROUNDS):
                 before = num_probes(out / asking.name)
-                ran = run_one(asking, unlimited, data, out, answering, None, concurrency, quiet)
+                ran = run_one(asking, unlimited, data, out, answering, None, server.concurrency, quiet)
                 if ran is None or (number and num_probes(out / asking.name) == before):
                     break
             failed.append(ran)
@@ -257,6 +209,8 @@ def reliability(
 
 
 app.command()(metrics)
+app.command()(entailment)
+app.command()(agreement)
 app.command()(judge)
 
 
@@ -365,6 +319,16 @@ def report(
         render.write_between(into, "kit table", render.markdown(folder))
     else:
         typer.echo(render.markdown(folder), nl=False)
+
+
+def _demand_uses(roles: Mapping[str, str], accepted: Path | None, server: ServerOptions, cache: Path | None) -> None:
+    """Refuse options that nothing of this run would use."""
+    from evals.clinic.dialogue import JUDGES
+
+    if accepted and not any(roles[judge] != "none" for judge in JUDGES):
+        raise ValueError("--accepted is for a judge, and none plays; give --role judge=URL#NAME (or moderator=...)")
+    if server.endpoint and cache:
+        raise ValueError("--cache is for weights that can be told apart; a server's may change behind its name")
 
 
 def _score(folder: Path) -> bool:

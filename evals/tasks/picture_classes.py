@@ -24,7 +24,14 @@ from data_cards.readers.pictures import (
     read_mednist,
 )
 from data_cards.readers.tables import find_set
-from data_cards.readers.tissue_and_skin import NCT_CRC_CLASSES, read_ham10000, read_nct_crc, read_pad_ufes
+from data_cards.readers.tissue_and_skin import (
+    LC25000_CLASSES,
+    NCT_CRC_CLASSES,
+    read_ham10000,
+    read_lc25000,
+    read_nct_crc,
+    read_pad_ufes,
+)
 from data_cards.split import side as side_of
 from evals.items import Item
 from evals.measures import Answered, Measure, of_confusion, of_statistic
@@ -177,6 +184,14 @@ SETS: dict[str, PictureSet] = {
         sides=("CRC-VAL-HE-7K", "NCT-CRC-HE-100K", "NCT-CRC-HE-100K-NONORM"),
         trained_on="NCT-CRC-HE-100K",
         captions=_captions(NCT_CRC_CLASSES, "a histopathology image of {}", "H&E stained {}"),
+    ),
+    "lc25000": PictureSet(
+        "lc25000",
+        "lung and colon tissue, 5 classes, one picture a tile",
+        _of_side(read_lc25000),
+        LC25000_CLASSES,
+        "What is the most likely tissue type shown in the histopathology image?",
+        captions=_captions(LC25000_CLASSES, "a histopathology image of {}", "H&E stained {}"),
     ),
     "ham10000": PictureSet(
         "ham10000",

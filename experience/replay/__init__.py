@@ -10,16 +10,20 @@ from experience.replay.data.errors import (
     WrongVersion,
 )
 from experience.replay.replay import Replay
-from experience.replay.structured import Pattern, td_error
+from experience.replay.structured import Pattern, infer_signature, td_error
 from experience.replay.tables import rate_limiters, selectors
+from experience.replay.tables.draws import SampleInfo
+from experience.replay.tables.extensions import Statistics, diffusion
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import TableInfo
-from experience.replay.tables.table import Extension, SampleInfo, Table
+from experience.replay.tables.table import Extension, Table
 
 __all__ = [
     "Batch",
     "Broken",
     "Expired",
     "Extension",
+    "Fields",
     "Pattern",
     "RateLimited",
     "Replay",
@@ -27,9 +31,12 @@ __all__ = [
     "SampleInfo",
     "SignatureMismatch",
     "Table",
+    "Statistics",
     "TableInfo",
     "Unavailable",
     "WrongVersion",
+    "diffusion",
+    "infer_signature",
     "rate_limiters",
     "selectors",
     "td_error",

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self, overload
 from experience.replay.data.arena import Cells, Store
 from experience.replay.data.items import Data, joined_data, leaves_of, stacked, structure_of
 from experience.replay.data.structure import Flat, unflatten
-from experience.replay.tables.table import SampleInfo
+from experience.replay.tables.draws import SampleInfo
 
 
 class Sample(NamedTuple):
@@ -64,7 +64,7 @@ class Batch(Sequence[Sample]):
         if isinstance(place, slice):
             return [self[one] for one in range(*place.indices(len(self)))]
         place = range(len(self))[place]
-        info = SampleInfo(*(column[place].item() for column in self.info))
+        info = SampleInfo(*(column.item(place) for column in self.info))
         return Sample(info, unflatten(*self.flat(place)))
 
     @property

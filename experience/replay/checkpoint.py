@@ -18,7 +18,11 @@ from experience.storage.durable import sync_folder
 from experience.storage.frames import FrameFile, frames, packed, unpacked
 from experience.storage.values import dtype_name, dtype_of
 
-FORMAT = 1
+FORMAT = 2
+"""1: without fields of items, groups and ages."""
+
+COUNTERS = ("inserts", "samples", "deletes", "forgone")
+"""Of a limiter."""
 
 
 def write_checkpoint(path: Path, core: Core, numbers: dict[tuple[int, int], int], next_number: int) -> int:
@@ -100,7 +104,8 @@ def read_checkpoint(path: Path, core: Core, *, replace_limiters: bool = False) -
 def description(table: Table) -> dict[str, Any]:
     """Return what a checkpoint says of the definition of a table, its limiter apart."""
     selectors = {"sampler": repr(table.sampler), "remover": repr(table.remover)}
-    return {**selectors, "max_size": table.max_size, "max_times_sampled": table.max_times_sampled}
+    sizes = {"max_size": table.max_size, "max_times_sampled": table.max_times_sampled}
+    return {**selectors, **sizes, "group_size": table.group_size, "max_age": table.max_age}
 
 
 class _Reader:
@@ -124,7 +129,7 @@ def _table(live: LiveTable, numbers: dict[tuple[int, int], int]) -> dict[str, An
     return {
         "description": description(state.table),
         "limiter": asdict(state.limiter.limiter),
-        "counters": [state.limiter.inserts, state.limiter.samples, state.limiter.deletes],
+        "counters": {name: getattr(state.limiter, name) for name in COUNTERS},
         "generator": state.generator.bit_generator.state,
         "rows": np.array(rows, np.int64),
         "items": items_as_written([one for one in items if one is not None], numbers),
@@ -135,8 +140,9 @@ def _table(live: LiveTable, numbers: dict[tuple[int, int], int]) -> dict[str, An
 def _fill(live: LiveTable, held: Mapping[str, Any], cells: dict[int, Cell], path: Path, replace_limiters: bool) -> None:
     state = live.state
     where = f"{path}: table {state.table.name!r}"
-    if held["description"] != (given := description(state.table)):
-        raise ValueError(f"{where} was {held['description']}; got {given}; give the tables that were written")
+    described = {"group_size": 0, "max_age": None, **held["description"]}
+    if described != (given := description(state.table)):
+        raise ValueError(f"{where} was {described}; got {given}; give the tables that were written")
     limiter = RateLimiter(**held["limiter"])
     if limiter != state.table.rate_limiter and not replace_limiters:
         raise ValueError(
@@ -147,7 +153,9 @@ def _fill(live: LiveTable, held: Mapping[str, Any], cells: dict[int, Cell], path
         one.hold()
     state.restore(dict(held), dict(zip(held["rows"].tolist(), items, strict=True)))
     state.limiter = LimiterState(limiter)
-    state.limiter.inserts, state.limiter.samples, state.limiter.deletes = held["counters"]
+    counters = held["counters"]  # of format 1 a list
+    for name, value in counters.items() if isinstance(counters, dict) else zip(COUNTERS, counters, strict=False):
+        setattr(state.limiter, name, value)
     state.generator.bit_generator.state = held["generator"]
 
 

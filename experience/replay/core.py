@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,10 @@ from experience.replay.data.arena import Cell, Cells, Store
 from experience.replay.data.items import Data
 from experience.replay.data.structure import Flat, unflatten
 from experience.replay.log import CallLog
+from experience.replay.tables.draws import Draw
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, LiveTable
-from experience.replay.tables.table import Draw, Table, TableState
+from experience.replay.tables.table import Table, TableState
 
 
 class Core:
@@ -44,15 +46,18 @@ class Core:
             raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
         return self.tables[table]
 
-    def lives(self, priorities: Iterable[str]) -> list[LiveTable]:
-        """Return the tables of an insert.
+    def lives(self, priorities: Collection[str]) -> dict[str, LiveTable]:
+        """Return the tables, which those of an insert are among.
 
         Raises:
-            ValueError: There is none, or one of them is not there.
+            ValueError: There is none to insert into, or one is not there.
         """
-        if not (found := [self.live(name) for name in priorities]):
+        if not priorities:
             raise ValueError("got no table to insert into; expected priorities={TABLE: PRIORITY}")
-        return found
+        for name in priorities:
+            if name not in self.tables:
+                self.live(name)
+        return self.tables
 
     def acknowledge(self) -> None:
         """End a call: what it changed is as safe as was asked for. Not under the lock."""
@@ -81,7 +86,9 @@ class Core:
                 raise
         return cells
 
-    def insert(self, live: LiveTable, data: Data, priority: float, timeout: float | None) -> int:
+    def insert(
+        self, live: LiveTable, data: Data, priority: float, timeout: float | None, fields: Fields | None = None
+    ) -> int:
         """Insert an item and return its key; takes over a reference of its data, whatever happens.
 
         Raises:
@@ -93,16 +100,23 @@ class Core:
             if self.max_bytes is not None:
                 self._make_room(live, self.max_bytes)
             if self.log:
-                self.log.insert(live, [data], [priority])
+                self.log.insert(live, [data], [priority], [fields] if fields else None)
         except BaseException:
             data.drop()
             live.changed()
             raise
-        key = live.state.insert(data, priority)
+        key = live.state.insert(data, priority, fields)
         live.changed()
         return key
 
-    def insert_many(self, live: LiveTable, cells: Cells, priorities: Any, timeout: float | None) -> Any:
+    def insert_many(
+        self,
+        live: LiveTable,
+        cells: Cells,
+        priorities: Any,
+        timeout: float | None,
+        fields: Sequence[Fields] | None = None,
+    ) -> Any:
         """Insert items one after another and return their keys; takes over a reference of each, whatever happens.
 
         Raises:
@@ -111,27 +125,28 @@ class Core:
         keys, start, count, deadline = [np.zeros(0, np.int64)], 0, len(priorities), Deadline(timeout)
         while start < count:
             try:
-                if not (allowed := live.state.limiter.most_inserts(min(count - start, live.state.table.max_size))):
+                if not (allowed := live.state.most_inserts(count - start)):
                     live.wait_or_refuse("insert", count - start, deadline)
                     continue
                 if self.max_bytes is not None:
                     self._make_room(live, self.max_bytes)
                 some = Cells(cells.arena, cells.rows[start : start + allowed])
                 weights = priorities[start : start + allowed]
+                known = fields and fields[start : start + allowed]
                 if self.log:
-                    self.log.insert(live, some.each(), weights.tolist())
+                    self.log.insert(live, some.each(), weights.tolist(), known)
             except BaseException:
                 cells.arena.drop(cells.rows[start:])
                 live.changed()
                 raise
-            keys.append(live.state.insert_many(some, weights))
+            keys.append(live.state.insert_many(some, weights, known))
             start += allowed
             live.changed()
         return np.concatenate(keys) if len(keys) != 2 else keys[1]
 
     def sample(self, live: LiveTable, count: int) -> Draw:
-        """Draw as many items as the limiter lets through at once, one at least."""
-        count = live.state.limiter.most_samples(count)
+        """Draw as many items or groups as the limiter lets through at once, one at least."""
+        count = live.state.most_samples(count)
         if self.log:
             self.log.call("sample", live, count=count)
         drawn = live.state.sample_many(count)
@@ -143,6 +158,14 @@ class Core:
         if self.log:
             self.log.call("update", live, keys=keys, priorities=priorities)
         return live.state.update(keys, priorities)
+
+    def set_policy_version(self, live: LiveTable, policy_version: int) -> int:
+        """Take note of a newer policy; return how many items went for their age."""
+        if self.log:
+            self.log.call("policy", live, policy_version=policy_version)
+        count = live.state.advance(policy_version)
+        live.changed()
+        return count
 
     def delete(self, live: LiveTable, keys: Any) -> int:
         """Remove items; return how many were there."""

@@ -12,6 +12,7 @@ import numpy as np
 from experience.replay.data.arena import Arena, Cell, Store
 from experience.replay.data.items import Column, Data, Part, Trajectory, drop_all
 from experience.replay.data.structure import Structure, flatten
+from experience.replay.tables.fields import Fields, as_written, fields_of
 from experience.replay.tables.live import LiveTable
 from experience.storage.frames import FrameFile, frames, packed, unpacked
 
@@ -38,9 +39,17 @@ class CallLog:
             self.numbers[id(arena), row] = number
         self.next_number += len(cells)
 
-    def insert(self, live: LiveTable, items: Sequence[Data], priorities: Sequence[float]) -> None:
+    def insert(
+        self,
+        live: LiveTable,
+        items: Sequence[Data],
+        priorities: Sequence[float],
+        fields: Sequence[Fields] | None = None,
+    ) -> None:
         """Write that items are inserted."""
-        self.call("insert", live, items=items_as_written(items, self.numbers), priorities=list(priorities))
+        written = items_as_written(items, self.numbers)
+        known = {"fields": as_written(fields)} if fields else {}
+        self.call("insert", live, items=written, priorities=list(priorities), **known)
 
     def call(self, name: str, live: LiveTable, **values: Any) -> None:
         """Write that a table is changed."""
@@ -100,11 +109,14 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
             items = items_of(call["items"], cells)
             for one in items:
                 one.hold()
-            state.insert_many(items, np.array(call["priorities"]))
+            known = fields_of(call["fields"]) if "fields" in call else None
+            state.insert_many(items, np.array(call["priorities"]), known)
         elif call["call"] == "sample":
             drop_all(state.sample_many(call["count"]).gone)
         elif call["call"] == "update":
             state.update(call["keys"], call["priorities"])
+        elif call["call"] == "policy":
+            state.advance(call["policy_version"])
         elif call["call"] == "delete":
             state.delete(call["keys"])
         elif call["call"] == "remove":

@@ -19,9 +19,11 @@ from experience.replay.data.items import Data, drop_all, hold_all, joined_data
 from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
 from experience.replay.structured import Pattern, StructuredWriter
+from experience.replay.tables.draws import Draw, joined
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, TableInfo
-from experience.replay.tables.signature import check_signature
-from experience.replay.tables.table import Draw, Table, joined
+from experience.replay.tables.signature import check
+from experience.replay.tables.table import Table
 from experience.replay.writers import TrajectoryWriter
 
 if TYPE_CHECKING:
@@ -96,49 +98,59 @@ class Replay:
             raise ValueError("a replay on Ray needs ray; run `pip install 'open-medgemma[ray]'`") from fault
         return connect(cls, address, tables, name, shards, least_row_bytes, options)
 
-    def insert(self, data: Any, priorities: Mapping[str, float], timeout: float | None = None) -> dict[str, int]:
+    def insert(
+        self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None
+    ) -> dict[str, int]:
         """Insert one step as an item of some tables, which share its data.
 
         Args:
             data: Dicts, lists and tuples of arrays, numbers, texts and bytes; copied.
             priorities: Table to priority, from 0.
             timeout: Seconds to wait for each table; None: without end.
+            fields: What is known of it beside its data.
 
         Returns:
-            Table to the key of the item.
+            Table to the key of the item; the item may be gone already, by a remover or for its age.
 
         Raises:
             SignatureMismatch: The data is not what a table expects.
-            ValueError: There is no such table, or a priority is negative or no number.
+            ValueError: There is no such table, a priority is negative or no number, or a table needs fields that are
+                not given.
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
         core = self.core
-        lives = core.lives(priorities)
-        for live, priority in zip(lives, priorities.values(), strict=True):
+        tables = core.lives(priorities)
+        for name, priority in priorities.items():
             if not 0 <= priority < math.inf:
-                name = live.state.table.name
                 raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
-            if live.state.table.signature is not None:
-                check_signature(live.state.table, data)
+            if tables[name].is_checked:
+                check(tables[name].state.table, data, fields)
         keys: dict[str, int] = {}
         with core.lock:
-            cell = core.put(data, len(lives))
+            cell = core.put(data, len(priorities))
             try:
-                for live, (name, priority) in zip(lives, priorities.items(), strict=True):
-                    keys[name] = core.insert(live, cell, priority, timeout)
+                for name, priority in priorities.items():
+                    keys[name] = core.insert(tables[name], cell, priority, timeout, fields)
             except BaseException:
-                cell.arena.drop([cell.row] * (len(lives) - len(keys) - 1))
+                cell.arena.drop([cell.row] * (len(priorities) - len(keys) - 1))
                 raise
         core.acknowledge()
         return keys
 
-    def insert_many(self, data: Any, priorities: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    def insert_many(
+        self,
+        data: Any,
+        priorities: Mapping[str, Any],
+        timeout: float | None = None,
+        fields: Sequence[Fields] | None = None,
+    ) -> dict[str, Any]:
         """Insert steps, stacked, as items of some tables: as `insert` does one after another, and much faster.
 
         Args:
             data: Dicts, lists and tuples of arrays, each with a first axis over the steps.
             priorities: Table to priorities, (n,).
             timeout: Seconds to wait for each table; None: without end.
+            fields: Of each.
 
         Returns:
             Table to the keys of its items, (n,) int64.
@@ -153,22 +165,24 @@ class Replay:
                 "got data without one common first axis; expected arrays, each with an axis over the steps"
             )
         (count,) = lengths
-        lives = self.core.lives(priorities)
+        tables = self.core.lives(priorities)
         weights = {name: np.asarray(given, np.float64) for name, given in priorities.items()}
         for name, given in weights.items():
             if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():
                 raise ValueError(f"table {name!r}: expected {count} priorities, finite and from 0")
-        for live in lives:
-            if live.state.table.signature is not None:
-                check_signature(live.state.table, data, batched=True)
+        if fields is not None and len(fields) != count:
+            raise ValueError(f"got {len(fields)} fields for {count} steps; expected one each")
+        for name in priorities:
+            if tables[name].is_checked:
+                check(tables[name].state.table, data, *(fields or (None,)), batched=True)
         keys: dict[str, Any] = {}
         with self.core.lock:
-            cells = self.core.put_many(flat, count, len(lives))
+            cells = self.core.put_many(flat, count, len(weights))
             try:
-                for live, (name, given) in zip(lives, weights.items(), strict=True):
-                    keys[name] = self.core.insert_many(live, cells, given, timeout)
+                for name, given in weights.items():
+                    keys[name] = self.core.insert_many(tables[name], cells, given, timeout, fields)
             except BaseException:
-                cells.arena.drop([*cells.rows] * (len(lives) - len(keys) - 1))
+                cells.arena.drop([*cells.rows] * (len(weights) - len(keys) - 1))
                 raise
         self.core.acknowledge()
         return keys
@@ -178,7 +192,7 @@ class Replay:
 
         Args:
             table: Its name.
-            num_samples: How many.
+            num_samples: How many; of a table with a group_size, how many groups.
             timeout: Seconds to wait for the limiter; None: without end.
 
         Returns:
@@ -202,7 +216,7 @@ class Replay:
                     info = draw.info._replace(rate_limited=np.full(len(draw.info.key), waited))
                     drawn.append(draw._replace(info=info))
                     gone += draw.gone
-                    missing -= len(info.key)
+                    missing -= draw.num_draws
                     if missing:  # others may remove what was drawn, while this waits
                         gone += hold_all(draw.data)
                 if not drawn:
@@ -242,8 +256,26 @@ class Replay:
         self.core.acknowledge()
         return count
 
+    def set_policy_version(self, table: str, policy_version: int) -> int:
+        """Say which policy the learner has now, and return how many items went for their age.
+
+        Staleness and max_age are measured by the newest version that a table knows, from here or from an item.
+
+        Raises:
+            ValueError: The version is no whole number from 0.
+        """
+        live = self.core.live(table)
+        Fields(policy_version)
+        with self.core.lock:
+            count = self.core.set_policy_version(live, int(policy_version))
+        self.core.acknowledge()
+        return count
+
     def delete(self, table: str, keys: Any) -> int:
-        """Remove items, and return how many; keys of items that are gone are passed over."""
+        """Remove items, and return how many; keys of items that are gone are passed over.
+
+        Of a table with a group_size, the complete groups that they are in.
+        """
         live = self.core.live(table)
         with self.core.lock:
             count = self.core.delete(live, np.asarray(keys, np.int64))
@@ -287,12 +319,12 @@ class Replay:
         self.close()
 
     def can_sample(self, table: str, num_samples: int = 1) -> bool:
-        """Whether so many samples would not wait now."""
+        """Whether so many samples would not wait now, in what the limiter counts."""
         with self.core.lock:
             return self.core.live(table).state.limiter.can_sample(num_samples)
 
     def can_insert(self, table: str, num_inserts: int = 1) -> bool:
-        """Whether so many inserts would not wait now."""
+        """Whether so many inserts would not wait now, in what the limiter counts."""
         with self.core.lock:
             return self.core.live(table).state.limiter.can_insert(num_inserts)
 

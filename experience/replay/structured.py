@@ -13,10 +13,12 @@ from typing import Any, Self
 import numpy as np
 
 from experience.replay.core import Core
-from experience.replay.data.structure import flatten, unflatten
+from experience.replay.data.structure import flatten, paths, unflatten
 from experience.replay.history import TrajectoryColumn
+from experience.replay.tables.fields import Fields
 from experience.replay.writers import TrajectoryWriter
 from experience.transformations.patterns import Condition, Moment, Slice, reference_step
+from experience.transformations.trees import ArraySpec
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Pattern:
     """Functions of a `Moment`, all of which must hold."""
     at_end: bool = False
     """Only at the end of an episode, instead of after every step."""
+    fields: Fields | Callable[[Any], Fields] | None = None
+    """Of the items; or what gives them from an item's data."""
 
 
 def td_error(max_priority_weight: float, column: str = "td_error") -> Callable[[Any], float]:
@@ -42,6 +46,19 @@ def td_error(max_priority_weight: float, column: str = "td_error") -> Callable[[
         return float(max_priority_weight * errors.max() + (1 - max_priority_weight) * errors.mean())
 
     return priority
+
+
+def infer_signature(pattern: Pattern, step: Any) -> Any:
+    """Return the signature of a pattern's table: what its items are, from a step as it is appended."""
+    structure, leaves = flatten(step)
+    arrays = dict(zip(paths(structure), map(np.asarray, leaves), strict=True))
+
+    def spec(part: Slice) -> ArraySpec:
+        array, count = arrays[part.path], len(range(part.start, part.stop or 0, part.step))
+        return ArraySpec(array.shape if part.squeeze else (count, *array.shape), array.dtype)
+
+    wanted, slices = flatten(pattern.transform(reference_step(step)))
+    return unflatten(wanted, [spec(part) for part in slices])
 
 
 class StructuredWriter:
@@ -120,7 +137,9 @@ class StructuredWriter:
             if all(condition(moment) for condition in pattern.conditions):
                 self._since[number] = 0
                 trajectory = _columns(slices, self._writer)
-                self._writer.create_item(pattern.table, _priority(pattern, self._writer, trajectory), trajectory)
+                priority = _of_item(pattern.priority, self._writer, trajectory)
+                fields = _of_item(pattern.fields, self._writer, trajectory)
+                self._writer.create_item(pattern.table, priority, trajectory, fields)
 
 
 def flatten_slices(slices: Any) -> list[Slice]:
@@ -139,7 +158,6 @@ def _columns(slices: Any, writer: TrajectoryWriter) -> Any:
     return unflatten(structure, columns)
 
 
-def _priority(pattern: Pattern, writer: TrajectoryWriter, trajectory: Any) -> float:
-    if callable(pattern.priority):
-        return pattern.priority(writer.values(trajectory))
-    return pattern.priority
+def _of_item(given: Any, writer: TrajectoryWriter, trajectory: Any) -> Any:
+    """What is given for all items, or what a function gives for the data of this one."""
+    return given(writer.values(trajectory)) if callable(given) else given

@@ -11,8 +11,8 @@ from urllib.request import urlopen
 
 from experience.replay.tables.live import TableInfo
 
-GAUGES = ("size", "max_size", "difference")
-COUNTERS = ("inserts", "samples", "deletes")
+GAUGES = ("size", "max_size", "difference", "tokens", "groups", "incomplete", "policy_version")
+COUNTERS = ("inserts", "samples", "deletes", "stale")
 
 
 def prometheus_text(infos: Mapping[str, TableInfo]) -> str:
@@ -81,12 +81,15 @@ def lines_of(url: str) -> Iterator[str]:
             rows: Sequence[dict[str, Any]] = json.loads(answer.read())
     except (OSError, ValueError) as fault:
         raise ValueError(f"{url}: no replay answers there ({fault}); start one: WatchServer(replay.info)") from fault
-    yield f"{'table':20}{'size':>18}{'inserts':>12}{'samples':>12}{'deletes':>12}{'waiting: insert':>17}{'sample':>8}"
+    yield f"{'table':20}{'size':>18}{''.join(f'{name:>12}' for name in COUNTERS)}{'waiting: insert':>17}{'sample':>8}"
     for row in rows:
         size = f"{row['size']} of {row['max_size']}"
         counts = "".join(f"{row[name]:>12}" for name in COUNTERS)
         waiting = row["insert_waits"]["waiting"], row["sample_waits"]["waiting"]
         yield f"{row['name']:20}{size:>18}{counts}{waiting[0]:>17}{waiting[1]:>8}"
+        if row["tokens"] or row["groups"] or row["incomplete"]:
+            groups = f"; {row['groups']} groups, {row['incomplete']} items of incomplete ones"
+            yield f"  {row['tokens']} tokens, newest policy {row['policy_version']}{groups}; counts {row['counts']}"
         for call, count in zip(("insert", "sample"), waiting, strict=True):
             if count:
                 longest = row[f"{call}_waits"]["longest_s"]

@@ -6,7 +6,7 @@ Source: Cassirer et al., Reverb, arXiv:2102.04736 (2021); reverb/trajectory_writ
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -16,8 +16,9 @@ from experience.replay.data.errors import Expired
 from experience.replay.data.items import Column, Part, Trajectory, leaves_of
 from experience.replay.data.structure import flatten, paths, unflatten
 from experience.replay.history import History, Path, TrajectoryColumn
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, LiveTable
-from experience.replay.tables.signature import check_signature
+from experience.replay.tables.signature import check_fields, check_signature
 
 
 class Place(NamedTuple):
@@ -54,7 +55,9 @@ class TrajectoryWriter:
         self._kept = num_keep_alive_refs
         self._steps: deque[_Step] = deque()
         self._history = History()
-        self._pending: deque[tuple[LiveTable, Trajectory, float]] = deque()
+        self._pending: deque[tuple[LiveTable, Trajectory, float, Fields | None]] = deque()
+        self._counted: set[str] = set()
+        """Tables that have an item of this episode."""
 
     @property
     def history(self) -> Any:
@@ -97,28 +100,31 @@ class TrajectoryWriter:
         self._history.add(data, partial_step=partial_step)
         self._push(Deadline(0.0), 0)
 
-    def create_item(self, table: str, priority: float, trajectory: Any) -> None:
+    def create_item(self, table: str, priority: float, trajectory: Any, fields: Fields | None = None) -> None:
         """Make an item of columns; it is inserted now if the table takes it, else with a later call. Never blocks.
 
         Args:
             table: Its name.
             priority: From 0.
             trajectory: Dicts, lists and tuples of `TrajectoryColumn`.
+            fields: What is known of it beside its data.
 
         Raises:
             Expired: A step is no longer kept.
-            ValueError: A column is empty or missing in a step, or the priority is negative or no number.
+            ValueError: A column is empty or missing in a step, the priority is negative or no number, or the table
+                needs fields that are not given.
             SignatureMismatch: The item is not what the table expects.
         """
         live = self._core.live(table)
         if not 0 <= priority < float("inf"):
             raise ValueError(f"table {table!r}: got the priority {priority}; expected a finite number from 0")
+        check_fields(live.state.table, fields)
         with self._core.lock:
             item = self._item(trajectory)
             if live.state.table.signature is not None:
                 check_signature(live.state.table, unflatten(item.structure, leaves_of(item)))
             item.hold()
-        self._pending.append((live, item, priority))
+        self._pending.append((live, item, priority, self._counting(live, fields)))
         self._push(Deadline(0.0), 0)
 
     def values(self, trajectory: Any) -> Any:
@@ -148,13 +154,14 @@ class TrajectoryWriter:
         self._history.end(clear=clear_buffers)
         if clear_buffers:
             self._clear()
+            self._counted.clear()
         return self.flush(timeout=timeout)
 
     def close(self) -> None:
         """Forget the steps, and the items that no table has taken."""
         self._clear()
         with self._core.lock:
-            for _, item, _ in self._pending:
+            for _, item, _, _ in self._pending:
                 item.drop()
         self._pending.clear()
 
@@ -181,12 +188,21 @@ class TrajectoryWriter:
     def _push(self, deadline: Deadline, left: int) -> bool:
         with self._core.lock:
             while len(self._pending) > left:
-                live, item, priority = self._pending[0]
+                live, item, priority, fields = self._pending[0]
                 if not live.state.limiter.can_insert() and not live.wait("insert", deadline):
                     return False
                 self._pending.popleft()
-                self._core.insert(live, item, priority, deadline.left_s())
+                self._core.insert(live, item, priority, deadline.left_s(), fields)
         return True
+
+    def _counting(self, live: LiveTable, fields: Fields | None) -> Fields | None:
+        """The fields of an item, that counts as an episode if it is the first of this one in its table."""
+        table = live.state.table
+        if table.rate_limiter.counts != "episodes" or (fields and fields.episodes is not None):
+            return fields
+        is_first = table.name not in self._counted
+        self._counted.add(table.name)
+        return replace(fields or Fields(), episodes=int(is_first))
 
     def _item(self, trajectory: Any) -> Trajectory:
         structure, columns = flatten(trajectory)

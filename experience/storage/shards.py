@@ -40,18 +40,28 @@ def open_shard(path: Path) -> Shard:
     return Shard(path, file, tuple(accumulate(sizes, initial=0)), specs_of(file.schema_arrow))
 
 
-def read_rows(shard: Shard, start: int, stop: int) -> pa.Table:
+def read_rows(shard: Shard, start: int, stop: int, columns: Sequence[str] | None = None) -> pa.Table:
     """Return some rows of a shard, reading no row groups but those that they lie in.
 
+    Args:
+        shard: Where they are.
+        start: The first row.
+        stop: The row after the last.
+        columns: The only ones that are read; None is all.
+
     Raises:
-        ValueError: The file is broken there.
+        ValueError: The file is broken there, or lacks a column.
     """
+    if columns is not None and (missing := set(columns) - set(shard.file.schema_arrow.names)):
+        raise ValueError(f"{shard.path}: has no column {', '.join(sorted(missing))}; get it again")
     if start == stop:
-        return shard.file.schema_arrow.empty_table()
+        nothing = shard.file.schema_arrow.empty_table()
+        return nothing if columns is None else nothing.select(list(columns))
     first = shard.group_of(start)
     groups = list(range(first, shard.group_of(stop - 1) + 1))
+    wanted = None if columns is None else list(columns)
     with named(shard.path):
-        table = shard.file.read_row_groups(groups, use_threads=False)
+        table = shard.file.read_row_groups(groups, columns=wanted, use_threads=False)
     return table.slice(start - shard.starts[first], stop - start)
 
 

@@ -5,7 +5,7 @@ from hashlib import sha256
 from typing import Any
 
 from experience import Episode, Step
-from experience.replay import Replay
+from experience.replay import Fields, Replay
 from experience.storage.writer import EpisodeWriter
 from finetune.on_policy.rounds import Round
 
@@ -48,10 +48,14 @@ def writing(writer: EpisodeWriter) -> Callable[[Round], None]:
 
 
 def replaying(replay: Replay, table: str) -> Callable[[Round], None]:
-    """An `on_round` that inserts each sample into a replay table, with priority 1."""
+    """An `on_round` that inserts each sample into a replay table, with priority 1.
+
+    Its fields are the number of updates that its policy had seen, the prompt's group in this step, and the tokens of
+    prompt and completion: the table may have a `group_size`, a `max_age`, and a limiter that counts tokens.
+    """
 
     def insert(round: Round) -> None:
-        for episode in episodes_of(round):
+        for rollout, episode in zip(round.rollouts, episodes_of(round), strict=True):
             first = episode.steps[0]
             data = {
                 "prompt": first.observation["messages"],
@@ -59,6 +63,12 @@ def replaying(replay: Replay, table: str) -> Callable[[Round], None]:
                 "reward": first.reward,
                 "training_step": round.number,
             }
-            replay.insert(data, priorities={table: 1.0})
+            updates = rollout.policy_version.rpartition("-")[2]
+            fields = Fields(
+                policy_version=int(updates) if updates.isdecimal() else None,
+                group=f"{round.tools.name}-{round.number}-{rollout.group}",
+                tokens=len(rollout.prompt_ids) + len(rollout.completion_ids),
+            )
+            replay.insert(data, priorities={table: 1.0}, fields=fields)
 
     return insert

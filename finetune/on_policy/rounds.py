@@ -144,6 +144,12 @@ class Round:
         tools = self.tools
         return scored(of, rollouts, tools.layout, tools.sampling.temperature, tools.ranks)
 
+    def per_token(
+        self, rollouts: Sequence[Rollout], compute: Callable[[Batch], torch.Tensor]
+    ) -> list[tuple[float, ...]]:
+        """What `compute` gives for the tokens of each rollout, (K,) a batch; each rank computes its share."""
+        return per_token(compute, rollouts, self.tools.layout, self.tools.ranks)
+
     def policy_logprobs(self, rollouts: Sequence[Rollout]) -> list[tuple[float, ...]]:
         """Those of the policy as it is: what the engine has told, or a forward pass where the sampler is not exact."""
         if self.tools.sampler.is_exact:
@@ -152,11 +158,18 @@ class Round:
 
     def log_ratios(self, rollouts: Sequence[Rollout]) -> list[float]:
         """Log π(y) - log π_ref(y) of each rollout, summed over its tokens: estimates of KL(π‖π_ref)."""
+        return [sum(ratios) for ratios in self.token_log_ratios(rollouts)]
+
+    def token_log_ratios(self, rollouts: Sequence[Rollout]) -> list[tuple[float, ...]]:
+        """Log π - log π_ref of each token of each rollout."""
         reference = self.logprobs(rollouts, self.tools.reference)
         policy = self.policy_logprobs(rollouts)
-        found = [sum(ours) - sum(theirs) for ours, theirs in zip(policy, reference, strict=True)]
+        found = [
+            tuple(a - b for a, b in zip(ours, theirs, strict=True))
+            for ours, theirs in zip(policy, reference, strict=True)
+        ]
         if list(rollouts) == self.rollouts:
-            self.ratios = found
+            self.ratios = [sum(ratios) for ratios in found]
         return found
 
     def summary(self) -> dict[str, float]:
@@ -190,13 +203,20 @@ def scored(
     model: Frozen | Network, rollouts: Sequence[Rollout], layout: Layout, temperature: float, ranks: Ranks
 ) -> list[tuple[float, ...]]:
     """Log-probabilities of the tokens of rollouts under a model, each rank computing its share."""
+    return per_token(lambda batch: model.logprobs(batch, temperature), rollouts, layout, ranks)
+
+
+def per_token(
+    compute: Callable[[Batch], torch.Tensor], rollouts: Sequence[Rollout], layout: Layout, ranks: Ranks
+) -> list[tuple[float, ...]]:
+    """A value of each token of each rollout, by batches whose order is the layout's; none for an empty rollout."""
     examples = [rollout.example() for rollout in rollouts if rollout.completion_ids]
 
     def work() -> dict[int, tuple[float, ...]]:
         place_of = {id(example): place for place, example in enumerate(examples)}
         found: dict[int, tuple[float, ...]] = {}
         for part in layout.parts(examples, ranks) if examples else []:
-            said = model.logprobs(part.drawn, temperature).tolist()
+            said = compute(part.drawn).tolist()
             for example in part.drawn.examples:
                 count = len(example.completion_ids)
                 found[place_of[id(example)]] = tuple(said[:count])

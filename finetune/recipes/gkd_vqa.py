@@ -11,13 +11,13 @@ Source: GKD (arXiv:2306.13649) §4 for the arms; each starts from a student that
 import json
 import random
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.items import Item
 from evals.report.over_steps import curve, differences, plot
@@ -29,15 +29,14 @@ from finetune.live import task_metric
 from finetune.on_policy import Algorithm, EngineSampler, Frozen, Network, OnPolicy, PromptRow, copy_of, train_on_policy
 from finetune.packing import Layout
 from finetune.recipes.nano.draws import short_answer
+from finetune.tables.aligning import prompt_rows
 from finetune.tables.examples import completion_ids
 from finetune.training import Evaluation, Loop, Precision, Schedule
 from medgemma import MedGemma
-from medgemma.asking import AnswerOptions
 from medgemma.checkpoints.convert import copy_companions, whole_folder
 from medgemma.checkpoints.layouts import save_in_hub_layout
 from medgemma.checkpoints.plug import plug
 from medgemma.engine import Sampling
-from medgemma.prompts.content import open_study, study_parts
 from medsiglip.command import progress, say, whole_file
 from medsiglip.imaging import Picture
 
@@ -51,11 +50,18 @@ class StudentSection(Section):
     """Sizes of the student's decoder."""
 
     layers: int = Field(ge=1)
-    width: int
-    mlp: int
-    heads: int
-    key_value_heads: int
-    head_width: int
+    width: int = Field(ge=1)
+    mlp: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    key_value_heads: int = Field(ge=1)
+    head_width: int = Field(ge=2, multiple_of=2)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "StudentSection":
+        """As transformers and attention ask of a Gemma 3."""
+        if self.width % self.heads or self.heads % self.key_value_heads:
+            raise ValueError("width must be a multiple of heads, and heads of key_value_heads")
+        return self
 
 
 class Config(Section):
@@ -244,23 +250,12 @@ def new_student(teacher: MedGemma, config: Config) -> Any:
         )
 
 
-def read_questions(items: Sequence[Item], model: MedGemma, advance: Any) -> Questions:
-    """Questions as prompts of a model, with people's answers; every picture is opened once."""
-    number_of: dict[tuple[str, ...], int] = {}
+def read_questions(items: Sequence[Item], model: MedGemma, advance: Callable[[int], object]) -> Questions:
+    """Questions as prompts of a model, in a drawn order, with people's answers; every picture is opened once."""
     pictures: list[Picture] = []
-    rows, answers = [], {}
-    for item in items:
-        parts = study_parts(open_study([Path(file) for file in item.files])) if item.files not in number_of else []
-        if parts:
-            number_of[item.files] = len(pictures)
-            pictures += [part for part in parts if isinstance(part, Picture)]
-        picture = pictures[number_of[item.files]]
-        asked = model.asking.question([picture], item.prompt, AnswerOptions(), 1).request
-        row = PromptRow(asked.prompt, item.prompt, (number_of[item.files],), place=item.item_id)
-        rows.append(row)
-        answers[row.place] = completion_ids(model, short_answer(item.reference))
-        advance(1)
+    rows = prompt_rows(items, model, lambda item: {}, pictures, advance)
     random.Random(0).shuffle(rows)
+    answers = {item.item_id: completion_ids(model, short_answer(item.reference)) for item in items}
     return Questions(tuple(rows), tuple(pictures), answers)
 
 

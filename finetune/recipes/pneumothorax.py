@@ -192,7 +192,7 @@ def _predicted(config: Config, films: Sequence[Film], out: Path, quiet: bool) ->
     else:
         settings = _settings(answers, {**shared, **config.letter})
         answers.run_table(settings, table, out / "run", quiet)
-    by_path = {film.path: film for film in films}
+    by_path = {film.path.resolve(): film for film in films}
     found: dict[Split, Predicted] = {}
     for split in ("validation", "test"):
         rows = table.on(split)

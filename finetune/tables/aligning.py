@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.items import Item
 from finetune.adapters import AdapterSection, adapt, trained_table
 from finetune.algorithms.best_of_n import best_of, best_of_n_kl_bound
 from finetune.algorithms.bond import Bond
+from finetune.algorithms.critic import critic_of
+from finetune.algorithms.entailment import EntailmentRL
 from finetune.algorithms.following import Following
 from finetune.algorithms.grpo import Grpo, Variant
 from finetune.algorithms.j_bond import JBond
@@ -26,6 +28,7 @@ from finetune.on_policy import (
     Algorithm,
     Anchor,
     EngineSampler,
+    Frozen,
     HeldOut,
     Network,
     OnPolicy,
@@ -39,7 +42,7 @@ from finetune.on_policy.records import curves_of, reward_kl_chart
 from finetune.on_policy.rewards import graded
 from finetune.on_policy.rollouts import groups_of
 from finetune.packing import Layout
-from finetune.tables.learning import save_tuned
+from finetune.tables.learning import AnswersConfig, Lessons, learn, save_tuned
 from finetune.training import Loop, Precision, Schedule, join_ranks, leave_ranks
 from finetune.training.draws import seed_of
 from medgemma import MedGemma
@@ -48,7 +51,7 @@ from medgemma.checkpoints.adapters.merge import merge
 from medgemma.engine import Sampling
 from medgemma.nano import NANO_FOLDER
 from medgemma.prompts.chat import user_message
-from medgemma.prompts.content import open_study, study_parts
+from medgemma.prompts.content import Part, open_study, study_parts
 from medsiglip.checkpoints.folders import resolve_model
 from medsiglip.command import one_line, progress, say, whole_file
 from medsiglip.imaging import Picture
@@ -61,7 +64,7 @@ POINT = ("n", "kl_bound", "reward", "held_out_reward")
 class AlgorithmSection(Section):
     """By which algorithm; what another one takes is not looked at."""
 
-    name: Literal["j-bond", "bond", "reinforce", "grpo", "warp"]
+    name: Literal["j-bond", "bond", "reinforce", "grpo", "warp", "entailment"]
     n: int = Field(default=4, ge=2)
     """bond: N of the Best-of-N."""
     beta: float = Field(default=0.5, ge=0, le=1)
@@ -73,15 +76,30 @@ class AlgorithmSection(Section):
     follow_every: int = Field(default=1, ge=1)
     """Steps between two moves of the anchor; iterative BOND has follow 1 and some dozens."""
     num_samples: int = Field(default=4, ge=1)
-    """reinforce, grpo, warp: of each prompt."""
+    """reinforce, grpo, warp, entailment: of each prompt."""
     kl_coefficient: float = Field(default=0.1, ge=0)
     """reinforce, grpo: β of the KL to the start; warp: to the anchor."""
-    baseline: Literal["leave-one-out", "moving"] = "leave-one-out"
-    """reinforce: the mean of the prompt's other samples, or of earlier steps."""
+    baseline: Literal["leave-one-out", "moving", "value"] = "leave-one-out"
+    """reinforce, entailment: the mean of the prompt's other samples; reinforce: of earlier steps; entailment: a learned
+    value."""
     variant: Variant = "grpo"
+    alpha: float = Field(default=0.2, gt=0, lt=1)
+    """entailment: the reward counts 1 - alpha, the KL to the start alpha."""
+    critic: Literal["whole", "head"] = "whole"
+    """What of the value is learned: a second model, or a head over the start's own states."""
+    critic_learning_rate: float = Field(default=1e-4, gt=0)
+    trace: float = Field(default=0.95, ge=0, le=1)
+    """λ of the value's advantages; 1: of what was earned alone."""
 
-    def made(self, policy: Network, max_new_tokens: int) -> Algorithm:
-        """The algorithm, its anchor at the policy as it is."""
+    @model_validator(mode="after")
+    def _fits(self) -> "AlgorithmSection":
+        refused = {"reinforce": "value", "entailment": "moving"}
+        if refused.get(self.name) == self.baseline:
+            raise ValueError(f"{self.name} has no baseline {self.baseline}; choose leave-one-out, or another algorithm")
+        return self
+
+    def made(self, policy: Network, max_new_tokens: int, reference: Frozen) -> Algorithm:
+        """The algorithm, its anchor or its value at the policy as it is."""
         following = Following(self.follow, self.follow_every)
         if self.name == "j-bond":
             return JBond(Anchor(policy), following, self.beta, self.gamma)
@@ -91,6 +109,11 @@ class AlgorithmSection(Section):
             return Warp(self.num_samples, Anchor(policy), following, self.kl_coefficient)
         if self.name == "grpo":
             return Grpo(self.num_samples, self.kl_coefficient, self.variant, max_new_tokens)
+        if self.name == "entailment":
+            learned = self.baseline == "value"
+            under = reference if self.critic == "head" else None
+            critic = critic_of(policy, under, self.critic_learning_rate, self.trace) if learned else None
+            return EntailmentRL(self.num_samples, self.alpha, critic)
         moving = MovingBaseline() if self.baseline == "moving" else None
         return Reinforce(self.num_samples, self.kl_coefficient, moving)
 
@@ -118,6 +141,17 @@ class AlignConfig(Section):
     held_out_items: int = Field(ge=1)
     best_of: tuple[int, ...]
     merge: bool
+
+
+class StartSection(Section):
+    """What is learned by SFT before it is aligned."""
+
+    method: Literal["full", "lora"]
+    learning_rate: float = Field(gt=0)
+    epochs: float = Field(gt=0)
+    examples_per_step: int = Field(ge=1)
+    evaluations: int = Field(ge=0)
+    evaluated_rows: int = Field(ge=1)
 
 
 @dataclass(frozen=True)
@@ -181,13 +215,14 @@ def align(
     if ranks.rank == 0:
         _best_of_n(config, questions, held, sampler, sampling, out)
     steps = min(config.steps, QUICK_STEPS) if config.quick else config.steps
+    reference = copy_of(policy) if adapted.peft is None else base_of(policy, adapted.peft)
     train_on_policy(
         policy,
-        config.algorithm.made(policy, config.max_new_tokens),
+        config.algorithm.made(policy, config.max_new_tokens, reference),
         rows,
         sampler,
         questions.rewards,
-        copy_of(policy) if adapted.peft is None else base_of(policy, adapted.peft),
+        reference,
         Schedule(config.learning_rate, steps, warmup_steps=max(1, steps // 20), weight_decay=0.0, shape="constant"),
         out / "stages" / STAGE,
         Loop(config.seed, ranks, quiet=quiet),
@@ -205,6 +240,42 @@ def align(
     leave_ranks(ranks)
 
 
+def taught_first(config: AlignConfig, start: StartSection | None, lessons: Lessons, out: Path, quiet: bool) -> str:
+    """Teach the model the right answers in OUT/sft, and return the whole checkpoint that is aligned from there.
+
+    Args:
+        config: the recipe's; with a `start` of the user's own nothing is taught.
+        start: how it is taught; None: not at all.
+        lessons: what is right.
+        out: of the run; an interrupted one goes on.
+        quiet: no progress bars.
+    """
+    if config.start or start is None:
+        return config.model
+    taught = AnswersConfig(
+        model=config.model,
+        seed=config.seed,
+        quick=config.quick,
+        device=config.device,
+        faulty_rows="refused",
+        labels="real",
+        adapter=config.adapter.model_copy(update={"method": start.method}),
+        learning_rate=start.learning_rate,
+        epochs=start.epochs,
+        examples_per_step=start.examples_per_step,
+        tokens_a_part=config.tokens_a_part,
+        max_tokens=config.max_tokens,
+        packed=True,
+        checkpoint_activations=False,
+        evaluations=start.evaluations,
+        evaluated_rows=start.evaluated_rows,
+        merge=True,
+    )
+    if not (out / "sft" / "model").is_dir():
+        learn(taught, lessons, out / "sft", quiet, lambda *_: None)
+    return str(out / "sft" / "model")
+
+
 def prompt_rows(
     items: Sequence[Item],
     gemma: MedGemma,
@@ -217,12 +288,14 @@ def prompt_rows(
     Raises:
         ValueError: a picture cannot be read, or a prompt does not fit; the item is named.
     """
+    studies: dict[tuple[str, ...], list[Part]] = {}
     numbers: dict[tuple[str, ...], tuple[int, ...]] = {}
     rows = []
     for item in items:
         try:
-            parts = study_parts(open_study([Path(file) for file in item.files])) if item.files else []
-            asked = gemma.asking.question(parts, item.prompt, AnswerOptions(), 1).request
+            if item.files not in studies:
+                studies[item.files] = study_parts(open_study([Path(file) for file in item.files])) if item.files else []
+            asked = gemma.asking.question(studies[item.files], item.prompt, AnswerOptions(), 1).request
         except (ValueError, OSError) as fault:
             raise ValueError(f"{item.item_id}: {one_line(fault)}") from fault
         if item.files not in numbers:

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,6 +38,23 @@ if TYPE_CHECKING:
     from medgemma.table_answers import TableQuestions
 
 
+@dataclass(frozen=True)
+class RowsOptions:
+    """A table whose rows are asked, of the model of this process or of a server."""
+
+    table: Annotated[Path | None, typer.Option(help="A table: its rows are asked, answers go to --out.")] = None
+    file_columns: Annotated[
+        list[str] | None, typer.Option("--files", metavar="COLUMN", help="The table's files; guessed without it.")
+    ] = None
+    endpoint: Annotated[
+        str, typer.Option(help="With --table: an OpenAI-compatible server that answers, such as medgemma serve.")
+    ] = ""
+    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = ""
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="With --table: replace other answers in --out.")] = (
+        False
+    )
+
+
 @spread_options
 def ask(
     question: Annotated[list[str], typer.Option("--question", "-q", help="Repeatable; each is answered by itself.")],
@@ -45,17 +62,8 @@ def ask(
         list[str] | None,
         typer.Argument(metavar="[FILE...]", help="File, folder, quoted glob, @list.txt or -; none asks without."),
     ] = None,
-    table: Annotated[Path | None, typer.Option(help="A table: its rows are asked, answers go to --out.")] = None,
-    file_columns: Annotated[
-        list[str] | None, typer.Option("--files", metavar="COLUMN", help="The table's files; guessed without it.")
-    ] = None,
-    endpoint: Annotated[
-        str, typer.Option(help="With --table: an OpenAI-compatible server that answers, such as medgemma serve.")
-    ] = "",
-    endpoint_model: Annotated[str, typer.Option(help="The model's name there; needless if it has only one.")] = "",
-    overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="With --table: replace other answers in --out.")
-    ] = False,
+    *,
+    rows: RowsOptions,
     each: Annotated[bool, typer.Option("--each", help="Ask every FILE separately, not all as one prompt.")] = False,
     as_json: AsJson = False,
     out: Annotated[Path | None, typer.Option(help="File for the answers; stdout without it.")] = None,
@@ -66,7 +74,6 @@ def ask(
         str, typer.Option(help="The answer is JSON of this schema: a file, or the JSON itself.")
     ] = "",
     system: System = "",
-    *,
     thinking: ThinkingOptions,
     draws: DrawOptions,
     samples: Samples = 1,
@@ -89,97 +96,118 @@ def ask(
     from medgemma.asking import AnswerOptions
     from medgemma.prompts.pan_and_scan import PanAndScan
 
-    problems = Problems()
-    view = volumes.view()
-    sampling = draws.sampling(max_new_tokens, samples)
-    think, crop = thinking.chosen(), PanAndScan() if pan_and_scan else None
-    if table is not None:
+    problems, view = Problems(), volumes.view()
+    crop = PanAndScan() if pan_and_scan else None
+    options = AnswerOptions(
+        draws.sampling(max_new_tokens, samples), thinking.chosen(), system=system, view=view, pan_and_scan=crop
+    )
+    if rows.table is not None:
         alone = {"FILE": files, "--each": each, "--json": as_json, "--regex": regex, "--json-schema": json_schema}
         alone |= {"--samples": samples > 1, "--count-tokens": count_tokens, "--pan-and-scan": pan_and_scan}
-        for name, value in alone.items():
-            if value:
-                raise ValueError(f"{name} does not go with --table; leave it out")
-        plain = AnswerOptions(sampling, think, system=system, view=view)
-        if out is None:
-            raise ValueError("--table needs --out: a .csv or .parquet file for the answers")
-        server = (endpoint, endpoint_model)
-        asked_table = _table(table, file_columns or [], question, choices, plain, max_new_tokens)
-        _ask_table(*asked_table, out, overwrite, loading, server, problems, quiet)
-        problems.exit()
-        return
-    for name, given in {"--endpoint": endpoint or endpoint_model, "--overwrite": overwrite}.items():
-        if given:
-            raise ValueError(f"{name} goes with --table; leave it out")
-    about: Iterable[Study] = [Study((), [])]
-    if files:
-        about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
-        about = gating.keep(about, problems)
-    if count_tokens:
-        counted = AnswerOptions(sampling, think, system=system, pan_and_scan=crop)
-        _count(_prompts(loading.model), about, question, counted, problems, as_json, out)
-        problems.exit()
-        return
-    gemma = loading.load()
-    form = form_of(gemma.asking, choices, regex, json_schema)
-    options = AnswerOptions(sampling, think, form, system=system, pan_and_scan=crop)
+        _refuse("does not go with --table", alone)
+        _ask_rows(rows, question, choices, options, out, loading, problems, quiet)
+    else:
+        server = rows.endpoint or rows.endpoint_model
+        _refuse(
+            "goes with --table", {"--endpoint": server, "--overwrite": rows.overwrite, "--files": rows.file_columns}
+        )
+        about: Iterable[Study] = [Study((), [])]
+        if files:
+            about = studies(files_of(files, problems), policy, view, problems, each=each, quiet=quiet)
+            about = gating.keep(about, problems)
+        if count_tokens:
+            _count(_prompts(loading.model), about, question, options, problems, as_json, out)
+        else:
+            gemma = loading.load()
+            options = replace(options, form=form_of(gemma.asking, choices, regex, json_schema))
+            scored = split(choices) if choices and as_json else []
+            _answer(gemma, about, question, options, scored, problems, as_json, out, quiet)
+    problems.exit()
+
+
+def _refuse(why: str, given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value:
+            raise ValueError(f"{name} {why}; leave it out")
+
+
+def _answer(
+    gemma: "MedGemma",
+    about: Iterable[Study],
+    questions: Sequence[str],
+    options: "AnswerOptions",
+    scored: Sequence[str],
+    problems: Problems,
+    as_json: bool,
+    out: Path | None,
+    quiet: bool,
+) -> None:
+    """Write the answers as they come; `scored` choices get their log-probabilities."""
     with whole_file(out) as file, progress(None, "answers", quiet) as advance:
         for study in about:
             if sum(isinstance(part, Picture) for part in study.parts) > 1:
                 note_unless_measured(gemma, "several pictures in one prompt")
-            for answer in _answers(gemma, study, question, options, problems):
-                scores = _scores(gemma, study, answer.question, split(choices), options) if choices and as_json else {}
+            for answer in _answers(gemma, study, questions, options, problems):
+                scores = _scores(gemma, study, answer.question, scored, options) if scored else {}
                 file.write(_line(answer, as_json, scores) + "\n")
                 advance(1)
-    problems.exit()
 
 
-def _table(
-    table: Path,
-    files: Sequence[str],
+def _ask_rows(
+    rows: RowsOptions,
     questions: Sequence[str],
     choices: str,
     options: "AnswerOptions",
-    max_new_tokens: int,
+    out: Path | None,
+    loading: LoadOptions,
+    problems: Problems,
+    quiet: bool,
+) -> None:
+    """Ask every row of the model of this process, or of a server."""
+    from medgemma.endpoint import Endpoint
+    from medgemma.table_answers import answer_table, of_endpoint, of_model
+
+    if out is None:
+        raise ValueError("--table needs --out: a .csv or .parquet file for the answers")
+    if not rows.endpoint and rows.endpoint_model:
+        raise ValueError("--endpoint-model goes with --endpoint")
+    if rows.endpoint and loading != LoadOptions():
+        raise ValueError("how a model is loaded does not go with --endpoint; the server has loaded its own")
+    table, asked = _table(rows, questions, choices, options)
+    with ExitStack() as stack:
+        if rows.endpoint:
+            answerer = of_endpoint(stack.enter_context(Endpoint(rows.endpoint, rows.endpoint_model or None)), asked)
+        else:
+            answerer = of_model(loading.load(), asked)
+        advance = stack.enter_context(progress(len(table.rows) + len(table.faulty), "answers", quiet))
+        answer_table(
+            answerer,
+            table,
+            asked,
+            out,
+            overwrite=rows.overwrite,
+            on_problem=problems.add,
+            on_progress=advance,
+        )
+
+
+def _table(
+    rows: RowsOptions, questions: Sequence[str], choices: str, options: "AnswerOptions"
 ) -> "tuple[Table, TableQuestions]":
     """A table and what is asked of it; a question or the choices may be a column's name."""
     from data_cards.table import Columns, read_table
     from data_cards.table.records import records_of
     from medgemma.table_answers import TableQuestions
 
-    names = records_of(table).columns
+    assert rows.table is not None
+    names = records_of(rows.table).columns
     column = questions[0] if len(questions) == 1 and questions[0] in names else ""
     of_choices = (choices,) if choices in names and choices else ()
-    columns = Columns(files=tuple(files), question=column or "none", choices=of_choices, label=("none",))
-    read = read_table(table, columns, labelled=False)
+    files = tuple(rows.file_columns or ())
+    columns = Columns(files=files, question=column or "none", choices=of_choices, label=("none",))
+    read = read_table(rows.table, columns, labelled=False)
     given = tuple(split(choices)) if choices and not of_choices else ()
-    return read, TableQuestions(() if column else tuple(questions), given, options, max_new_tokens)
-
-
-def _ask_table(
-    table: "Table",
-    asked: "TableQuestions",
-    out: Path,
-    overwrite: bool,
-    loading: LoadOptions,
-    server: tuple[str, str],
-    problems: Problems,
-    quiet: bool,
-) -> None:
-    """Ask every row of the model of this process, or of a server: its address and the model's name there."""
-    from medgemma.endpoint import Endpoint
-    from medgemma.table_answers import answer_table, of_endpoint, of_model
-
-    if not server[0] and server[1]:
-        raise ValueError("--endpoint-model goes with --endpoint")
-    if server[0] and loading != LoadOptions():
-        raise ValueError("how a model is loaded does not go with --endpoint; the server has loaded its own")
-    with ExitStack() as stack:
-        if server[0]:
-            answerer = of_endpoint(stack.enter_context(Endpoint(server[0], server[1] or None)), asked)
-        else:
-            answerer = of_model(loading.load(), asked)
-        advance = stack.enter_context(progress(len(table.rows) + len(table.faulty), "answers", quiet))
-        answer_table(answerer, table, asked, out, overwrite=overwrite, on_problem=problems.add, on_progress=advance)
+    return read, TableQuestions(() if column else tuple(questions), given, options, options.sampling.max_new_tokens)
 
 
 def _answers(

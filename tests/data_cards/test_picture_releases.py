@@ -14,7 +14,7 @@ from data_cards.readers.chest_releases import (
     read_nih14_release,
 )
 from data_cards.readers.pneumothorax_masks import decode_run_lengths, read_siim_pneumothorax
-from data_cards.readers.tissue_and_skin import read_ham10000, read_nct_crc, read_pad_ufes
+from data_cards.readers.tissue_and_skin import read_ham10000, read_lc25000, read_nct_crc, read_pad_ufes
 from tests.data_cards.made import put, refuses
 
 NIH_HEADER = (
@@ -169,6 +169,46 @@ def test_nct_crc(tmp_path: Path) -> None:
     put(tmp_path / "CRC-VAL-HE-7K" / "OTHER" / "x.tif", "")
     refuses(lambda: read_nct_crc(tmp_path), "OTHER/x.tif: lies in no folder of ADI")
     refuses(lambda: read_nct_crc(tmp_path, "NCT-CRC-HE-100K"), "NCT-CRC-HE-100K: no such folder")
+
+
+LC25000_LIST = """stem,filename,label,tissue,local_cluster_label,group_id
+colonca7,colonca7.jpeg,colon_aca,colon,0,0
+lungaca12,lungaca12.jpeg,lung_aca,lung,3,503
+lungaca2,lungaca2.jpeg,lung_aca,lung,3,503
+lungn1,lungn1.jpeg,lung_n,lung,3,753
+"""
+
+
+@pytest.mark.parametrize("inside", ["", "lung_colon_image_set"])
+def test_lc25000_keeps_the_copies_of_a_tile_together(tmp_path: Path, inside: str) -> None:
+    unpacked = tmp_path / inside
+    for name in ("colon_image_sets/colon_aca/colonca7", "lung_image_sets/lung_aca/lungaca2"):
+        put(unpacked / f"{name}.jpeg", "")
+    put(unpacked / "lung_image_sets/lung_aca/lungaca12.jpeg", "")
+    put(unpacked / "lung_image_sets/lung_n/lungn1.jpeg", "")
+    refuses(lambda: read_lc25000(tmp_path), "so any split would leak; fetch it from github.com/GeorgeBatch")
+    put(tmp_path / "lc25000_image_groups.csv", LC25000_LIST)
+    found = {picture.path.name: picture for picture in read_lc25000(tmp_path)}
+    assert all(picture.path.is_file() for picture in found.values())
+    assert {name: picture.group for name, picture in found.items()} == {
+        "colonca7.jpeg": "lc25000_colon_aca_tile000",
+        "lungaca12.jpeg": "lc25000_lung_aca_tile003",  # as in the kit's lung part
+        "lungaca2.jpeg": "lc25000_lung_aca_tile003",
+        "lungn1.jpeg": "lc25000_lung_n_tile003",
+    }
+    assert sorted(found[name].labels["copy"] for name in ("lungaca12.jpeg", "lungaca2.jpeg")) == ["1", "2"]
+    assert found["lungn1.jpeg"].labels["label_text"] == "benign lung tissue"
+    put(unpacked / "lung_image_sets/lung_n/lungn9.jpeg", "")
+    refuses(lambda: read_lc25000(tmp_path), "lungn9.jpeg: is not in lc25000_image_groups.csv")
+    put(unpacked / "lung_image_sets/lung_bcca/x.jpeg", "")
+    refuses(lambda: read_lc25000(tmp_path), "x.jpeg: lies in no folder of lung_n, lung_aca")
+
+
+def test_lc25000_says_what_is_missing(tmp_path: Path) -> None:
+    refuses(lambda: read_lc25000(tmp_path), "holds neither lung_image_sets nor colon_image_sets; unpack LC25000.zip")
+    put(tmp_path / "lung_image_sets/lung_n/lungn1.jpeg", "")
+    put(tmp_path / "lc25000_image_groups.csv", LC25000_LIST.replace("lung,3,753", "lung,x,753"))
+    refuses(lambda: read_lc25000(tmp_path), "record 4 has local_cluster_label 'x'; expected a number")
 
 
 def test_ham10000_and_pad_ufes(tmp_path: Path) -> None:

@@ -154,3 +154,5 @@ def test_the_command(command: Any, tiny_folder: Path, tmp_path: Path) -> None:
     assert below.returncode == 1 and "T.csv: a file; a folder is needed there" in below.stderr
     alone = command("ask", "-q", "ask", "--endpoint", "http://127.0.0.1:1/v1", *common)
     assert alone.returncode == 1 and "--endpoint goes with --table" in alone.stderr
+    unread = command("ask", "-q", "ask", "--files", "film", *common)
+    assert unread.returncode == 1 and "--files goes with --table; leave it out" in unread.stderr

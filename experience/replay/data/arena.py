@@ -50,11 +50,13 @@ class Arena:
 
     def fits(self, leaves: Sequence[Any]) -> bool:
         """Say whether leaves, in order, are what the columns hold."""
-        for spec, leaf in zip(self.leaves, leaves, strict=True):
-            if spec is not None and (
-                type(leaf) is not np.ndarray or leaf.dtype != spec.dtype or leaf.shape != spec.shape
-            ):
-                return False
+        for number, spec in enumerate(self.leaves):
+            if spec is not None:
+                leaf = leaves[number]
+                if type(leaf) is not np.ndarray or leaf.shape != spec[1]:
+                    return False
+                if leaf.dtype is not spec[0] and leaf.dtype != spec[0]:
+                    return False
         return True
 
     def put(self, leaves: Sequence[Any], references: int) -> int:
@@ -62,13 +64,13 @@ class Arena:
         if not self._free:
             self._grow(1)
         row = self._free.pop()
-        for column, leaf in zip(self.columns, leaves, strict=True):
-            column[row] = leaf
-        for number in self.ragged:
-            self.columns[number][row] = _own(leaves[number])
+        for number, column in enumerate(self.columns):
+            column[row] = leaves[number]
         self.references[row] = references
         self.num_bytes += self.row_bytes
         if self.ragged:
+            for number in self.ragged:
+                self.columns[number][row] = _own(leaves[number])
             self.num_bytes += self._loose_bytes(row)
         return row
 
@@ -95,6 +97,16 @@ class Arena:
         """Take one more reference of rows."""
         for row in rows:
             self.references[row] += 1
+
+    def drop_one(self, row: int) -> None:
+        """Drop one reference of a row, as `drop` does."""
+        left = self.references[row] - 1
+        if left or self.ragged or len(self._free) + 1 == len(self.references):
+            self.drop((row,))
+        else:
+            self.references[row] = 0
+            self._free.append(row)
+            self.num_bytes -= self.row_bytes
 
     def drop(self, rows: Iterable[int]) -> None:
         """Drop one reference of rows; a row without any is free, and an arena without rows gives back its memory."""
@@ -169,11 +181,7 @@ class Cell(NamedTuple):
 
     def drop(self) -> None:
         """Drop one reference."""
-        arena, row = self
-        if arena.references[row] > 1:
-            arena.references[row] -= 1
-        else:
-            arena.drop((row,))
+        self[0].drop_one(self[1])
 
     def hold(self) -> None:
         """Take one more reference."""

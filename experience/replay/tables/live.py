@@ -40,6 +40,18 @@ class TableInfo(NamedTuple):
     why_no_insert: str
     """Why an insert would wait now; empty if it would not."""
     why_no_sample: str
+    counts: str = "items"
+    """What inserts, samples, deletes and the difference are counted in."""
+    policy_version: int = -1
+    """The newest that is known; -1 while none is."""
+    stale: int = 0
+    """Items that went for their age, since the start or the last reset."""
+    tokens: int = 0
+    """Of the items that are there."""
+    groups: int = 0
+    """Complete groups, of a table with a group_size."""
+    incomplete: int = 0
+    """Items whose group is not complete."""
 
 
 class Deadline:
@@ -59,6 +71,8 @@ class LiveTable:
 
     def __init__(self, state: TableState, lock: threading.RLock) -> None:
         self.state = state
+        self.is_checked = state.table.needs_fields or state.table.signature is not None
+        """What is inserted must be looked at first."""
         self._may_go_on: dict[Call, threading.Condition] = {
             "insert": threading.Condition(lock),
             "sample": threading.Condition(lock),
@@ -118,7 +132,12 @@ class LiveTable:
         limiter = self.state.limiter
         if self._may(call):
             return ""
-        return limiter.why_no_insert() if call == "insert" else limiter.why_no_sample()
+        if call == "insert":
+            return limiter.why_no_insert()
+        groups = self.state.groups
+        waiting = groups.num_waiting if groups is not None else 0
+        more = f" ({waiting} items are not counted: their groups are not complete)" if waiting else ""
+        return limiter.why_no_sample() + more
 
     def info(self) -> TableInfo:
         """Return what the table is at."""
@@ -135,6 +154,12 @@ class LiveTable:
             self._waits("sample"),
             self.why("insert"),
             self.why("sample"),
+            limiter.limiter.counts,
+            state.newest,
+            state.stale,
+            state.fields.num_tokens,
+            len(state.groups) if state.groups is not None else 0,
+            state.groups.num_waiting if state.groups is not None else 0,
         )
 
     def _may(self, call: Call) -> bool:

@@ -8,6 +8,10 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
+
+Unit = Literal["items", "episodes", "tokens"]
+"""What a limiter counts."""
 
 
 @dataclass(frozen=True)
@@ -16,37 +20,47 @@ class RateLimiter:
 
     A sample needs `min_size_to_sample` items in the table and a difference of `min_diff` at least after it. An insert
     needs a difference of `max_diff` at most after it, or a table that is still below `min_size_to_sample`.
+
+    Where it counts episodes or tokens, an item goes through as soon as one episode or token more would, and counts with
+    all that its fields say: bounds are passed by one item at most, and no item is too large to ever go through.
     """
 
     samples_per_insert: float
     min_size_to_sample: int
     min_diff: float
     max_diff: float
+    counts: Unit = "items"
 
     def __post_init__(self) -> None:
         if not self.samples_per_insert > 0:
             raise ValueError(f"got samples_per_insert={self.samples_per_insert}; expected a number above 0")
         if self.min_size_to_sample < 1:
             raise ValueError(f"got min_size_to_sample={self.min_size_to_sample}; expected at least 1")
+        if self.counts not in ("items", "episodes", "tokens"):
+            raise ValueError(f"got counts={self.counts!r}; expected items, episodes or tokens")
         if math.isnan(self.min_diff) or math.isnan(self.max_diff):
             raise ValueError("got NaN as min_diff or max_diff; expected numbers")
 
 
-def MinSize(min_size_to_sample: int) -> RateLimiter:
-    """Let samples wait until the table holds so many items, and inserts never."""
-    return RateLimiter(1.0, min_size_to_sample, -math.inf, math.inf)
+def MinSize(min_size_to_sample: int, counts: Unit = "items") -> RateLimiter:
+    """Let samples wait until the table holds so many items, episodes or tokens, and inserts never."""
+    return RateLimiter(1.0, min_size_to_sample, -math.inf, math.inf, counts)
 
 
 def SampleToInsertRatio(
-    samples_per_insert: float, min_size_to_sample: int, error_buffer: float | tuple[float, float]
+    samples_per_insert: float,
+    min_size_to_sample: int,
+    error_buffer: float | tuple[float, float],
+    counts: Unit = "items",
 ) -> RateLimiter:
     """Keep the ratio of samples to inserts.
 
     Args:
         samples_per_insert: The ratio.
-        min_size_to_sample: Samples wait until the table holds so many items.
+        min_size_to_sample: Samples wait until the table holds so many.
         error_buffer: How far inserts * samples_per_insert - samples may be from samples_per_insert *
             min_size_to_sample; or min_diff and max_diff themselves.
+        counts: What inserts, samples and the size are counted in.
 
     Raises:
         ValueError: The buffer is too small for one insert or sample, or samples would wait for ever.
@@ -73,50 +87,52 @@ def SampleToInsertRatio(
             "until the table is sampled from as soon as it holds min_size_to_sample items",
             stacklevel=2,
         )
-    return RateLimiter(samples_per_insert, min_size_to_sample, min_diff, max_diff)
+    return RateLimiter(samples_per_insert, min_size_to_sample, min_diff, max_diff, counts)
 
 
-def Queue(size: int) -> RateLimiter:
-    """Let inserts wait while so many items are unread: of a table from which each item is sampled once."""
-    return RateLimiter(1.0, 1, 0.0, float(size))
+def Queue(size: int, counts: Unit = "items") -> RateLimiter:
+    """Let inserts wait while so many are unread: of a table from which each item is sampled once."""
+    return RateLimiter(1.0, 1, 0.0, float(size), counts)
 
 
-def Stack(size: int) -> RateLimiter:
-    """Let inserts wait while so many items are unread, as `Queue` does."""
-    return Queue(size)
+def Stack(size: int, counts: Unit = "items") -> RateLimiter:
+    """Let inserts wait while so many are unread, as `Queue` does."""
+    return Queue(size, counts)
 
 
 class LimiterState:
-    """What a limiter has seen; one lock guards it, its table's."""
+    """What a limiter has seen, in what it counts; one lock guards it, its table's."""
 
     def __init__(self, limiter: RateLimiter) -> None:
         self.limiter = limiter
         self.inserts = 0
         self.samples = 0
         self.deletes = 0
+        self.forgone = 0
+        """Samples that items could have given and cannot, since they went for their age."""
 
     @property
     def size(self) -> int:
-        """Items in the table."""
+        """What the table holds."""
         return self.inserts - self.deletes
 
     @property
     def difference(self) -> float:
         """Samples that the inserts are worth and that were not taken."""
-        return self.inserts * self.limiter.samples_per_insert - self.samples
+        return self.inserts * self.limiter.samples_per_insert - self.samples - self.forgone
 
     def can_insert(self, count: int = 1) -> bool:
         """Whether so many inserts may follow at once."""
         limiter = self.limiter
         if self.inserts - self.deletes + count <= limiter.min_size_to_sample:
             return True
-        return (self.inserts + count) * limiter.samples_per_insert - self.samples <= limiter.max_diff
+        return (self.inserts + count) * limiter.samples_per_insert - self.samples - self.forgone <= limiter.max_diff
 
     def can_sample(self, count: int = 1) -> bool:
         """Whether so many samples may follow at once."""
         limiter = self.limiter
         enough = self.inserts - self.deletes >= limiter.min_size_to_sample
-        return enough and self.inserts * limiter.samples_per_insert - self.samples - count >= limiter.min_diff
+        return enough and self.difference - count >= limiter.min_diff
 
     def most_inserts(self, count: int) -> int:
         """Return how many inserts may follow at once, `count` at most."""
@@ -129,12 +145,12 @@ class LimiterState:
     def why_no_insert(self) -> str:
         """Say why an insert waits, and what would free it."""
         limiter = self.limiter
-        after = (self.inserts + 1) * limiter.samples_per_insert - self.samples
-        freed = f"{math.ceil(after - limiter.max_diff)} more samples"
+        after = self.difference + limiter.samples_per_insert
+        freed = f"{math.ceil(after - limiter.max_diff)} more {self._named('samples')}"
         below = self.size + 1 - limiter.min_size_to_sample
         return (
             f"{self._counts('insert', after)}, above max_diff {limiter.max_diff:g}; {freed} free it, or {below} "
-            "deletions (inserts below min_size_to_sample are free)"
+            f"{self._named('deletions')} (inserts below min_size_to_sample are free)"
         )
 
     def why_no_sample(self) -> str:
@@ -146,16 +162,22 @@ class LimiterState:
         by_difference = math.ceil(short / limiter.samples_per_insert) if short > 0 else 0
         reasons = []
         if by_size:
-            reasons.append(f"the table holds {self.size} items, min_size_to_sample is {limiter.min_size_to_sample}")
+            reasons.append(
+                f"the table holds {self.size} {limiter.counts}, min_size_to_sample is {limiter.min_size_to_sample}"
+            )
         if by_difference:
             reasons.append(f"{self._counts('sample', after)}, below min_diff {limiter.min_diff:g}")
-        return f"{'; '.join(reasons)}; {max(by_size, by_difference)} more inserts free it"
+        return f"{'; '.join(reasons)}; {max(by_size, by_difference)} more {self._named('inserts')} free it"
 
     def _counts(self, call: str, after: float) -> str:
+        forgone = f" - {self.forgone} forgone for age" if self.forgone else ""
         return (
-            f"{self.inserts} inserts and {self.samples} samples so far: with one {call} more, inserts * "
-            f"{self.limiter.samples_per_insert:g} - samples is {after:g}"
+            f"{self.inserts} {self._named('inserts')} and {self.samples} {self._named('samples')} so far: with one "
+            f"{call} more, inserts * {self.limiter.samples_per_insert:g} - samples{forgone} is {after:g}"
         )
+
+    def _named(self, calls: str) -> str:
+        return calls if self.limiter.counts == "items" else f"{calls} of {self.limiter.counts}"
 
 
 def _most(allowed: Callable[[int], bool], count: int) -> int:

@@ -155,6 +155,12 @@ class Order:
         """Return the row that was inserted first, of at least one."""
         return next(iter(self._rows))
 
+    def turn(self) -> int:
+        """Move the row that was inserted first to the end, and return it."""
+        row = next(iter(self._rows))
+        self._rows.move_to_end(row)
+        return row
+
     def oldest(self, count: int) -> list[int]:
         """Return the rows that were inserted first."""
         return list(islice(self._rows, count))

@@ -6,8 +6,18 @@ import numpy as np
 
 from experience.replay.data.errors import SignatureMismatch
 from experience.replay.data.structure import flatten, paths
+from experience.replay.tables.fields import NOTHING, Fields
 from experience.replay.tables.table import Table
 from experience.transformations.trees import ArraySpec
+
+
+def check(table: Table, data: Any, *fields: Fields | None, batched: bool = False) -> None:
+    """Compare data and fields of items with what a table expects; see below."""
+    if table.signature is not None:
+        check_signature(table, data, batched=batched)
+    if table.needs_fields:
+        for one in fields:
+            check_fields(table, one)
 
 
 def check_signature(table: Table, data: Any, *, batched: bool = False) -> None:
@@ -35,6 +45,23 @@ def check_signature(table: Table, data: Any, *, batched: bool = False) -> None:
             raise SignatureMismatch(
                 f"{where}, {name}: expected {np.dtype(spec.dtype)} of shape {spec.shape}, got {array.dtype} of {shape}"
             )
+
+
+def check_fields(table: Table, fields: Fields | None) -> None:
+    """Compare the fields of an item with what a table needs to know.
+
+    Raises:
+        ValueError: One is missing; says which, and what for.
+    """
+    known, missing = fields or NOTHING, ""
+    if table.rate_limiter.counts == "tokens" and not known.tokens:
+        missing = "its limiter counts tokens; expected tokens=... from 1"
+    elif table.group_size and known.group is None:
+        missing = f"its items come in groups of {table.group_size}; expected group=..."
+    elif table.max_age is not None and known.policy_version is None:
+        missing = f"its items go when they are older than max_age={table.max_age}; expected policy_version=..."
+    if missing:
+        raise ValueError(f"table {table.name!r}: {missing} in fields=Fields(...), got {fields}")
 
 
 def _flatten_signature(signature: Any) -> Any:

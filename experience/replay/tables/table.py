@@ -3,19 +3,25 @@
 Source: Cassirer et al., Reverb, arXiv:2102.04736 (2021); reverb/server.py, reverb/cc/table.cc.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
 import numpy as np
 
 from experience.replay.data.arena import Arena, Cell, Cells
 from experience.replay.data.items import Data, drop_all, of_one_arena
+from experience.replay.tables.draws import Draw, SampleInfo, earlier, together
+from experience.replay.tables.fields import NOTHING, FieldColumns, Fields
+from experience.replay.tables.groups import Groups
 from experience.replay.tables.rate_limiters import LimiterState, Queue, RateLimiter, Stack
 from experience.replay.tables.selectors import Fifo, Lifo, Order, Selector, made
 
 ROW_BITS = 32
 """A key is the row that the item lies in, and above it how many items lay there before."""
+
+ONCE_MORE = 1 << ROW_BITS
 
 FIRST_ROWS = 64
 
@@ -49,6 +55,14 @@ class Table:
     extensions: Sequence[Extension] = ()
     signature: Any = None
     """Data as it must be: nested `ArraySpec`, None for an axis of any length. None: anything."""
+    group_size: int = 0
+    """Items of one group are sampled together, and go together, once there are so many; 0: each item by itself.
+
+    The sampler draws groups, of the mean priority of their items. An item whose group is not complete is not counted by
+    the limiter. The next items of a complete group's name are another group.
+    """
+    max_age: int | None = None
+    """By how many policy versions an item may be older than the newest; what is older goes. None: it never does."""
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -57,6 +71,17 @@ class Table:
             raise ValueError(f"table {self.name!r}: got max_size={self.max_size}; expected at least 1")
         if self.max_times_sampled < 0:
             raise ValueError(f"table {self.name!r}: got max_times_sampled={self.max_times_sampled}; expected 0 or more")
+        if not 0 <= self.group_size <= self.max_size:
+            raise ValueError(
+                f"table {self.name!r}: got group_size={self.group_size}; expected 0 to max_size={self.max_size}"
+            )
+        if self.max_age is not None and self.max_age < 0:
+            raise ValueError(f"table {self.name!r}: got max_age={self.max_age}; expected 0 or more, or None")
+
+    @property
+    def needs_fields(self) -> bool:
+        """Whether items cannot be without fields."""
+        return bool(self.group_size) or self.max_age is not None or self.rate_limiter.counts == "tokens"
 
     @classmethod
     def queue(cls, name: str, max_size: int, **options: Any) -> Self:
@@ -67,32 +92,6 @@ class Table:
     def stack(cls, name: str, max_size: int, **options: Any) -> Self:
         """Return a table whose items are sampled once, the newest first."""
         return cls(name, Lifo(), Lifo(), max_size, Stack(max_size), 1, **options)
-
-
-class SampleInfo(NamedTuple):
-    """What is known of a sampled item; of a batch, an array a field."""
-
-    key: Any
-    """Names the item in its table. int64."""
-    probability: Any
-    """With which it was drawn. float64."""
-    table_size: Any
-    """Items when it was drawn. int64."""
-    priority: Any
-    """float64."""
-    times_sampled: Any
-    """This time included. int64."""
-    rate_limited: Any
-    """Whether the call had to wait for it."""
-
-
-class Draw(NamedTuple):
-    """Items that were drawn."""
-
-    data: Sequence[Data] | Cells
-    info: SampleInfo
-    gone: list[Data]
-    """Data of those that are in the table no more, whose references are the caller's now."""
 
 
 class TableState:
@@ -109,6 +108,11 @@ class TableState:
         """That all items lie in, as single steps; None if there are others."""
         self.places = np.zeros(0, np.int64)
         """Row to row of that arena."""
+        self._counts_items = table.rate_limiter.counts == "items"
+        self._is_plain = self._counts_items and not table.group_size
+        """The limiter counts every item as one, as soon as it is there."""
+        self._turns = self._is_plain and table.remover == Fifo()
+        """A new item takes the row of the oldest one, once the table is full."""
         self._empty()
 
     def reset(self) -> None:
@@ -123,11 +127,19 @@ class TableState:
     def _empty(self) -> None:
         table = self.table
         self.limiter = LimiterState(table.rate_limiter)
+        self.fields = FieldColumns()
+        self.newest = -1
+        """Policy version; -1 while none is known."""
+        self.stale = 0
+        """Items that went for their age."""
+        self.groups = Groups(table.group_size) if table.group_size else None
         self.arena = None
         self.order = Order()
-        self.sampler = self.order if table.sampler == Fifo() else made(table.sampler)
+        self.sampler = self.order if table.sampler == Fifo() and self.groups is None else made(table.sampler)
         self.remover = self.order if table.remover == Fifo() else made(table.remover)
         self._selectors = list({id(one): one for one in (self.order, self.sampler, self.remover)}.values())
+        self._of_rows = [one for one in self._selectors if self.groups is None or one is not self.sampler]
+        """Those that know rows, and not groups."""
         self._free = list(range(len(self.data) - 1, -1, -1))
 
     def __len__(self) -> int:
@@ -142,11 +154,15 @@ class TableState:
             "times_sampled": self.times_sampled[:count],
             "free": np.array(self._free, np.int64),
             "selectors": [selector.state() for selector in self._selectors],
+            "fields": self.fields.arrays(np.arange(count)),
+            "groups": self.groups.state() if self.groups is not None else None,
+            "ages": [self.newest, self.stale],
         }
 
     def restore(self, arrays: dict[str, Any], items: dict[int, Data]) -> None:
         """Take over what `arrays` gave, and items by their rows, whose data is held already."""
-        self.data = [items.get(row) for row in range(len(arrays["keys"]))]
+        count = len(arrays["keys"])
+        self.data = [items.get(row) for row in range(count)]
         self.keys, self.priorities, self.times_sampled = (
             arrays[name].copy() for name in ("keys", "priorities", "times_sampled")
         )
@@ -156,6 +172,10 @@ class TableState:
         self.arena = cells.arena if cells else None
         for selector, held in zip(self._selectors, arrays["selectors"], strict=True):
             selector.restore(held)
+        self.fields.restore(np.arange(count), arrays.get("fields"))
+        self.newest, self.stale = arrays.get("ages", (-1, 0))
+        if self.groups is not None:
+            self.groups.restore(arrays["groups"])
 
     def rows_of(self, keys: Any) -> Any:
         """Return the rows of keys, (n,) int64, and -1 of those that are gone."""
@@ -164,42 +184,59 @@ class TableState:
         rows = np.where(inside, rows, -1)
         return np.where(inside & (self.keys[rows] == keys), rows, -1) if self.data else rows
 
-    def insert(self, data: Data, priority: float) -> int:
+    def most_inserts(self, count: int) -> int:
+        """Return how many of so many items may go through the limiter at once."""
+        limiter = self.limiter
+        if self._is_plain or limiter.limiter.max_diff == math.inf:
+            return limiter.most_inserts(min(count, self.table.max_size))
+        return int(limiter.can_insert())
+
+    def most_samples(self, count: int) -> int:
+        """Return how many draws, of so many, `sample_many` may be asked for; those of several each may end it early."""
+        return self.limiter.most_samples(count) if self._is_plain else count
+
+    def insert(self, data: Data, priority: float, fields: Fields | None = None) -> int:
         """Insert an item, whose data is held already; return its key."""
-        limiter, table = self.limiter, self.table
-        size = limiter.inserts - limiter.deletes
-        limiter.inserts += 1
-        if size == table.max_size and self.remover is self.order:
-            row = self.order.first()
+        table = self.table
+        if self._is_plain:
+            self.limiter.inserts += 1
+        if self._turns and len(self.data) - len(self._free) == table.max_size:
+            row = self.order.turn()
             if table.extensions:
                 self._tell("on_delete", row)
-            limiter.deletes += 1
+            self.limiter.deletes += 1
             self._take(row).drop()
             if self.sampler is not self.order:
                 self.sampler.replace(row, priority)
-            self.order.replace(row, priority)
-            size -= 1
         else:
             row = self._row()
-            for selector in self._selectors:
+            for selector in self._of_rows:
                 selector.insert(row, priority)
         self.priorities[row] = priority
         self.times_sampled[row] = 0
         self._lay(row, data)
-        key = int(self.keys[row])
+        key = self.keys.item(row)
+        if fields is not None or not self._is_plain:
+            self._know(row, fields or NOTHING)
         if table.extensions:
             self._tell("on_insert", row)
-        if size == table.max_size:
+        if fields is not None and fields.policy_version is not None:
+            self._age(row, fields.policy_version)
+        if len(self.data) - len(self._free) > table.max_size:
             self.remove_one()
         return key
 
-    def insert_many(self, data: Sequence[Data] | Cells, priorities: Any) -> Any:
+    def insert_many(
+        self, data: Sequence[Data] | Cells, priorities: Any, fields: Sequence[Fields | None] | None = None
+    ) -> Any:
         """Insert items, whose data is held already; return their keys. What is inserted one by one goes alike."""
-        count = len(priorities)
-        if self.remover is not self.order or count > self.table.max_size or self.table.extensions:
-            pairs = zip(data.each() if isinstance(data, Cells) else data, priorities.tolist(), strict=True)
-            return np.array([self.insert(one, priority) for one, priority in pairs], np.int64)
-        new = min(count, self.table.max_size - len(self))
+        count, table = len(priorities), self.table
+        one_by_one = fields is not None or bool(table.extensions)
+        if one_by_one or not self._turns or count > table.max_size:
+            each = data.each() if isinstance(data, Cells) else data
+            known = [None] * count if fields is None else fields
+            return np.array(list(map(self.insert, each, priorities.tolist(), known)), np.int64)
+        new = min(count, table.max_size - len(self))
         rows = [self._row() for _ in range(new)]
         if new:
             for selector in self._selectors:
@@ -224,48 +261,35 @@ class TableState:
             self.data[row] = one
         return self.keys[rows]
 
-    def sample(self) -> tuple[Data, SampleInfo, bool]:
-        """Draw one item; the flag says that it is in the table no more, and its reference the caller's."""
-        row, probability = self.sampler.draw(self.generator)
-        self.limiter.samples += 1
-        times = int(self.times_sampled[row]) + 1
-        self.times_sampled[row] = times
-        data = self.data[row]
-        assert data is not None
-        info = SampleInfo(int(self.keys[row]), probability, len(self), float(self.priorities[row]), times, False)
-        self._tell("on_sample", row)
-        if gone := times == self.table.max_times_sampled:
-            data.hold()
-            self.delete_row(row)
-        return data, info, gone
-
     def sample_many(self, count: int) -> Draw:
-        """Draw items, one after another.
+        """Draw items, or groups of them, one after another.
 
-        There are fewer than `count` if the limiter stops it because items went that were sampled for the last time.
+        There are fewer than `count` if the limiter stops it: because items went that were sampled for the last time, or
+        because it counts tokens, episodes or the items of groups.
         """
-        if count == 1 or self.table.max_times_sampled or self.table.extensions:
-            draws = [self.sample()]
+        is_bounded = not self._is_plain and self.limiter.limiter.min_diff > -math.inf
+        if count == 1 or self.table.max_times_sampled or self.table.extensions or is_bounded:
+            draws = [self._sample()]
             while len(draws) < count and self.limiter.can_sample():
-                draws.append(self.sample())
-            held, infos, _ = zip(*draws, strict=True)
-            return Draw(held, together(infos), [one for one, _, gone in draws if gone])
+                draws.append(self._sample())
+            held, infos, gone = zip(*(item for draw in draws for item in draw), strict=True)
+            return Draw(held, together(infos), [one for one, went in zip(held, gone, strict=True) if went], len(draws))
         rows, probabilities = self.sampler.draw_many(count, self.generator)
-        self.limiter.samples += count
-        times = self.times_sampled[rows] + 1 + _earlier(rows)
+        size = len(self)
+        if self.groups is not None:
+            size, rows = len(self.groups), self.groups.rows_of(rows.tolist())
+            probabilities = probabilities.repeat(self.table.group_size)
+        self.limiter.samples += self._units(rows)
+        times = self.times_sampled[rows] + 1 + earlier(rows)
         np.maximum.at(self.times_sampled, rows, times)
-        info = SampleInfo(
-            self.keys[rows],
-            probabilities,
-            np.full(count, len(self)),
-            self.priorities[rows],
-            times,
-            np.zeros(count, bool),
-        )
+        waited = np.zeros(len(rows), bool)
+        known = self.fields.known(rows, self.newest)
+        sizes = np.full(len(rows), size)
+        info = SampleInfo(self.keys[rows], probabilities, sizes, self.priorities[rows], times, waited, *known)
         if self.arena:
-            return Draw(Cells(self.arena, self.places[rows]), info, [])
+            return Draw(Cells(self.arena, self.places[rows]), info, [], count)
         data: list[Any] = [self.data[row] for row in rows.tolist()]
-        return Draw(data, info, [])
+        return Draw(data, info, [], count)
 
     def update(self, keys: Any, priorities: Any) -> int:
         """Give items other priorities; return of how many that are there."""
@@ -274,32 +298,112 @@ class TableState:
         rows, priorities = rows[there], priorities[there]
         if len(rows):
             self.priorities[rows] = priorities
-            for selector in self._selectors:
+            for selector in self._of_rows:
                 selector.update(rows, priorities)
+            if self.groups is not None:
+                for number in dict.fromkeys(map(self.groups.number_of, rows.tolist())):
+                    if number is not None:
+                        self.sampler.update(np.array([number]), self._mean_priority(self.groups.rows(number)))
             for extension in self.table.extensions:
                 if extension.on_update:
                     extension.on_update(self, keys[there])
         return len(rows)
 
     def delete(self, keys: Any) -> int:
-        """Remove items; return how many were there."""
+        """Remove items, and the complete groups that they are in; return how many."""
         rows = [row for row in dict.fromkeys(self.rows_of(keys).tolist()) if row >= 0]
-        for row in rows:
-            self.delete_row(row)
-        return len(rows)
+        return sum(self.delete_row(row) for row in rows if self.data[row] is not None)
 
     def remove_one(self) -> None:
         """Remove what the remover selects."""
         self.delete_row(self.remover.draw(self.generator)[0])
 
-    def delete_row(self, row: int) -> None:
-        """Remove the item of a row."""
-        self._tell("on_delete", row)
-        self.limiter.deletes += 1
-        for selector in self._selectors:
-            selector.delete(row)
-        self._take(row).drop()
-        self._free.append(row)
+    def delete_row(self, row: int, *, for_age: bool = False) -> int:
+        """Remove the item of a row, with its group if that is complete; return how many items that are."""
+        number = None if self.groups is None else self.groups.number_of(row)
+        rows = [row] if self.groups is None or number is None else self.groups.rows(number)
+        for one in rows:
+            self._tell("on_delete", one)
+        if self.groups is None or number is not None:
+            units = self._units(rows)
+            self.limiter.deletes += units
+            if for_age and self.table.max_times_sampled:
+                self.limiter.forgone += units * int(self.table.max_times_sampled - self.times_sampled[row])
+        if self.groups is not None:
+            self.groups.remove(row, self.fields.group[row])
+            if number is not None:
+                self.sampler.delete(number)
+        for one in rows:
+            for selector in self._of_rows:
+                selector.delete(one)
+            self._take(one).drop()
+            self._free.append(one)
+        self.stale += len(rows) * for_age
+        return len(rows)
+
+    def advance(self, policy_version: int) -> int:
+        """Take note of a newer policy; return how many items are too old now, and gone."""
+        before, self.newest = self.stale, max(policy_version, self.newest)
+        if self.table.max_age is not None and len(self):
+            rows = np.array(self.order.oldest(len(self)), np.int64)
+            for row in rows[self.fields.policy_version[rows] < self.newest - self.table.max_age].tolist():
+                if self.data[row] is not None:  # else it went with its group
+                    self.delete_row(row, for_age=True)
+        return self.stale - before
+
+    def _sample(self) -> list[tuple[Data, SampleInfo, bool]]:
+        """One item, or those of one group; the flag says that it is in the table no more, and its reference is ours."""
+        place, probability = self.sampler.draw(self.generator)
+        rows = [place] if self.groups is None else self.groups.rows(place)
+        size = len(self) if self.groups is None else len(self.groups)
+        self.limiter.samples += self._units(rows)
+        drawn: list[tuple[Data, SampleInfo, bool]] = []
+        for row in rows:
+            times = int(self.times_sampled[row]) + 1
+            self.times_sampled[row] = times
+            data = self.data[row]
+            assert data is not None
+            known = self.fields.known_of(row, self.newest)
+            priority = float(self.priorities[row])
+            info = SampleInfo(int(self.keys[row]), probability, size, priority, times, False, *known)
+            drawn.append((data, info, times == self.table.max_times_sampled))
+            self._tell("on_sample", row)
+        if drawn[0][2]:
+            for data, _, _ in drawn:
+                data.hold()
+            self.delete_row(rows[0])
+        return drawn
+
+    def _know(self, row: int, fields: Fields) -> None:
+        """Keep the fields of a new item; what they say is counted, with its group where there are groups."""
+        self.fields.set(row, fields)
+        if self._is_plain:
+            return
+        rows = [row]
+        if self.groups is not None:
+            number = self.groups.add(row, str(fields.group))
+            if number is None:
+                return
+            rows = self.groups.rows(number)
+            self.sampler.insert(number, float(self._mean_priority(rows)[0]))
+        self.limiter.inserts += self._units(rows)
+
+    def _age(self, row: int, policy_version: int) -> None:
+        """A new item has come from a policy: from a newer one than was known, or from one that is too old."""
+        if policy_version > self.newest:
+            self.advance(policy_version)
+        elif self.table.max_age is not None and policy_version < self.newest - self.table.max_age:
+            self.delete_row(row, for_age=True)
+
+    def _units(self, rows: Any) -> int:
+        """What the items of rows are in what the limiter counts."""
+        if self._counts_items:
+            return len(rows)
+        column = self.fields.tokens if self.table.rate_limiter.counts == "tokens" else self.fields.episodes
+        return int(column[rows].sum())
+
+    def _mean_priority(self, rows: list[int]) -> Any:
+        return np.array([self.priorities[rows].mean()])
 
     def _row(self) -> int:
         if self._free:
@@ -316,9 +420,9 @@ class TableState:
 
     def _lay(self, row: int, data: Data) -> None:
         self.data[row] = data
-        if type(data) is Cell and (data.arena is self.arena or len(self) == 1):
-            self.arena = data.arena
-            self.places[row] = data.row
+        if type(data) is Cell and (data[0] is self.arena or len(self) == 1):
+            self.arena = data[0]
+            self.places[row] = data[1]
         else:
             self.arena = None
 
@@ -326,11 +430,16 @@ class TableState:
         data = self.data[row]
         assert data is not None
         self.data[row] = None
-        self.keys[row] += 1 << ROW_BITS
+        self.keys[row] = self.keys.item(row) + ONCE_MORE
+        if self.fields.used:
+            self.fields.forget(row)
         return data
 
     def _take_many(self, rows: list[int]) -> None:
-        self.keys[rows] += 1 << ROW_BITS
+        if self.fields.used:
+            for row in rows:
+                self.fields.forget(row)
+        self.keys[rows] += ONCE_MORE
         if self.arena:
             self.arena.drop(self.places[rows].tolist())
         else:
@@ -340,25 +449,3 @@ class TableState:
         for extension in self.table.extensions:
             if function := getattr(extension, what):
                 function(self, self.keys[row : row + 1].copy())
-
-
-def together(infos: Sequence[SampleInfo]) -> SampleInfo:
-    """Return what is known of several items as arrays."""
-    types = (np.int64, np.float64, np.int64, np.float64, np.int64, np.bool_)
-    columns = zip(*infos, strict=True) if infos else [()] * len(types)
-    return SampleInfo(*(np.array(column, kind) for column, kind in zip(columns, types, strict=True)))
-
-
-def joined(infos: Sequence[SampleInfo]) -> SampleInfo:
-    """Return arrays of what is known of items, one after another."""
-    return infos[0] if len(infos) == 1 else SampleInfo(*map(np.concatenate, zip(*infos, strict=True)))
-
-
-def _earlier(rows: Any) -> Any:
-    """How often each row stands before, (n,) int64."""
-    order = np.argsort(rows, kind="stable")
-    ordered, place = rows[order], np.arange(len(rows))
-    begins = np.concatenate([[True], ordered[1:] != ordered[:-1]])
-    earlier = np.empty(len(rows), np.int64)
-    earlier[order] = place - np.maximum.accumulate(np.where(begins, place, 0))
-    return earlier

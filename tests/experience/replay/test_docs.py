@@ -16,3 +16,4 @@ def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: 
     assert capsys.readouterr().out.startswith("(32, 4) [0.009") and (tmp_path / "replay").is_dir()
     assert names["first"].data["observation"].shape == (4,)
     assert names["replay"].info()["on-policy"].size == 110 + 1 + 3
+    assert len(names["batch"]) == 8 and names["dropped"] == names["learner"].info()["rollouts"].stale - 32 == 64

@@ -1,9 +1,11 @@
 """What a folder brings back: the same state to the last draw, after a checkpoint, a crash, a cut file, a full disk."""
 
+import base64
 import os
 import random
 import signal
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -197,6 +199,26 @@ def test_what_a_log_cannot_hold_is_refused_before_it_is_there(tmp_path: Path) ->
     with pytest.raises(ValueError, match="got a builtins.object"):
         replay.insert({"x": object()}, {"q": 1})
     assert replay.info()["q"].size == 0 and replay.num_bytes == 0
+
+
+OF_FORMAT_1 = {
+    "checkpoint-000001.replay": "c-oy)&5G1O5RSVp><b9uL8REj3PF=}CY|K62T?%~ym%Ty?47Bst@#-`o&6i;Jv{m*g0JA!XAloQfYtdK#+}WG=JHinfAv*&eVr4l`;Na%fApdCw8tf6l`4dW*tMa=OA34&v^dSNhIk4Z5*viVQqa;}t@<+Y?bFenK7QTf{k3GRRWs9#LWs*I&uz$2oVR*YkfjcMu%}5v!nMW)rI&CdloD5_;jqsV+ey~_tfARnkFR?CnmxQ8_8x2<WK4EU_1Auf2hH<$hkfq*-k+)iJ{rM8>vsMU=2*{^TxeO9=FYV!7C9=2;cY363&)Sa28Bg+-ezA=vP~7@GOgt`O>@#Mv@EbryZSlA-ijtH3#m=npj)R4RH-a$RL0yV4wcHX)k$^L7q_mP^jv0H>qC}T<}pB)WzOaYtFHAHk#7-+IjfqIPGcPRZDzY<^%<6^gs$2no=Tl=B;d`nm&P4>4?<&mhc0j#cY`qUy?}Af7;`wEM4`jND0G7$@FqTYCp@yr-Wkn-haUGLCvZZ>i4?YrDB_OiMT~i27z8Y0biVhZP8)g>%!8N)V?sPL({pH3RTn$oBz4nRj8j}g`G{8|3_r0w!&oR;DXAsi;I)Gtn9MM5*gYcZ8)~KyZ)cDP6T_%6#~DrCc(dGn*MR;%`!5_$obmtZU-SDLIm`NavKx2n{7?UTJ$}CXVST5A9s$ca{03YPBqa",  # noqa: E501
+    "calls-000001.log": "c-nJhfPmIloE1<egCUfzR!UCH$x*UWDkv>c(osswEGjNhvNF+8N=Yn91T&HnOOi8EQ<SXI5_5`EYYU+ot>1_JV1%**p)?1&p_zHbsYM`jOA?cEQh@>>c4kRxZn2V8wUSC=QBh*0l2tTNU5S~Al1{W?td2o!t&UPbQD%NoW=Uo$P#sXPmIZ3CBa~Kkzy6arpP0gYVv5rzOW*%7p_@-wp#}p0K5Jh3",  # noqa: E501
+}
+"""What the first version wrote of four items, three draws, a checkpoint, and two more items; in base85 of zlib."""
+
+
+def test_what_the_first_version_wrote_is_read(tmp_path: Path) -> None:
+    for name, text in OF_FORMAT_1.items():
+        (tmp_path / name).write_bytes(zlib.decompress(base64.b85decode(text)))
+    table = Table("t", selectors.Uniform(), selectors.Fifo(), 5, rate_limiters.MinSize(1), max_times_sampled=2)
+    with Replay([table], folder=tmp_path) as replay:
+        assert replay.info()["t"][1:6] == (5, 5, 6, 3, 1)
+        replay.checkpoint()
+    batch = Replay([table], folder=tmp_path).sample("t", 9, timeout=0)  # the draws that it made itself
+    assert batch.info.key.tolist() == [0, 4294967299, 1, 4, 0, 4294967299, 1, 2, 4]
+    assert batch.info.times_sampled.tolist() == [1, 1, 1, 1, 2, 2, 2, 2, 2]
+    assert batch.data.tolist() == [0, 4, 1, 5, 0, 4, 1, 2, 5]
 
 
 def test_a_replay_without_a_folder_says_so() -> None:

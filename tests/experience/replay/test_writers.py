@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from experience.replay import Expired, RateLimited, Replay, SignatureMismatch, Table, rate_limiters, selectors
-from experience.replay.structured import Pattern, td_error
+from experience.replay.structured import Pattern, infer_signature, td_error
 from experience.transformations.trees import ArraySpec
 
 
@@ -194,3 +194,22 @@ def test_a_pattern_must_look_back() -> None:
         replay.structured_writer([Pattern("x", lambda s: s[-1])])
     with pytest.raises(ValueError, match=r"expected start below 0"):
         replay.structured_writer([Pattern("q", lambda s: s["reward"][0:])]).append(step(0))
+
+
+def test_the_signature_of_a_pattern_is_what_its_items_are() -> None:
+    pattern = Pattern(
+        "q",
+        lambda s: {
+            "x": s["observation"]["x"][-3:-1],
+            "r": (s["reward"][-1], s["reward"][-4::2]),
+            "last": s["reward"][-1:],
+        },
+    )
+    signature = infer_signature(pattern, step(0))
+    assert signature["x"] == ArraySpec((2, 2), np.dtype(np.int16)) and signature["r"][0].shape == ()
+    assert signature["r"][1].shape == (2,) and signature["last"] == ArraySpec((1,), np.dtype(np.float64))
+    replay = Replay([queue(signature=signature)])
+    with replay.structured_writer([pattern]) as writer:
+        for number in range(6):
+            writer.append(step(number))
+    assert replay.sample("q", 3, timeout=0).data["x"][:, :, 0].tolist() == [[1, 2], [2, 3], [3, 4]]

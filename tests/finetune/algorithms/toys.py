@@ -79,8 +79,11 @@ class Scripted:
         return [(math.log(of.law[one.completion_ids[0]]),) for one in rollouts]
 
     def log_ratios(self, rollouts: Sequence[Rollout]) -> list[float]:
+        return [ratio for (ratio,) in self.token_log_ratios(rollouts)]
+
+    def token_log_ratios(self, rollouts: Sequence[Rollout]) -> list[tuple[float, ...]]:
         pairs = zip(self.policy_logprobs(rollouts), self.logprobs(rollouts, self.anchor), strict=True)
-        return [a - b for (a,), (b,) in pairs]
+        return [(a - b,) for (a,), (b,) in pairs]
 
 
 def scripts(law: Sequence[float], count: int) -> Iterator[tuple[tuple[int, ...], float]]:

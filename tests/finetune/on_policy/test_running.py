@@ -215,7 +215,8 @@ def test_rollouts_become_episodes_and_an_interrupted_run_writes_none_twice(check
     from experience.storage.writer import EpisodeWriter
     from finetune.on_policy.episodes import replaying, writing
 
-    replay = Replay([Table("t", selectors.Uniform(), selectors.Fifo(), 100, rate_limiters.MinSize(1))])
+    limiter = rate_limiters.MinSize(1, "tokens")
+    replay = Replay([Table("t", selectors.Uniform(), selectors.Fifo(), 100, limiter, group_size=4, max_age=0)])
     for steps in (2, 2):
         with EpisodeWriter(tmp_path / "rollouts") as writer:
             small.trained(tmp_path / f"run-{steps}" / "fit", checkpoint, steps=steps, on_round=writing(writer))
@@ -225,9 +226,13 @@ def test_rollouts_become_episodes_and_an_interrupted_run_writes_none_twice(check
     one = episodes[0]
     assert one.total_reward == pytest.approx(sum(t % 7 for t in one.steps[0].action["token_ids"]) / 10)
     assert one.metadata["agent_id"] == "fit-0" and one.metadata["group"].startswith("q.csv:")
-    small.trained(tmp_path / "replayed" / "fit", checkpoint, steps=1, on_round=replaying(replay, "t"))
-    [item] = replay.sample("t", num_samples=1)
-    assert set(item.data) >= {"completion", "reward"}
+    small.trained(tmp_path / "replayed" / "fit", checkpoint, steps=2, on_round=replaying(replay, "t"))
+    told, batch = replay.info()["t"], replay.sample("t", num_samples=1)
+    assert (told.size, told.groups, told.stale, told.policy_version) == (8, 2, 8, 1)
+    assert told.inserts - told.deletes == told.tokens > 8 * 2
+    assert len(batch) == 4 and len(set(batch.info.group)) == 1 and set(batch.info.policy_version) == {1}
+    for item in batch:
+        assert item.info.tokens > len(item.data["completion"]["token_ids"]) and "reward" in item.data
 
 
 # Faults

@@ -1,11 +1,14 @@
 """The recipe for tissue: owners' layouts in miniature, sides, and what is learned."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from PIL import Image
 
-from data_cards.readers.tissue_and_skin import NCT_CRC_CLASSES
+from data_cards.readers.pictures import read_lung_histology
+from data_cards.readers.tissue_and_skin import LC25000_CLASSES, NCT_CRC_CLASSES
+from data_cards.split import side
 from evals.outputs import Output
 from evals.tasks.catalogue import task_named
 from evals.tasks.task import ItemOptions
@@ -29,6 +32,42 @@ def nct_crc(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 seed = 1000 * (release == "CRC-VAL-HE-7K") + 100 * number + patch
                 Image.fromarray(picture_array(seed, 56, 56)).save(folder / f"{label}-{seed:08d}.tif")
     return root.parent
+
+
+@pytest.fixture(scope="module")
+def lc25000(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LC25000.zip unpacked, in the owners' names: 12 tiles a class, two turns each, and LC25000-clean's list."""
+    root = tmp_path_factory.mktemp("data") / "lc25000"
+    rows = ["stem,filename,label,tissue,local_cluster_label,group_id"]
+    for label in LC25000_CLASSES:
+        organ, kind = label.split("_")
+        folder = root / "lung_colon_image_set" / f"{organ}_image_sets" / label
+        folder.mkdir(parents=True)
+        for number in range(24):
+            stem = f"{organ}{'ca' if label == 'colon_aca' else kind}{number + 1}"
+            picture = Image.fromarray(picture_array(number // 2, 32, 32))
+            picture.rotate(90 * (number % 2)).save(folder / f"{stem}.jpeg")
+            rows.append(f"{stem},{stem}.jpeg,{label},{organ},{number // 2},{number // 2}")
+    (root / "lc25000_image_groups.csv").write_text("\n".join(rows) + "\n")
+    return root.parent
+
+
+def test_no_tile_of_lc25000_is_on_two_sides(lc25000: Path) -> None:
+    task = task_named("lc25000")
+    learned, scored = (task.items(lc25000, ItemOptions(name)) for name in ("train", "held-out"))
+    assert len(task.items(lc25000, ItemOptions("all"))) == 60  # one picture a tile
+    assert learned and scored and not {item.group for item in learned} & {item.group for item in scored}
+    for item in scored:
+        right = histopathology.letter_line(item)
+        assert task.grade(item, Output(item.item_id, "", "", text=right))["accuracy"] == 1
+
+
+def test_a_tile_of_lc25000_is_on_the_side_that_it_has_in_the_kit(lc25000: Path, kit: Path) -> None:
+    """nano learned the kit's lung tiles of the side train; in the whole release they are on that side too."""
+    ours = {picture.group for picture in read_lung_histology(kit / "histo-lc25000-lung")}
+    learned = {item.group for item in task_named("lc25000").items(lc25000, ItemOptions("train"))}
+    shared = ours & {f"lc25000_{label}_tile{number:03d}" for label in LC25000_CLASSES for number in range(12)}
+    assert shared and {group for group in shared if side(group) == "train"} == shared & learned
 
 
 def test_the_line_with_the_letter_is_graded_as_right(nct_crc: Path) -> None:
@@ -66,9 +105,13 @@ def test_a_task_without_letters_is_refused(nct_crc: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_owners_layout_runs_to_a_table(nct_crc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_owners_layout_runs_to_a_table(
+    nct_crc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Callable[[str], Path]
+) -> None:
+    """On the Hub's shape."""
     monkeypatch.setattr(of_sets, "QUICK_ITEMS", 6)
     settings = ["quick=true", "device=cpu", "epochs=0.2", "evaluations=1", "evaluated_rows=4", "merge=false"]
+    settings.append(f"model={shapes('hub')}")
     config = load_config(histopathology.Config, [YAML], settings)
     histopathology.run(config, nct_crc, tmp_path / "out", quiet=True)
     table = (tmp_path / "out" / "scores" / "before_after.md").read_text()

@@ -87,12 +87,18 @@ def scores(out: Path) -> dict[str, object]:
     return json.loads((out / "scores.json").read_text())
 
 
-def test_a_head_learns_bright_films_and_is_scored_by_itself(siim: Path, tmp_path: Path) -> None:
+def test_a_head_learns_bright_films_and_is_scored_by_itself(
+    siim: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The data are named as users name them: a link, relative to where the command is run."""
+    (tmp_path / "my data").symlink_to(siim)
+    monkeypatch.chdir(tmp_path)
+    data = Path("my data")
     settings = ["quick=true", "device=cpu", "fewest_positives=3", "sensitivity=0.5", "head={head_steps: 60}"]
-    pneumothorax.run(load_config(pneumothorax.Config, [YAML], settings), siim, tmp_path / "out", quiet=True)
+    pneumothorax.run(load_config(pneumothorax.Config, [YAML], settings), data, tmp_path / "out", quiet=True)
     found = scores(tmp_path / "out")
     assert found["remark"] == "" and found["figures"]["auroc"]["value"] > 0.9  # type: ignore[index]
-    films = {str(f.path): f for f in films_of(SETS, siim)}
+    films = {str(f.path): f for f in films_of(SETS, data)}
     with (tmp_path / "out" / "predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert {films[row["file"]].split for row in rows} == {"test"}

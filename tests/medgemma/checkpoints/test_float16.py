@@ -74,13 +74,28 @@ def told_apart(theirs: MedGemma, ours: MedGemma, picture: Any) -> dict[str, str]
     return found
 
 
-@pytest.mark.parametrize("shape", ["nano", pytest.param("hub", marks=pytest.mark.slow)])
-def test_100_named_prompts_say_what_float32_says(shapes: Callable[[str], Path], shape: str) -> None:
-    folder = shapes(shape)
-    theirs, ours = (MedGemma.from_pretrained(folder, device="cpu", dtype=d) for d in ("float32", "float16"))
+@pytest.mark.parametrize(("shape", "factor"), [("nano", 1.0), pytest.param("hub", 2.0**13, marks=pytest.mark.slow)])
+def test_100_named_prompts_say_what_float32_says(shapes: Callable[[str], Path], shape: str, factor: float) -> None:
+    """On the Hub's shape with weights on which plain float16 overflows."""
+    gemma = MedGemma.from_pretrained(shapes(shape), device="cpu", dtype="float32")
+    theirs = on(gemma, scaled(gemma.model, factor))
+    assert plain_float16_overflows(theirs) == (factor > 1)
+    ours = on(gemma, to_float16(deepcopy(theirs.model), shape))
     pictures = {f"picture {seed}": picture_array(seed) for seed in range(10)}
     assert len(pictures) * len(QUESTIONS) == 100
     assert {name: apart for name, p in pictures.items() if (apart := told_apart(theirs, ours, p))} == {}
+
+
+def test_a_checkpoint_is_loaded_so(shapes: Callable[[str], Path]) -> None:
+    theirs, ours = (MedGemma.from_pretrained(shapes("nano"), device="cpu", dtype=d) for d in ("float32", "float16"))
+    assert isinstance(ours.model.lm_head, Float16Linear) and ours.model.lm_head.weight.dtype == torch.float16
+    assert told_apart(theirs, ours, picture_array(0)) == {}
+
+
+def plain_float16_overflows(gemma: MedGemma) -> bool:
+    ids = torch.tensor([gemma.tokenizer("Is there a pneumothorax on the left side?").input_ids])
+    with torch.inference_mode():
+        return not deepcopy(gemma.model).half()(input_ids=ids).logits.isfinite().all()
 
 
 def test_what_overflows_in_plain_float16_does_not_here(shapes: Callable[[str], Path]) -> None:
@@ -92,8 +107,7 @@ def test_what_overflows_in_plain_float16_does_not_here(shapes: Callable[[str], P
         assert (
             large.model.language_model(input_ids=ids, output_hidden_states=True).hidden_states[-2].abs().max() > 65_504
         )
-        plain = deepcopy(large).half()(input_ids=ids).logits
-        assert not plain.isfinite().all()
+        assert plain_float16_overflows(on(gemma, large))
         found = to_float16(deepcopy(large), "large")(input_ids=ids).logits
     assert found.dtype == torch.float32 and found.isfinite().all()
     torch.testing.assert_close(found.log_softmax(-1), expected.log_softmax(-1), atol=0.05, rtol=0.01)

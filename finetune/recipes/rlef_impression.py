@@ -1,0 +1,146 @@
+"""rlef_impression: the impression of a chest report from its findings, held to what these support, by entailment RL.
+
+The model first learns the impressions that radiologists have written. Then its own are rewarded by log P(entailment)
+given the findings, against KL to where it began. OUT/scores/faithfulness.md has support, contradiction, recall of the
+reference's findings, coverage, density and length before and after, beside the commonest impression, which is the hack:
+"No acute cardiopulmonary abnormality." is supported by most findings and says none of them.
+
+Source: Roit et al., entailment RL, arXiv:2306.00186 (2023); Zhang et al., arXiv:1911.02541, for the task.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from evals.items import Item
+from evals.metrics.entailment import stated_findings
+from evals.results.scores import read_answered
+from evals.running.options import RunOptions
+from evals.running.runner import condition_folder
+from evals.tasks.catalogue import task_named
+from evals.tasks.final_answer import spoken
+from evals.tasks.report_generation import source_of
+from evals.tasks.task import ItemOptions, Task
+from finetune.configuration import Section
+from finetune.on_policy import Reward
+from finetune.rewards import guards
+from finetune.rewards.entailment import entailment_reward
+from finetune.rewards.faithfulness import Case, compared, contradiction_of, finding_recall, write_table
+from finetune.tables.aligning import AlignConfig, Questions, StartSection, align, taught_first
+from finetune.tables.before_after import Asked, Load, before_and_after, folder_name
+from finetune.tables.learning import Lessons, divided, set_line
+from finetune.tables.scoring import CommonestAnswer
+from medgemma.entailment.named import scorer_named
+from medgemma.entailment.scores import By
+from medsiglip.command import say
+
+COMMAND = "medgemma-finetune run rlef_impression"
+TASK = "kit-iu-xray-impression"
+COMMONEST = "commonest impression"
+QUICK_ITEMS = 40
+BOILERPLATE_COUNT = 5
+"""How often an impression without a finding stands on the training side to be a phrase."""
+
+
+class GuardSection(Section):
+    """What each guard of `finetune.rewards.guards` costs at most, in nats."""
+
+    length: float = Field(ge=0)
+    fewest_words: int = Field(ge=1)
+    most_words: int = Field(ge=1)
+    copying: float = Field(ge=0)
+    longest_copy: int = Field(ge=1)
+    repetition: float = Field(ge=0)
+    empty: float = Field(ge=0)
+    boilerplate: float = Field(ge=0)
+
+
+class Config(AlignConfig):
+    """What is aligned, and how; the values are in rlef_impression.yaml."""
+
+    sft: StartSection | None
+    scorer: str
+    by: By
+    guards: GuardSection
+
+
+def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
+    """Teach, align, and measure on the held-out side's reports.
+
+    Raises:
+        ValueError: the set is missing or broken, or the scorer is unknown or fails.
+    """
+    task, scorer = task_named(TASK), scorer_named(config.scorer, as_reward=True)
+    train, held = (task.items(data, ItemOptions(side)) for side in ("train", "held-out"))
+    form = {"tasks": {task.name: task.version}, "prompts": [str(task.wording())]}
+    taught, chosen = divided(train)
+    lessons = Lessons(str(data), set_line(data, train), taught, chosen, task, lambda item: item.reference, form)
+    model = taught_first(config, config.sft, lessons, out, quiet)
+    support = Reward(entailment_reward(scorer, config.by, f"entailment:{config.scorer}"), name="entailment")
+    told = [
+        Reward(contradiction_of(scorer), 0.0),
+        Reward(finding_recall, 0.0),
+        Reward(guards.coverage, 0.0),
+        Reward(guards.density, 0.0),
+        Reward(guards.words, 0.0),
+    ]
+    questions = Questions(
+        str(data),
+        set_line(data, train),
+        train,
+        held,
+        [support, *guarding(config.guards, train)],
+        [support, *told],
+        columns,
+        form,
+    )
+    options = RunOptions(side="held-out", limit=QUICK_ITEMS if config.quick else None)
+
+    def score(_: str, before: Load, after: Load) -> None:
+        commonest = {COMMONEST: lambda: CommonestAnswer.of(train, lambda item: item.reference, lambda _: "", held)}
+        asked, scores = Asked(task, data, options), out / "scores"
+        before_and_after([asked], before, after, scores, baselines=commonest, command=COMMAND, quiet=quiet)
+        say(faithfulness(task, scorer, scores, (COMMONEST, "base", "tuned")).rstrip())
+
+    align(config.model_copy(update={"model": model}), questions, out, quiet, score)
+
+
+def faithfulness(task: Task, scorer: Any, scores: Path, models: Sequence[str]) -> str:
+    """SCORES/faithfulness.md and .json of what models have answered there, of all reports and of the abnormal ones."""
+    answered = [read_answered(task, condition_folder(scores / folder_name(name), task.name, "real")) for name in models]
+    rows = []
+    for part in ("all", "abnormal"):
+        places = [n for n, pair in enumerate(answered[0]) if part in ("all", pair.item.meta["normality"])]
+        cases = [case_of(answered[0][place].item) for place in places]
+        said = {
+            name: [spoken(pairs[place].output.text) for place in places]
+            for name, pairs in zip(models, answered, strict=True)
+        }
+        rows += compared(cases, said, scorer, part)
+    return write_table(rows, scores)
+
+
+def case_of(item: Item) -> Case:
+    """An item with its source."""
+    return Case(source_of(item), item.reference, item.group)
+
+
+def columns(item: Item) -> dict[str, Any]:
+    """What the rewards take by name."""
+    return {"premise": source_of(item), "answer": item.reference}
+
+
+def guarding(section: GuardSection, train: Sequence[Item]) -> list[Reward]:
+    """The guards with what they cost; those that cost nothing are logged."""
+    often = Counter(item.reference for item in train)
+    phrases = [text for text, count in often.items() if count >= BOILERPLATE_COUNT and not stated_findings(text)]
+    return [
+        Reward(guards.length(section.fewest_words, section.most_words), -section.length),
+        Reward(guards.copying(section.longest_copy), -section.copying),
+        Reward(guards.repetition, -section.repetition),
+        Reward(guards.empty, -section.empty),
+        Reward(guards.boilerplate(phrases, lambda source: bool(stated_findings(source))), -section.boilerplate),
+    ]
