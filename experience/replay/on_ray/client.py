@@ -21,6 +21,7 @@ from experience.replay.on_ray.actor import CALLS_AT_ONCE, MAY_WAIT, ReplayActor,
 from experience.replay.on_ray.calls import Actor, Groups
 from experience.replay.on_ray.writer import RayWriter
 from experience.replay.structured import Pattern
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, TableInfo
 from experience.replay.tables.table import Table
 
@@ -47,6 +48,8 @@ def connect(
     """Return the replay of a name; the first who asks makes it (see `Replay.on_ray`)."""
     if num_shards < 1:
         raise ValueError(f"got shards={num_shards}; expected 1 or more")
+    if num_shards > 1 and (grouped := [table.name for table in tables if table.group_size]):
+        raise ValueError(f"table {grouped[0]!r}: its groups would lie in several shards; give it a replay of one shard")
     if not ray.is_initialized():
         os.environ.setdefault(*IN_THE_MESSAGE)
         ray.init(address=address, log_to_driver=False)
@@ -103,14 +106,22 @@ class RayReplay:
     def __reduce__(self) -> Any:
         return RayReplay, (self._actors,)
 
-    def insert(self, data: Any, priorities: Mapping[str, float], timeout: float | None = None) -> dict[str, int]:
+    def insert(
+        self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None
+    ) -> dict[str, int]:
         """See `Replay.insert`; into one of the shards, each in its turn."""
-        keys: dict[str, int] = self._insert("insert", data, dict(priorities), timeout)
+        keys: dict[str, int] = self._insert("insert", data, dict(priorities), timeout, fields)
         return keys
 
-    def insert_many(self, data: Any, priorities: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    def insert_many(
+        self,
+        data: Any,
+        priorities: Mapping[str, Any],
+        timeout: float | None = None,
+        fields: Sequence[Fields] | None = None,
+    ) -> dict[str, Any]:
         """See `Replay.insert_many`; all into one of the shards, each in its turn."""
-        keys: dict[str, Any] = self._insert("insert_many", data, dict(priorities), timeout)
+        keys: dict[str, Any] = self._insert("insert_many", data, dict(priorities), timeout, fields)
         return keys
 
     def sample(self, table: str, num_samples: int = 1, timeout: float | None = None) -> Batch:
@@ -162,6 +173,10 @@ class RayReplay:
             raise ValueError(f"table {table!r}: expected as many priorities as keys, finite and from 0")
         own = shards.by_shard(keys, len(self._actors))
         return sum(self._all("update_priorities", [(table, mine, priorities[which]) for which, mine in own]))
+
+    def set_policy_version(self, table: str, policy_version: int) -> int:
+        """See `Replay.set_policy_version`."""
+        return sum(self._all("set_policy_version", [(table, policy_version)] * len(self._actors)))
 
     def delete(self, table: str, keys: Any) -> int:
         """See `Replay.delete`."""
