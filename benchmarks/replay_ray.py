@@ -5,7 +5,9 @@
 Items of float32, random, which no compression makes smaller: 1 KB, 64 KB, 1 MB, in tables of 20,000, 4,000 and 400
 that are full. Uniform sampler, oldest removed, MinSize(1). Ours inserts groups by `insert_many` and samples stacked
 batches; the peer appends to a trajectory writer, and samples by `client.sample` and by a batched `TrajectoryDataset`,
-of which the faster counts. Both are up all the time and take turns in every round; a figure is the median of rounds.
+of which the faster counts. Clients of ours have read the table before, as they have in steady use. Both are up all the
+time and take turns in every round; a figure is the median of rounds. Beside other programs the clock says little: items
+a second of processors' time are of all processes of a side, clients included, and say what a busy machine gets done.
 """
 
 import argparse
@@ -16,7 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -47,56 +51,102 @@ SIZES = {
 }
 
 
-def count_until(begin: float, end: float, calls: Iterator[int]) -> tuple[int, float]:
-    """Make calls between two times of the clock; return the items, and the seconds that they took."""
+def count_until(begin: float, end: float, calls: Iterator[int]) -> int:
+    """Make calls between two times of the clock; return the items that they had."""
     time.sleep(max(0.0, begin - time.time()))
-    items, start = 0, time.time()
+    items = 0
     for many in calls:
-        items += many
         if time.time() >= end:
             break
-    return items, time.time() - start
+        items += many
+    return items
 
 
-def rate(found: list[tuple[int, float]]) -> float:
-    """Items a second of all clients."""
-    return sum(items / seconds for items, seconds in found)
+def rates(begin: float, end: float, others: int, counts: Callable[[], list[int]]) -> list[float]:
+    """Items a second of all clients, by the clock, and of the processors' time that this process's tree took.
+
+    Args:
+        begin: When they do, by the clock.
+        end: When they do.
+        others: A child whose tree is not counted.
+        counts: Waits for the clients, and returns the items of each.
+    """
+    time.sleep(max(0.0, begin - time.time()))
+    before = processor_seconds(os.getpid(), others)
+    time.sleep(max(0.0, end - time.time()))
+    spent = processor_seconds(os.getpid(), others) - before
+    items = sum(counts())
+    return [items / (end - begin), items / max(spent, 0.01)]
+
+
+def processor_seconds(root: int, others: int) -> float:
+    """Of a process and what it started, one child with what that started left out."""
+    ticks, children = {}, defaultdict[int, list[int]](list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = path.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue  # it has ended
+        ticks[int(path.parent.name)] = int(fields[11]) + int(fields[12])
+        children[int(fields[1])].append(int(path.parent.name))
+    tree, found = [root], 0
+    while tree:
+        process = tree.pop()
+        found += ticks.get(process, 0)
+        tree += [child for child in children[process] if child != others]
+    return found / os.sysconf("SC_CLK_TCK")
 
 
 class Ours:
     """A replay on a local Ray cluster, and clients in tasks of it."""
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: Sequence[Size]) -> None:
         import ray
 
         from experience.replay import Replay, Table, rate_limiters, selectors
+        from experience.replay.on_ray.client import IN_THE_MESSAGE
 
         os.environ.setdefault("RAY_worker_niceness", "0")  # it is 15; the peer's processes have 0
-        ray.init(log_to_driver=False, include_dashboard=False, num_cpus=CLIENTS, object_store_memory=4 << 30)
+        os.environ.setdefault(*IN_THE_MESSAGE)
+        ray.init(log_to_driver=False, include_dashboard=False, num_cpus=1, object_store_memory=4 << 30)
         self._ray = ray
 
         def table(size: Size) -> Table:
             return Table("t", selectors.Uniform(), selectors.Fifo(), size.capacity, rate_limiters.MinSize(1))
 
-        self._replays = {name: Replay.on_ray(None, [table(size)], name=name) for name, size in SIZES.items()}
+        self._replays = {size.name: Replay.on_ray(None, [table(size)], name=size.name) for size in sizes}
 
-        @ray.remote(num_cpus=1)
-        def client(replay: Any, what: str, size: Size, begin: float, end: float) -> tuple[int, float]:
-            calls = _inserts(replay, size) if what == "insert" else _samples(replay, size)
-            next(calls)
-            return count_until(begin, end, calls)
-
-        self._client = client
-        for name, size in SIZES.items():
-            calls = _inserts(self._replays[name], size)
+        self._clients = [ray.remote(num_cpus=0)(_Client).remote(self._replays) for _ in range(CLIENTS)]
+        ray.get([one.measure.remote("none", sizes[0], 0.0, 0.0) for one in self._clients])
+        for size in sizes:
+            calls = _inserts(self._replays[size.name], size)
             for _ in range(size.capacity // size.group):
                 next(calls)
 
-    def measure(self, what: str, name: str, seconds: float) -> float:
-        """Return items a second."""
-        begin = time.time() + 1.5
-        arguments = self._replays[name], what, SIZES[name], begin, begin + seconds
-        return rate(self._ray.get([self._client.remote(*arguments) for _ in range(CLIENTS)]))
+    def measure(self, what: str, name: str, seconds: float, peer: int) -> list[float]:
+        """Return items a second, by the clock and of processors; `peer`: its process."""
+        if what != "insert":
+            self._ray.get([one.measure.remote("warm", SIZES[name], 0.0, 0.0) for one in self._clients])
+        begin = time.time() + 2
+        begun = [one.measure.remote(what, SIZES[name], begin, begin + seconds) for one in self._clients]
+        return rates(begin, begin + seconds, peer, lambda: self._ray.get(begun))
+
+
+class _Client:
+    """A client of ours."""
+
+    def __init__(self, replays: dict[str, Any]) -> None:
+        self._replays = replays
+
+    def measure(self, what: str, size: Size, begin: float, end: float) -> int:
+        """Return how many items went through between two times."""
+        if what == "none":
+            return 0
+        if what == "warm":  # so many draws leave 5 % of the groups unseen
+            return sum(1 for _ in islice(_samples(self._replays[size.name], size), 3 * size.capacity // size.group))
+        calls = (_inserts if what == "insert" else _samples)(self._replays[size.name], size)
+        next(calls)
+        return count_until(begin, end, calls)
 
 
 def _inserts(replay: Any, size: Size) -> Iterator[int]:
@@ -108,17 +158,17 @@ def _inserts(replay: Any, size: Size) -> Iterator[int]:
 
 
 def _samples(replay: Any, size: Size) -> Iterator[int]:
-    while True:
-        yield len(replay.sample("t", size.group).data["x"])
+    for batch in replay.batches("t", size.group):
+        yield len(batch.data["x"])
 
 
 class Peer:
     """dm-reverb, a process for the server and one a client, told line by line what to measure."""
 
-    def __init__(self, python: str) -> None:
+    def __init__(self, python: str, sizes: Sequence[Size]) -> None:
         environment = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3", "CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
         self._process = subprocess.Popen(
-            [python, str(Path(__file__)), "--serve"],
+            [python, str(Path(__file__)), "--serve", "--sizes", *(size.name for size in sizes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -127,24 +177,29 @@ class Peer:
         )
         self._ask("ready")
 
-    def measure(self, what: str, name: str, seconds: float) -> float:
-        """Return items a second."""
+    @property
+    def process(self) -> int:
+        """Of the server, and of what it started."""
+        return self._process.pid
+
+    def measure(self, what: str, name: str, seconds: float) -> list[float]:
+        """Return items a second, by the clock and of processors."""
         return self._ask(f"{what} {name} {seconds}")
 
     def close(self) -> None:
         """End it."""
         self._process.communicate("\n", timeout=60)
 
-    def _ask(self, line: str) -> float:
+    def _ask(self, line: str) -> list[float]:
         assert self._process.stdin and self._process.stdout
         print(line, file=self._process.stdin, flush=True)
         answer = self._process.stdout.readline()
         if not answer:
             raise SystemExit(f"the peer ended at {line!r}")
-        return float(answer)
+        return list(map(float, answer.split()))
 
 
-def serve() -> None:
+def serve(sizes: Sequence[Size]) -> None:
     """Be the peer: read what to measure, and write what was measured."""
     import reverb  # before the fork: its import takes long
 
@@ -158,23 +213,23 @@ def serve() -> None:
         mine, its = forked.Pipe()
         forked.Process(target=_reverb_client, args=(reverb, address, its), daemon=True).start()
         pipes.append(mine)
-    for name in SIZES:
-        _tell(pipes, "fill", name, 0.0)
+    for size in sizes:
+        _tell(pipes, "fill", size.name, 0.1)
     for line in sys.stdin:
         if line.strip() == "ready":
             print(0.0, flush=True)
         elif line.strip():
             what, name, seconds = line.split()
-            print(rate(_tell(pipes, what, name, float(seconds))), flush=True)
+            print(*_tell(pipes, what, name, float(seconds)), flush=True)
         else:
             break
 
 
-def _tell(pipes: list[Any], what: str, name: str, seconds: float) -> list[tuple[int, float]]:
-    begin = time.time() + 0.5
+def _tell(pipes: list[Any], what: str, name: str, seconds: float) -> list[float]:
+    begin = time.time() + 2
     for pipe in pipes:
         pipe.send((what, name, begin, begin + seconds))
-    return [pipe.recv() for pipe in pipes]
+    return rates(begin, begin + seconds, 0, lambda: [pipe.recv() for pipe in pipes])
 
 
 def _reverb_server(reverb: Any, pipe: Any) -> None:
@@ -200,7 +255,7 @@ def _reverb_client(reverb: Any, address: str, pipe: Any) -> None:
             calls = _reverb_inserts(client, size)
             for _ in range(-(-size.capacity // size.group // CLIENTS)):
                 next(calls)
-            pipe.send((0, 1.0))
+            pipe.send(0)
             continue
         calls = _reverb_calls(reverb, client, address, what, size)
         next(calls)
@@ -248,20 +303,26 @@ def main() -> None:
     parser.add_argument("--serve", action="store_true", help="Internal: be the peer.")
     asked = parser.parse_args()
     if asked.serve:
-        serve()
+        serve([SIZES[name] for name in asked.sizes])
         return
-    ours, peer = Ours(), Peer(asked.peer) if asked.peer else None
-    found: dict[tuple[str, str, str], list[float]] = {}
+    sizes = [SIZES[name] for name in asked.sizes]
+    ours, peer = Ours(sizes), Peer(asked.peer, sizes) if asked.peer else None
+    found: dict[tuple[str, str, str], list[list[float]]] = {}
     for _ in range(asked.rounds):
         for name in asked.sizes:
-            for what in ("insert", "sample"):
-                found.setdefault((name, what, "ours"), []).append(ours.measure(what, name, asked.seconds))
-                for kind in ([what] if what == "insert" else ["client", "dataset"]) if peer else []:
-                    found.setdefault((name, what, kind), []).append(peer.measure(kind, name, asked.seconds))
+            for what in ("insert", "client", "dataset"):
+                if what != "dataset":
+                    mine = ours.measure(what, name, asked.seconds, peer.process if peer else 0)
+                    found.setdefault((name, what, "ours"), []).append(mine)
+                if peer:
+                    found.setdefault((name, what, "dm-reverb"), []).append(peer.measure(what, name, asked.seconds))
+                print({key: values[-1] for key, values in found.items()}, file=sys.stderr)
     for (name, what, kind), values in found.items():
-        print(
-            f"{name:5} {what:7} {kind:8} {statistics.median(values):>10,.0f} ({min(values):,.0f} to {max(values):,.0f})"
+        clock, processors = (
+            f"{statistics.median(one):>10,.0f} ({min(one):,.0f} to {max(one):,.0f})"
+            for one in zip(*values, strict=True)
         )
+        print(f"{name:5} {what:8} {kind:10} {clock:32} of a core {processors}")
     print(json.dumps({" ".join(key): values for key, values in found.items()}))
     if peer:
         peer.close()

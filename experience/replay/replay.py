@@ -4,7 +4,7 @@ Source: Cassirer et al., Reverb: A Framework For Experience Replay, arXiv:2102.0
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +14,7 @@ import numpy as np
 from experience.replay.batch import Batch
 from experience.replay.core import Core
 from experience.replay.data.arena import Store
+from experience.replay.data.errors import RateLimited
 from experience.replay.data.items import Data, drop_all, hold_all, joined_data
 from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
@@ -225,6 +226,15 @@ class Replay:
                 drop_all(gone)
         self.core.acknowledge()
         return batch
+
+    def batches(self, table: str, num_samples: int, timeout: float | None = None) -> Iterator[Batch]:
+        """Yield what `sample` gives, again and again, until a limiter lets none through in time."""
+        while True:
+            try:
+                batch = self.sample(table, num_samples, timeout)
+            except RateLimited:
+                return
+            yield batch
 
     def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
         """Give items other priorities, and return of how many; keys of items that are gone are passed over.

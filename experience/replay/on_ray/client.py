@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import count as counted
 from pathlib import Path
@@ -19,11 +21,16 @@ from experience.replay.on_ray.actor import CALLS_AT_ONCE, MAY_WAIT, ReplayActor,
 from experience.replay.on_ray.calls import Actor, Groups
 from experience.replay.on_ray.writer import RayWriter
 from experience.replay.structured import Pattern
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, TableInfo
 from experience.replay.tables.table import Table
 
 NAMESPACE = "open-medgemma"
 """Of the actors' names."""
+
+IN_THE_MESSAGE = "RAY_max_direct_call_object_size", str(1 << 20)
+"""Ray sends arrays up to so many bytes with the call, larger ones through its object store, which at 100 KB, where it
+would begin by itself, costs twice as much. Heard by a cluster that is started here."""
 
 LOOK_S = 0.1
 """How old what a client knows of the shards' weights may be, and how long it waits for all before it looks again."""
@@ -41,7 +48,10 @@ def connect(
     """Return the replay of a name; the first who asks makes it (see `Replay.on_ray`)."""
     if num_shards < 1:
         raise ValueError(f"got shards={num_shards}; expected 1 or more")
+    if num_shards > 1 and (grouped := [table.name for table in tables if table.group_size]):
+        raise ValueError(f"table {grouped[0]!r}: its groups would lie in several shards; give it a replay of one shard")
     if not ray.is_initialized():
+        os.environ.setdefault(*IN_THE_MESSAGE)
         ray.init(address=address, log_to_driver=False)
     options = dict(options)
     if options.get("folder"):
@@ -96,14 +106,22 @@ class RayReplay:
     def __reduce__(self) -> Any:
         return RayReplay, (self._actors,)
 
-    def insert(self, data: Any, priorities: Mapping[str, float], timeout: float | None = None) -> dict[str, int]:
+    def insert(
+        self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None
+    ) -> dict[str, int]:
         """See `Replay.insert`; into one of the shards, each in its turn."""
-        keys: dict[str, int] = self._insert("insert", data, dict(priorities), timeout)
+        keys: dict[str, int] = self._insert("insert", data, dict(priorities), timeout, fields)
         return keys
 
-    def insert_many(self, data: Any, priorities: Mapping[str, Any], timeout: float | None = None) -> dict[str, Any]:
+    def insert_many(
+        self,
+        data: Any,
+        priorities: Mapping[str, Any],
+        timeout: float | None = None,
+        fields: Sequence[Fields] | None = None,
+    ) -> dict[str, Any]:
         """See `Replay.insert_many`; all into one of the shards, each in its turn."""
-        keys: dict[str, Any] = self._insert("insert_many", data, dict(priorities), timeout)
+        keys: dict[str, Any] = self._insert("insert_many", data, dict(priorities), timeout, fields)
         return keys
 
     def sample(self, table: str, num_samples: int = 1, timeout: float | None = None) -> Batch:
@@ -126,6 +144,28 @@ class RayReplay:
             raise RateLimited(f"table {table!r}: sample was blocked for {waited_s:.3g} s; {why}")
         return shards.in_order(drawn)
 
+    def batches(
+        self, table: str, num_samples: int, timeout: float | None = None, *, in_flight: int = 4
+    ) -> Iterator[Batch]:
+        """See `Replay.batches`; some are asked for before they are needed, with several shards none.
+
+        Args:
+            table: Its name.
+            num_samples: Of a batch.
+            timeout: Seconds to wait for the limiter; None: without end.
+            in_flight: How many are asked for ahead. Their items count as sampled, also if nobody takes them.
+        """
+        begun, ended = deque[tuple[Any, Any]](), False
+        while begun or not ended:
+            while len(self._actors) == 1 and len(begun) < in_flight and not ended:
+                begun.append(self._begin_sample(0, table, num_samples, timeout))
+            try:
+                batch = self._end_sample(0, begun.popleft()) if begun else self.sample(table, num_samples, timeout)
+            except RateLimited:
+                ended = True  # those asked for before may have come through
+                continue
+            yield batch
+
     def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
         """See `Replay.update_priorities`."""
         keys, priorities = np.asarray(keys, np.int64), np.asarray(priorities, np.float64)
@@ -133,6 +173,10 @@ class RayReplay:
             raise ValueError(f"table {table!r}: expected as many priorities as keys, finite and from 0")
         own = shards.by_shard(keys, len(self._actors))
         return sum(self._all("update_priorities", [(table, mine, priorities[which]) for which, mine in own]))
+
+    def set_policy_version(self, table: str, policy_version: int) -> int:
+        """See `Replay.set_policy_version`."""
+        return sum(self._all("set_policy_version", [(table, policy_version)] * len(self._actors)))
 
     def delete(self, table: str, keys: Any) -> int:
         """See `Replay.delete`."""

@@ -116,6 +116,8 @@ def _sum_of(infos: Sequence[TableInfo]) -> TableInfo:
         elif field.endswith("waits"):
             longest_s = max(one.longest_s for one in each)
             found[field] = Waits(*map(sum, zip(*each, strict=True)))._replace(longest_s=longest_s)
+        elif field == "counts":
+            found[field] = each[0]
         else:
-            found[field] = sum(each)
+            found[field] = max(each) if field == "policy_version" else sum(each)
     return TableInfo(**found)

@@ -9,6 +9,7 @@ from experience.replay.data.structure import flatten
 from experience.replay.history import History
 from experience.replay.on_ray.actor import ToldWriter
 from experience.replay.on_ray.calls import Actor
+from experience.replay.tables.fields import Fields
 
 CALLS_TOGETHER = 100
 """Steps and items that are sent as one."""
@@ -51,9 +52,9 @@ class RayWriter:
         self._told_bytes += sum(getattr(leaf, "nbytes", 8) for leaf in flatten(data).leaves)
         self._later("append", data, **options)
 
-    def create_item(self, table: str, priority: float, trajectory: Any) -> None:
+    def create_item(self, table: str, priority: float, trajectory: Any, fields: Fields | None = None) -> None:
         """See `TrajectoryWriter.create_item`."""
-        self._later("create_item", table, priority, trajectory)
+        self._later("create_item", table, priority, trajectory, fields)
 
     def flush(self, block_until_num_items: int = 0, timeout: float | None = None) -> bool:
         """See `TrajectoryWriter.flush`."""

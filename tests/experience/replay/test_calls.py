@@ -11,6 +11,7 @@ import pytest
 
 from experience.replay import (
     Expired,
+    Fields,
     Pattern,
     RateLimited,
     Replay,
@@ -103,6 +104,25 @@ def test_writers(new: New) -> None:
             writer.append({"x": number})
         writer.end_episode()
     assert replay.sample("p", 4).data["pair"].tolist() == [[0, 1], [1, 2], [2, 3], [3, 4]]
+
+
+def test_items_know_their_fields(new: New) -> None:
+    replay = new([uniform(max_age=2)])
+    replay.insert(1.0, {"t": 1}, fields=Fields(3))
+    replay.insert_many(np.arange(2.0, 4.0), {"t": [1, 1]}, fields=[Fields(5, tokens=7), Fields(5, tokens=8)])
+    with replay.trajectory_writer(1) as writer:
+        writer.append(4.0)
+        writer.create_item("t", 1.0, writer.history[-1], Fields(4, tokens=9))
+    assert replay.info()["t"].tokens == 24 and replay.set_policy_version("t", 6) == 1
+    info = replay.sample("t", 200).info
+    assert set(zip(info.tokens.tolist(), info.staleness.tolist(), strict=True)) == {(7, 1), (8, 1), (9, 2)}
+
+
+def test_batches_come_until_there_are_none(new: New) -> None:
+    replay = new([Table.queue("q", 100)])
+    replay.insert_many(np.arange(17), {"q": np.ones(17)})
+    found = [batch.data.tolist() for batch in replay.batches("q", 5, timeout=0.2)]
+    assert sorted(item for one in found for item in one) == list(range(17)) and len(found) >= 4
 
 
 def test_a_folder_brings_it_back(new: New, tmp_path: Path) -> None:
