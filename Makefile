@@ -121,12 +121,18 @@ test-interop: $(STAMP)
 	  EPISODES_LEROBOT_PYTHON=$(LEROBOT)/bin/python \
 	  $(BIN)/pytest tests/interop
 
-# The calls of a replay with its tables in a Ray actor; Ray needs nothing of the rest of the package.
+# The calls of a replay with its tables in Ray actors, data by value and in groups in the object store, and what only actors
+# can do: die, be several, serve many processes. Ray needs nothing of the rest of the package.
+ON_RAY := $(addprefix tests/experience/replay/test_,calls.py replay.py writers.py fill.py watch.py)
+test-ray: export REPLAY_CLIENTS ?= $(if $(LONG),16,4)
+test-ray: export REPLAY_SECONDS ?= $(if $(LONG),30,2)
+test-ray: export REPLAY_KILLS ?= $(if $(LONG),100,6)
 test-ray:
 	test -e $(RAY)/.installed || { $(PYTHON) -m venv $(RAY) && \
 	  $(RAY)/bin/pip install --quiet --disable-pip-version-check ray==2.60.0 numpy pyarrow pytest pydantic pyyaml typer && \
 	  touch $(RAY)/.installed; }
-	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest tests/experience/replay/test_calls.py tests/ray
+	REPLAY_ON_RAY=1 $(RAY)/bin/pytest --noconftest -p tests.ray.everywhere $(ON_RAY)
+	REPLAY_ON_RAY=groups $(RAY)/bin/pytest --noconftest -p tests.ray.everywhere $(ON_RAY) tests/ray
 
 # Replay beside torchrl and cpprb: speeds, and what DQN learns from each.
 $(REPLAY)/.installed:

@@ -1,7 +1,14 @@
 """Replay: tables that agents insert into and learners sample from, in Reverb's words."""
 
 from experience.replay.batch import Batch, Sample
-from experience.replay.data.errors import Broken, Expired, RateLimited, SignatureMismatch
+from experience.replay.data.errors import (
+    Broken,
+    Expired,
+    RateLimited,
+    SignatureMismatch,
+    Unavailable,
+    WrongVersion,
+)
 from experience.replay.replay import Replay
 from experience.replay.structured import Pattern, infer_signature, td_error
 from experience.replay.tables import rate_limiters, selectors
@@ -23,9 +30,11 @@ __all__ = [
     "Sample",
     "SampleInfo",
     "SignatureMismatch",
-    "Table",
     "Statistics",
+    "Table",
     "TableInfo",
+    "Unavailable",
+    "WrongVersion",
     "diffusion",
     "infer_signature",
     "rate_limiters",

@@ -1,9 +1,9 @@
 """What a call of `sample` gives."""
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple, overload
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, Self, overload
 
-from experience.replay.data.arena import Cells
+from experience.replay.data.arena import Cells, Store
 from experience.replay.data.items import Data, joined_data, leaves_of, stacked, structure_of
 from experience.replay.data.structure import Flat, unflatten
 from experience.replay.tables.draws import SampleInfo
@@ -29,6 +29,13 @@ class Batch(Sequence[Sample]):
         except ValueError as fault:
             self._fault = fault
             self._single = [Flat(structure_of(one), leaves_of(one)) for one in joined_data([items])]
+
+    @classmethod
+    def of_columns(cls, columns: Flat, info: SampleInfo) -> Self:
+        """Return a batch of stacked leaves, each with a first axis over the items."""
+        made = cls.__new__(cls)
+        made.info, made._stacked, made._single = info, columns, []
+        return made
 
     @property
     def data(self) -> Any:
@@ -60,9 +67,20 @@ class Batch(Sequence[Sample]):
         info = SampleInfo(*(column.item(place) for column in self.info))
         return Sample(info, unflatten(*self.flat(place)))
 
+    @property
+    def columns(self) -> Flat | None:
+        """`data` taken apart; None if the items differ in structure."""
+        return self._stacked
+
     def flat(self, place: int) -> Flat:
         """Return the data of an item taken apart."""
         if self._stacked is None:
             return self._single[place]
         structure, leaves = self._stacked
         return Flat(structure, [leaf[place] for leaf in leaves])
+
+
+def batch_of(items: Iterable[Flat], info: SampleInfo) -> Batch:
+    """Return a batch of items that were taken apart, copied."""
+    store = Store()
+    return Batch([store.put(unflatten(*one)) for one in items], info)

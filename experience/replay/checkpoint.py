@@ -52,9 +52,8 @@ def write_checkpoint(path: Path, core: Core, numbers: dict[tuple[int, int], int]
         told = {"structure": structure_as_written(arena.structure), "leaves": leaves}
         steps = np.array([numbers[id(arena), row] for row in rows], np.int64)
         file.append(packed({**told, "steps": steps}))
-        for leaf, spec in enumerate(arena.leaves):
-            column = arena.columns[leaf][rows]
-            file.append(packed(column.tolist() if spec is None else column))
+        for leaf in range(len(arena.leaves)):
+            file.append(packed(arena.read(leaf, rows)))
     for live in core.tables.values():
         file.append(packed(_table(live, numbers)))
     file.append(packed("end"))

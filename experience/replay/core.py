@@ -21,12 +21,12 @@ from experience.replay.tables.table import Table, TableState
 class Core:
     """Tables and what they hold. Whoever calls a method holds `lock`."""
 
-    def __init__(self, tables: Sequence[Table], seed: int, max_bytes: int | None) -> None:
+    def __init__(self, tables: Sequence[Table], seed: int, max_bytes: int | None, store: Store) -> None:
         names = [table.name for table in tables]
         if not tables or len(set(names)) < len(names):
             raise ValueError(f"got the tables {names}; expected at least one, each with its own name")
         self.lock = threading.RLock()
-        self.store = Store()
+        self.store = store
         self.max_bytes = max_bytes
         self.log: CallLog | None = None
         self.synced: Callable[[], None] | None = None

@@ -13,6 +13,7 @@ import numpy as np
 
 from experience.replay.batch import Batch
 from experience.replay.core import Core
+from experience.replay.data.arena import Store
 from experience.replay.data.items import Data, drop_all, hold_all, joined_data
 from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
@@ -25,7 +26,7 @@ from experience.replay.tables.table import Table
 from experience.replay.writers import TrajectoryWriter
 
 if TYPE_CHECKING:
-    from experience.replay.on_ray import RayReplay
+    from experience.replay.on_ray.client import RayReplay
 
 
 class Replay:
@@ -40,6 +41,7 @@ class Replay:
         folder: Path | None = None,
         sync: bool = False,
         replace_limiters: bool = False,
+        store: Store | None = None,
     ) -> None:
         """Make tables, empty or with what a folder holds of them.
 
@@ -51,36 +53,49 @@ class Replay:
                 comes again after a crash; None: nowhere.
             sync: Calls return when the log is on the disk, so that they survive the loss of power as well.
             replace_limiters: The limiters of the tables may differ from those that the folder knows.
+            store: Where the data of items lies; None: in this process.
 
         Raises:
             ValueError: There is no table, two have one name, or the folder's are others.
             Broken: The checkpoint in the folder is damaged.
         """
-        self.core = Core(tables, seed, max_bytes)
+        self.core = Core(tables, seed, max_bytes, store or Store())
         self._durable = Durable(folder, self.core, sync=sync, replace_limiters=replace_limiters) if folder else None
 
     @classmethod
     def on_ray(
-        cls, address: str | None, tables: Sequence[Table], *, name: str = "replay", **options: Any
+        cls,
+        address: str | None,
+        tables: Sequence[Table],
+        *,
+        name: str = "replay",
+        shards: int = 1,
+        least_row_bytes: int = 32 << 10,
+        **options: Any,
     ) -> "RayReplay":
-        """Return a replay for many machines: the same calls, the tables in one actor of a Ray cluster.
+        """Return a replay for many machines: the same calls, the tables in actors of a Ray cluster.
 
         Args:
             address: Of the cluster, as `ray.init` takes it; None: the one that this process is connected to, or a new
                 one on this machine.
             tables: As above; of no meaning if the replay is there already.
             name: Of the actor: who asks for the same name gets the same replay. It lives until `close`.
+            shards: Number of actors. Each has the tables, sizes and limiters included, and a share of the items.
+            least_row_bytes: Of a step whose data lies in Ray's object store, in groups; smaller ones lie with the
+                actor.
             options: seed, max_bytes, folder, sync, replace_limiters as above. With a folder it comes back after its
                 death with all that was acknowledged; the folder is the actor's.
 
         Raises:
-            ValueError: Ray is not installed.
+            ValueError: Ray is not installed, or `Replay` refuses what it is given.
+            WrongVersion: The replay is there, of another version.
+            Unavailable: The actor is dead.
         """
         try:
-            from experience.replay.on_ray import on_ray
+            from experience.replay.on_ray.client import connect
         except ModuleNotFoundError as fault:
             raise ValueError("a replay on Ray needs ray; run `pip install 'open-medgemma[ray]'`") from fault
-        return on_ray(cls, address, tables, name, options)
+        return connect(cls, address, tables, name, shards, least_row_bytes, options)
 
     def insert(
         self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None

@@ -7,4 +7,4 @@ INTEROP_PYTHON names a Python with transformers 4.57; EPISODES_..._PYTHON ones w
 import os
 
 collect_ignore = [] if os.environ.get("INTEROP_PYTHON") else ["test_layouts_4_57.py", "test_transformers_4_57.py"]
-collect_ignore += [] if os.environ.get("EPISODES_RLDS_PYTHON") else ["episodes"]
+collect_ignore += [] if os.environ.get("EPISODES_RLDS_PYTHON") else ["episodes", "replay"]

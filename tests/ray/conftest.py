@@ -2,4 +2,4 @@
 
 from importlib.util import find_spec
 
-collect_ignore = [] if find_spec("ray") else ["test_actor.py"]
+collect_ignore_glob = [] if find_spec("ray") else ["test_*.py"]

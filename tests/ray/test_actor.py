@@ -1,38 +1,34 @@
-"""What only an actor can do: die, and serve several processes."""
+"""What only an actor can do: die and come back, and be found by its name."""
 
-import os
 import time
 from contextlib import suppress
 from pathlib import Path
 
 import ray
 import ray.util
-from ray.exceptions import RayError
 
-from experience.replay import RateLimited, Replay, Table
-from tests.experience.replay.test_calls import New, new
-
-__all__ = ["new"]
+from experience.replay import Replay, Table, Unavailable
+from tests.ray.everywhere import OnRay
 
 
-def test_the_actor_s_death_loses_nothing_acknowledged(new: New, tmp_path: Path) -> None:
+def test_the_actor_s_death_loses_nothing_acknowledged(new: OnRay, tmp_path: Path) -> None:
     replay = new([Table.queue("q", 1000)], folder=tmp_path)
 
     def inserts() -> int:
         for _ in range(400):
             try:
                 return int(replay.info()["q"].inserts)
-            except RayError:
+            except Unavailable:
                 time.sleep(0.05)
         raise AssertionError("the actor does not come back")
 
     done = 0
     for kills in range(5):
         if kills:
-            ray.kill(replay._actor, no_restart=False)
+            ray.kill(replay._actors[0].handle, no_restart=False)
         for _ in range(20):
             while inserts() == done:  # one that was under way is looked for, and done again if it is not there
-                with suppress(RayError):
+                with suppress(Unavailable):
                     replay.insert(done, {"q": 1})
             done += 1
             assert inserts() == done
@@ -40,34 +36,8 @@ def test_the_actor_s_death_loses_nothing_acknowledged(new: New, tmp_path: Path) 
     assert replay.sample("q", done).data.tolist() == list(range(done))
 
 
-def test_who_asks_for_a_name_gets_the_same_replay(new: New) -> None:
+def test_who_asks_for_a_name_gets_the_same_replay(new: OnRay) -> None:
     replay = new([Table.queue("q", 5)], seed=1)
     replay.insert(3, {"q": 1})
     name = ray.util.list_named_actors(all_namespaces=True)[0]["name"]
     assert Replay.on_ray(None, [Table.queue("r", 5)], name=name).sample("q").data.tolist() == [3]
-
-
-def test_processes_insert_and_sample_at_once(new: New) -> None:
-    """No item is lost or doubled, whoever inserts and samples."""
-    replay = new([Table.queue("q", 50)])
-
-    @ray.remote(num_cpus=0)
-    def insert(number: int) -> int:
-        for item in range(60):
-            replay.insert(1000 * number + item, {"q": 1})
-        return 60
-
-    @ray.remote(num_cpus=0)
-    def sample() -> list[int]:
-        found: list[int] = []
-        while True:
-            try:
-                found += replay.sample("q", 3, timeout=3).data.tolist()
-            except RateLimited:
-                return found
-
-    clients = int(os.environ.get("REPLAY_CLIENTS", "4"))
-    samplers = [sample.remote() for _ in range(clients)]
-    assert sum(ray.get([insert.remote(number) for number in range(clients)])) == 60 * clients
-    found = sorted(item for one in ray.get(samplers) for item in one)
-    assert found == sorted(1000 * number + item for number in range(clients) for item in range(60))

@@ -128,6 +128,10 @@ class Arena:
         taken = self.columns[leaf].take(rows, axis=0)
         return _own_all(taken.tolist()) if self.leaves[leaf] is None else taken
 
+    def read(self, leaf: int, rows: Any) -> Any:
+        """Return what `take` does; where that leaves the reading to another process, read here."""
+        return self.take(leaf, rows)
+
     def values(self, row: int) -> list[Any]:
         """Return copies of the leaves of a row."""
         return [_own(column[row]) for column in self.columns]
@@ -144,7 +148,8 @@ class Arena:
     def _grow(self, least: int) -> None:
         old = len(self.references)
         new = max(2 * old, old + least, FIRST_ROWS)
-        for number, (spec, column) in enumerate(zip(self.leaves, self.columns, strict=True)):
+        for number, column in enumerate(self.columns):
+            spec = self.leaves[number]
             larger = np.empty((new, *spec.shape), spec.dtype) if spec else np.empty(new, object)
             larger[:old] = column
             self.columns[number] = larger
@@ -213,6 +218,10 @@ class Store:
         self._ragged: dict[Structure, set[int]] = {}
         """Leaves of a structure that came in more than one dtype or shape."""
 
+    def new_arena(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
+        """Return an arena without rows; where it lies is for a store of another kind to say."""
+        return Arena(structure, specs)
+
     @property
     def num_bytes(self) -> int:
         """Of all rows in use."""
@@ -240,7 +249,7 @@ class Store:
 
     def restored(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
         """Return a new arena as a checkpoint describes it."""
-        arena = self.arenas[structure, tuple(specs)] = Arena(structure, specs)
+        arena = self.arenas[structure, tuple(specs)] = self.new_arena(structure, specs)
         self._of_structure[structure] = arena
         ragged = self._ragged.setdefault(structure, set())
         ragged |= {number for number, spec in enumerate(specs) if spec is None}
@@ -255,7 +264,7 @@ class Store:
             ragged |= {number for number, (one, other) in enumerate(pairs) if one != other}
         kept = tuple(None if number in ragged else spec for number, spec in enumerate(specs))
         key = (structure, kept)
-        arena = self.arenas.setdefault(key, Arena(structure, kept))
+        arena = self.arenas.setdefault(key, self.new_arena(structure, kept))
         self._of_structure[structure] = arena
         return arena
 

@@ -128,7 +128,7 @@ def leaves_of(item: Data) -> list[Any]:
 
 
 def _values(column: Column) -> Any:
-    parts = [_column(part.arena, part.leaf, np.array(part.rows)) for part in column.parts]
+    parts = [_as_array(part.arena.read(part.leaf, np.array(part.rows))) for part in column.parts]
     if any(isinstance(part, list) for part in parts) or len(parts) > 1:
         whole = _together([value for part in parts for value in part])
     else:
@@ -158,7 +158,10 @@ def _alike(items: Sequence[Any]) -> list[Any] | None:
 
 
 def _column(arena: Arena, leaf: int, rows: Any) -> Any:
-    values = arena.take(leaf, rows)
+    return _as_array(arena.take(leaf, rows))
+
+
+def _as_array(values: Any) -> Any:
     return _together(values) if isinstance(values, list) else values
 
 

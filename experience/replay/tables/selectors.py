@@ -115,6 +115,11 @@ def made(selector: Selector) -> SelectorState:
     return _Heap(largest=isinstance(selector, MaxHeap))
 
 
+def total_weight(state: SelectorState) -> float | None:
+    """Return the sum of the weights that items are drawn in proportion to; None of a selector that knows none."""
+    return state.total if isinstance(state, _Prioritized) else None
+
+
 class Order:
     """Items in the order of their insertion."""
 
@@ -273,6 +278,10 @@ class _Prioritized:
         place, last = self._dense.remove(row), self._dense.count
         self._sums.set(place, float(self._sums.get(last)))
         self._sums.set(last, 0.0)
+
+    @property
+    def total(self) -> float:
+        return self._sums.total
 
     def draw(self, generator: np.random.Generator) -> tuple[int, float]:
         total = self._sums.total
