@@ -117,5 +117,7 @@ def test_fields_of_all_shards_and_no_groups(new: OnRay) -> None:
     assert (info.counts, info.policy_version, info.tokens, info.size) == ("items", 4, 40, 4)
     assert replay.set_policy_version("q", 5) == 2 and replay.info()["q"].stale == 2
     assert replay.sample("q", 9, timeout=0).info.staleness.tolist() == [1, 1]
-    with pytest.raises(ValueError, match=r"'g': items of a group lie in one actor; give shards=1, or no group_size"):
+    with pytest.raises(
+        ValueError, match=r"'g': the items of a group lie in one actor; give shards=1, or no group_size"
+    ):
         new([Table.queue("g", 9, group_size=2)], shards=2)
