@@ -1,7 +1,7 @@
 """Do proxies choose hyper-parameters? Imitation runs judged without a reward, and then by it.
 
     pip install -e '.[dev,imitation]'; make experts as benchmarks/experts.py says
-    python -m benchmarks.choosing run behaviour_cloning Hopper-v5 --experts experts --out study  # goes on where it was
+    python -m benchmarks.choosing run behaviour_cloning Reacher-v5 --experts experts --out study  # goes on where it was
     python -m benchmarks.choosing reveal --experts experts --out study  # adds the true returns, not before
     python -m benchmarks.choosing table                                 # from benchmarks/results/choosing.jsonl
 
@@ -46,7 +46,7 @@ SEEDS = {"behaviour_cloning": 3, "pwil": 2, "gail": 2}
 LEARNED_FROM = 4
 """Demonstrations that a run learns from; those held out judge it."""
 ROLLOUT_SEEDS = range(30_000, 30_005)
-STATES = 1_000
+STATES = 500
 """Of the held-out demonstrations and of a policy's episodes, evenly spaced: what the proxies look at."""
 HORIZON = 1_000
 
@@ -65,10 +65,10 @@ def drawn(algorithm: Algorithm, number: int) -> Any:
 
     if algorithm == "behaviour_cloning":
         if number == 0:
-            return BehaviourCloning(updates=1_500, checkpoint_every=500)
+            return BehaviourCloning(updates=600, checkpoint_every=200)
         return BehaviourCloning(
-            updates=1_500,
-            checkpoint_every=500,
+            updates=600,
+            checkpoint_every=200,
             learning_rate=between(1e-5, 1e-2),
             learning_rate_shape=one("cosine", "constant"),
             batch_size=one(16, 64, 256),
@@ -81,10 +81,11 @@ def drawn(algorithm: Algorithm, number: int) -> Any:
         )
     interaction = Interaction(steps=100_000, random_steps=1_000, updates_per_step=0.5, checkpoint_every=25_000)
     if number == 0:
-        td3 = TD3Settings()
+        td3 = TD3Settings(hidden_units=64, batch_size=64)
         return PWIL(td3=td3, interaction=interaction) if algorithm == "pwil" else GAIL(td3=td3, interaction=interaction)
     td3 = TD3Settings(
-        hidden_units=one(64, 128),
+        hidden_units=one(32, 64, 128),
+        batch_size=64,
         actor_learning_rate=between(1e-4, 3e-3),
         critic_learning_rate=between(1e-4, 3e-3),
         discount=one(0.9, 0.97, 0.99),
@@ -103,6 +104,7 @@ def drawn(algorithm: Algorithm, number: int) -> Any:
         )
     return GAIL(
         reward=one("gail", "airl"),
+        discriminator_every=one(1, 2, 4),
         discriminator_units=one(32, 64, 128),
         discriminator_learning_rate=between(1e-5, 1e-3),
         gradient_penalty=one(0.1, 1.0, 10.0),
@@ -215,8 +217,7 @@ def reveal(experts: Path, out: Path) -> None:
     lines = [json.loads(line) for line in proxies.splitlines()]
     facts: dict[str, Any] = {"proxies_sha256": hashlib.sha256(proxies).hexdigest(), "tasks": {}}
     for task in sorted({line["task"] for line in lines}):
-        returns = [episode.total_reward for episode in EpisodeDataset(experts / task / "demonstrations")]
-        facts["tasks"][task] = {"expert": _mean_std(returns), "random": _mean_std(_random_returns(task))}
+        facts["tasks"][task] = earned(experts, task)
     for line in lines:
         name = f"draw-{line['draw']:02}-seed-{line['seed']}.json"
         sealed = (out / "sealed" / line["task"] / line["algorithm"] / name).read_text(encoding="utf-8")
@@ -227,10 +228,13 @@ def reveal(experts: Path, out: Path) -> None:
     print(f"{len(lines)} runs in {RESULTS}; the proxies' SHA-256 is {facts['proxies_sha256']}")
 
 
-def _random_returns(task: str) -> list[float]:
+def earned(experts: Path, task: str) -> dict[str, list[float]]:
+    """The mean and standard deviation of the returns of the demonstrations, and of random actions."""
+    expert = [episode.total_reward for episode in EpisodeDataset(experts / task / "demonstrations")]
     env = gymnasium.make(task)
     env.action_space.seed(0)
-    return roll_out(lambda observation: env.action_space.sample(), env, range(10)).returns
+    random = roll_out(lambda observation: env.action_space.sample(), env, range(10)).returns
+    return {"expert": _mean_std(expert), "random": _mean_std(random)}
 
 
 def _mean_std(values: list[float]) -> list[float]:

@@ -39,7 +39,8 @@ from experience import write_episodes
 from finetune.adapters import AdapterSection
 from finetune.configuration import load_config
 from finetune.recipes import clone
-from finetune.selection.dialogues import Embed, embedded, read_dialogues
+from finetune.selection.dialogues import embedded, read_dialogues
+from finetune.selection.embedding import decoder_embedding
 from finetune.selection.holding_out import hold_out
 from finetune.selection.ranking import normalised_regret, spearman
 from finetune.selection.state_distance import state_distance
@@ -50,10 +51,10 @@ from medgemma.records.tools import local_search
 
 RESULTS = Path(__file__).parent / "results" / "choosing_ehr.jsonl"
 KINDS = ("birth_date", "city", "cond_present", "cond_absent", "cond_status")
-NUM_DEMONSTRATED, NUM_ASKED = 200, 40
+NUM_DEMONSTRATED, NUM_ASKED = 80, 40
 """Questions of training patients that the expert answers, and of held-out patients that a clone is asked."""
 MOST_CONDITIONS = 8
-DRAWS = 8
+DRAWS = 6
 
 
 class Case(NamedTuple):
@@ -210,7 +211,7 @@ def drawn(number: int) -> dict[str, Any]:
     return {
         "adapter": adapter,
         "learning_rate": rate,
-        "epochs": one(1.0, 2.0, 4.0),
+        "epochs": one(1.0, 2.0, 3.0),
         "examples_per_step": one(4, 8, 16),
     }
 
@@ -220,8 +221,8 @@ def run(data: Path, out: Path, draws: int) -> None:
     path, asked = out / "proxies.jsonl", cases(data, "held-out", NUM_ASKED)
     done = {json.loads(line)["draw"] for line in path.read_text().splitlines()} if path.is_file() else set()
     demonstrations = out / "demonstrations"
-    base = load_config(clone.Config, [Path(clone.__file__).with_suffix(".yaml")], ["device=cpu"])
-    embed = _embedding(MedGemma.from_pretrained("nano", device="cpu"))
+    base = load_config(clone.Config, [Path(clone.__file__).with_suffix(".yaml")], ["device=cpu", "checkpoints=2"])
+    embed = decoder_embedding(MedGemma.from_pretrained("nano", device="cpu"))
     held_out = embedded(hold_out(read_dialogues(demonstrations), base.held_out_share, base.seed).held_out, embed)
     for number in sorted(set(range(draws)) - done):
         config, start = base.model_copy(update=drawn(number)), time.process_time()
@@ -256,21 +257,6 @@ def _loaded(folder: Path, step: int) -> Backend:
     else:
         gemma = MedGemma.from_pretrained(checkpoint / "model", device="cpu")
     return local(gemma, Generation(max_new_tokens=64), Meter())
-
-
-def _embedding(gemma: MedGemma) -> Embed:
-    """Texts to the mean last state of the untuned decoder."""
-
-    def embed(texts: Sequence[str]) -> Any:
-        states = []
-        for text in texts:
-            ids = torch.tensor([gemma.tokenizer(text).input_ids])
-            with torch.inference_mode():
-                found = gemma.model.model(input_ids=ids, attention_mask=torch.ones_like(ids))
-            states.append(found.last_hidden_state[0].mean(dim=0).numpy())
-        return np.stack(states)
-
-    return embed
 
 
 def reveal(out: Path) -> None:

@@ -1,8 +1,8 @@
 """Experts for the study of choosing: TD3 on Gymnasium's MuJoCo tasks, and their episodes as demonstrations.
 
     pip install -e '.[dev,imitation]'
-    python -m benchmarks.experts train Hopper-v5 --out experts  # a policy every 10,000 steps, returns.jsonl
-    python -m benchmarks.experts record Hopper-v5 --out experts  # the best: Hopper-v5/demonstrations
+    python -m benchmarks.experts train Reacher-v5 --out experts  # a policy every 10,000 steps, returns.jsonl
+    python -m benchmarks.experts record Reacher-v5 --out experts  # the best: Reacher-v5/demonstrations
 
 One core each. A policy is the best by the mean return of five episodes; demonstrations are measured anew.
 """
@@ -23,8 +23,10 @@ from finetune.imitation.policy import Policy, load_policy, save_policy
 from finetune.imitation.rollouts import record, roll_out
 from finetune.imitation.td3 import TD3, TD3Settings
 
-STEPS = {"HalfCheetah-v5": 100_000, "InvertedDoublePendulum-v5": 40_000, "Hopper-v5": 100_000}
+STEPS = {"HalfCheetah-v5": 70_000, "InvertedDoublePendulum-v5": 30_000, "Reacher-v5": 20_000}
 """Of the environment, enough for a decent expert."""
+UNITS = {"HalfCheetah-v5": 128, "InvertedDoublePendulum-v5": 128, "Reacher-v5": 64}
+"""Of the networks' layers, and transitions of an update."""
 EVALUATION_SEEDS = range(10_000, 10_005)
 DEMONSTRATION_SEEDS = range(20_000, 20_025)
 
@@ -32,7 +34,7 @@ DEMONSTRATION_SEEDS = range(20_000, 20_025)
 def train(task: str, out: Path, seed: int, steps: int) -> None:
     """Learn by the environment's reward; keep every checkpoint and its returns."""
     env, other = gymnasium.make(task), gymnasium.make(task)
-    settings = TD3Settings()
+    settings = TD3Settings(hidden_units=UNITS[task], batch_size=UNITS[task])
     torch.manual_seed(seed)
     bounds = env.action_space.low, env.action_space.high
     policy = Policy(env.observation_space.shape[0], *bounds, settings.shape)

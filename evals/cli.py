@@ -11,6 +11,7 @@ import typer
 from data_cards.table.options import TableOptions
 from evals.accepting import judge
 from evals.asking import ALL_KIT, chosen_tasks, of_table, run_one, what_cannot_answer
+from evals.entailment.command import agreement, entailment
 from evals.options import AskedOptions, ServerOptions
 from evals.stress.command import metrics
 from medgemma.commands.options import Adapter, Quantize
@@ -208,6 +209,8 @@ def reliability(
 
 
 app.command()(metrics)
+app.command()(entailment)
+app.command()(agreement)
 app.command()(judge)
 
 

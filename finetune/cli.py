@@ -57,6 +57,12 @@ def sweep_recipe(
     recipe: Annotated[str, typer.Argument(help="A name that `list` prints.")],
     space: Annotated[str, typer.Option(help="YAML of what is varied, or report_learning_rates.")],
     out: Annotated[Path, typer.Option(help="Trials, their table, Optuna's storage; a killed sweep goes on.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Trials at once, each in a process of its own.")] = 1,
+    proxy: Annotated[str, typer.Option(help="Judge by demonstrations instead: token_nll, ...; see `choose`.")] = "",
+    demonstrations: Annotated[Path | None, typer.Option(help="For --proxy: a data set of episodes.")] = None,
+    held_out: Annotated[
+        float | None, typer.Option(help="For --proxy: share of the groups that no trial learns; none: as the recipe.")
+    ] = None,
 ) -> None:
     """Run a recipe with one setting after another, and stop those that fall behind.
 
@@ -71,7 +77,57 @@ def sweep_recipe(
     for key, values in found.settings.items():  # a setting that the recipe has not would fail every trial
         for value in choices(values if isinstance(values, list) else [values.low, values.high]):
             load_config(module.Config, [defaults], [f"{key}={value}"])
-    sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out)
+    if not proxy:
+        sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out, jobs=jobs)
+        return
+    from finetune.choosing.sweeping import proxy_sweep
+
+    if demonstrations is None:
+        raise ValueError(f"--proxy {proxy} needs --demonstrations: a data set of episodes")
+    asked, values_of = proxy_sweep(recipe, tuple(context.args), found, proxy, demonstrations, held_out)
+    sweep(asked, out, values_of, jobs=jobs)
+
+
+@app.command("choose")
+@spread_options
+def choose_run(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="The --out of runs, or the trials of a sweep.")],
+    proxy: Annotated[
+        list[str],
+        typer.Option(help="action_error, token_nll, state_distance, support or imitation_return; repeatable."),
+    ],
+    out: Annotated[Path, typer.Option(help="chosen.json, scores.jsonl, ranking.md, choice.html.")],
+    data: Annotated[
+        Path | None, typer.Option(help="Demonstrations: a data set of episodes; no reward is read.")
+    ] = None,
+    *,
+    table: TableOptions,
+    held_out: Annotated[
+        float | None, typer.Option(help="Share of the groups that no run has learned from; 1: none has seen any.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of that division.")] = 0,
+    embed: Annotated[str, typer.Option(help="Conversations to states: a decoder, or encoder:NAME.")] = "nano",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    quiet: Quiet = False,
+) -> None:
+    """Choose among runs and their checkpoints by demonstrations, without a reward.
+
+    Of episodes (--data), --group names the metadata field of those that are not independent. They are divided as the
+    first run says that it has divided them, else a quarter of the groups is held out. A table (--table) is for
+    token_nll.
+    """
+    from finetune.choosing.choose import choose, say_choice, table_of
+    from finetune.choosing.judging import Judging, proxies_named
+    from finetune.choosing.runs import read_runs
+
+    names, found = proxies_named(proxy), read_runs(runs)
+    by = data if data is not None and table.table is None else _table(table, data)
+    asked = Judging(by, 0.25 if held_out is None else held_out, seed, table.group or None, embed, device)
+    choice = choose(found, names, asked if held_out is not None else asked.divided_as(found[0]), out, quiet)
+    typer.echo(table_of(choice, names))
+    say_choice(choice, out)
+    if choice.left_out:
+        raise typer.Exit(1)
 
 
 @app.command("estimate")
@@ -84,11 +140,11 @@ def estimate_run(
         str, typer.Option(help="What is trained, with commas: language, tower, projector, head.")
     ] = "language",
     rank: Annotated[int, typer.Option(help="Of low-rank updates.")] = 16,
-    tokens: Annotated[int, typer.Option(help="Of an example, its pictures and answer included.")] = 1024,
-    pictures: Annotated[int, typer.Option(help="Of an example.")] = 1,
-    answer_tokens: Annotated[int, typer.Option(help="Of an example: what is learned.")] = 32,
-    examples: Annotated[int, typer.Option(help="At once; more of a step come one after the other.")] = 1,
-    examples_per_step: Annotated[int, typer.Option(help="Of an update.")] = 16,
+    tokens: Annotated[int, typer.Option(min=1, help="Of an example, its pictures and answer included.")] = 1024,
+    pictures: Annotated[int, typer.Option(min=0, help="Of an example.")] = 1,
+    answer_tokens: Annotated[int, typer.Option(min=1, help="Of an example: what is learned.")] = 32,
+    examples: Annotated[int, typer.Option(min=1, help="At once; more of a step come one after the other.")] = 1,
+    examples_per_step: Annotated[int, typer.Option(min=1, help="Of an update.")] = 16,
     device: Annotated[str, typer.Option(help="cuda (bfloat16) or cpu (float32).")] = "cuda",
     checkpoint_activations: Annotated[bool, typer.Option(help="Compute activations again: less memory.")] = False,
     tflops: Annotated[
@@ -116,12 +172,12 @@ def best_of(
         str, typer.Option(help="agreement, word-overlap, metric:NAME, entailment:NAME, or your own as module:function.")
     ],
     n: Annotated[int, typer.Option("-n", min=2, help="Answers that are sampled.")] = 8,
-    temperature: Annotated[float, typer.Option(help="Of the sampling.")] = 1.0,
+    temperature: Annotated[float, typer.Option(min=0, help="Of the sampling.")] = 1.0,
     seed: Annotated[int, typer.Option(help="Of the sampling.")] = 0,
     column: Annotated[
         list[str] | None, typer.Option(metavar="NAME=VALUE", help="What the reward takes by name: answer=yes.")
     ] = None,
-    max_new_tokens: Annotated[int, typer.Option(help="An answer is cut here.")] = 64,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut here.")] = 64,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object with all answers.")] = False,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     quiet: Quiet = False,

@@ -64,8 +64,19 @@ def run_page(repository: Path, page: str, folder: Path) -> str:
     return done.stdout
 
 
-PAGES_RUN = ("asking", "labels", "zero-shot", "pixels", "evaluations", "episodes", "tables")
+PAGES_RUN = ("asking", "entailment", "labels", "zero-shot", "pixels", "evaluations", "episodes", "tables")
 """Pages of docs/ whose commands have a test here."""
+
+
+@pytest.mark.slow
+def test_the_page_on_entailment_runs(repository: Path, tmp_path: Path) -> None:
+    page = (repository / "docs" / "entailment.md").read_text(encoding="utf-8")
+    for name in ("findings.txt", "draft.txt"):
+        found = re.search(rf'`{name}`(?: says)? "([^"]*)"', page)
+        assert found
+        (tmp_path / name).write_text(" ".join(found[1].split()))
+    said = run_page(repository, "docs/entailment.md", tmp_path).splitlines()
+    assert said == ["['contradiction']", "[-3.912023005428146]"]
 
 
 @needs_nano

@@ -57,6 +57,28 @@ class DialogueNote:
     """A hash of the dialogue: the same dialogue has one group in every file of the set."""
 
 
+@dataclass(frozen=True)
+class ScoredSummary:
+    """MTS-Dialog: a system's summary of a dialogue, and how factual people found it. All scores are 0 to 1."""
+
+    item_id: str
+    dialogue: str
+    reference: str
+    """The summary by a person."""
+    summary: str
+    """By a system."""
+    precision: float
+    """Share of the summary's facts that are in the reference."""
+    recall: float
+    f1: float
+    hallucination: float
+    """Share of facts that are made up."""
+    omission: float
+    """Share of the reference's facts that are left out."""
+    group: str
+    """A hash of the dialogue, as in `DialogueNote`."""
+
+
 def read_medquad(folder: Path, split: Literal["train", "val"] = "train") -> list[HealthQuestion]:
     """Read one split of MedQuAD.
 
@@ -95,6 +117,36 @@ def read_mts_dialog(folder: Path, split: Literal["train", "val", "test1"] = "tra
     ]
 
 
+def read_factuality_scores(folder: Path) -> list[ScoredSummary]:
+    """Read the people's scores of MTS-Dialog's summaries: four systems on each dialogue.
+
+    Raises:
+        ValueError: The file or a field is missing, a text is empty, or a score is no number.
+    """
+    table = folder / "factuality-scores.jsonl.gz"
+    names = ("id", "dialogue", "reference_summary", "automatic_summary")
+    columns = ("factualprecision", "factualrecall", "factualf1", "hallucinationrate", "omissionrate")
+    found = []
+    for number, row in enumerate(read_json_lines(table, (*names, *columns)), 1):
+        cells = _cells(table, number, row, names)
+        precision, recall, f1, hallucination, omission = (_score(table, number, row, name) for name in columns)
+        found.append(
+            ScoredSummary(
+                item_id=cells["id"],
+                dialogue=cells["dialogue"],
+                reference=cells["reference_summary"],
+                summary=cells["automatic_summary"],
+                precision=precision,
+                recall=recall,
+                f1=f1,
+                hallucination=hallucination,
+                omission=omission,
+                group=_dialogue_group(cells["dialogue"]),
+            )
+        )
+    return found
+
+
 def read_aci_bench(folder: Path, split: Literal["train", "val", "test1", "test2"] = "train") -> list[DialogueNote]:
     """Read one split of ACI-BENCH: whole visits with the whole note.
 
@@ -107,6 +159,13 @@ def read_aci_bench(folder: Path, split: Literal["train", "val", "test1", "test2"
     return [
         DialogueNote(row["id"], "", row["dialogue"], row["note"], text_group("aci", row["dialogue"])) for row in found
     ]
+
+
+def _score(table: Path, number: int, row: Mapping[str, object], name: str) -> float:
+    value = row[name]
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"{table}: record {number} has {name} {value!r}; expected a number; fetch the file again")
+    return float(value)
 
 
 def _cells(table: Path, number: int, row: Mapping[str, object], columns: tuple[str, ...]) -> dict[str, str]:

@@ -11,14 +11,19 @@ from typing import Any
 
 from evals.metrics import reports
 from evals.metrics.answers import exact_match_norm, token_f1_squad, token_recall
+from evals.metrics.entailment import entailment_share, finding_recall, supports, uncontradicted_share
 from evals.metrics.text_overlap import rouge_l_f1
 from evals.stress.preferences import StressMetric
+from medgemma.entailment.named import scorer_named
 
 OF_A_PAIR = {
     "rouge_l_f1": rouge_l_f1,
     "token_f1_squad": token_f1_squad,
     "token_recall": token_recall,
     "exact_match_norm": exact_match_norm,
+    "entailment": entailment_share,
+    "no_contradiction": uncontradicted_share,
+    "finding_recall": finding_recall,
 }
 """Our metrics of two texts, by the names that scores.json has."""
 
@@ -46,7 +51,11 @@ Source: RadEval 2 (github.com/jbdel/RadEval, docs/metrics.md): `RadEval(do_X=Tru
 
 
 def stress_metric(name: str) -> StressMetric:
-    """Return a metric by name: one of OF_A_PAIR, `radgraph_f1_partial`, or `radeval:` and one of RADEVAL.
+    """Return a metric by name.
+
+    Args:
+        name: One of OF_A_PAIR, `radgraph_f1_partial`, `radeval:` and one of RADEVAL, or `entailment:` and a scorer of
+            medgemma.entailment.named.
 
     Raises:
         ValueError: There is none of this name, or its package is missing.
@@ -60,7 +69,10 @@ def stress_metric(name: str) -> StressMetric:
     if kind == "radeval" and inner in RADEVAL:
         _demand_package("RadEval", "radeval")
         return StressMetric(name, _package_version("radeval"), partial(_radeval, inner))
-    known = [*OF_A_PAIR, "radgraph_f1_partial", *(f"radeval:{inner}" for inner in RADEVAL)]
+    if kind == "entailment" and inner:
+        scorer = scorer_named(inner)
+        return StressMetric(name, inner, lambda said, truth: [one.entailment for one in supports(said, truth, scorer)])
+    known = [*OF_A_PAIR, "entailment:MODEL", "radgraph_f1_partial", *(f"radeval:{inner}" for inner in RADEVAL)]
     raise ValueError(f"got metric {name!r}; expected one of {', '.join(known)}")
 
 

@@ -1,18 +1,24 @@
 """Writing chest film reports: from a film and the indication, and, on text alone, the impression from the findings.
 
-Metrics: ROUGE-L and token F1 against the radiologist's text; RadGraph F1 and CheXbert F1 too where their packages are
-installed (metrics/reports.py). The reports' own figure is RadGraph F1 of findings and impression, frontal films only.
+Metrics: ROUGE-L and token F1 against the radiologist's text; the share of sentences that the findings (of a film, the
+radiologist's report) entail and contradict by rules, and the share of the radiologist's findings that are stated
+(metrics/entailment.py); RadGraph F1 and CheXbert F1 too where their packages are installed (metrics/reports.py). The
+reports' own figure is RadGraph F1 of findings and impression, frontal films only.
 
 Source: MedGemma technical report (arXiv:2507.05201), section 3 and appendix A7: image and `<INDICATION> findings:` for
     the pre-trained checkpoint; the sentences for chat models are ours.
 """
 
 import random
+import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, cast
+
+import numpy as np
+from numpy.typing import NDArray
 
 from data_cards.readers.chest_releases import read_mimic_cxr_jpg
 from data_cards.readers.iu_xray import read_iu_xray
@@ -24,10 +30,12 @@ from evals.items import Item
 from evals.measures import Answered, Measure, of_statistic
 from evals.metrics import reports
 from evals.metrics.answers import token_f1_squad
+from evals.metrics.entailment import recalled_findings, supports
 from evals.metrics.text_overlap import rouge_l_f1
 from evals.outputs import Output
 from evals.tasks.final_answer import spoken
 from evals.tasks.task import ItemOptions, Task
+from medsiglip.metrics.bootstrap import ratio
 
 FILM = "Write the findings and the impression of this chest X-ray, as a radiologist reports them."
 FINDINGS_ONLY = "Write the impression of this chest X-ray report, as a radiologist does, in one or two sentences."
@@ -51,16 +59,34 @@ def impression_prompt(indication: str, findings: str) -> str:
 
 
 def grade(item: Item, output: Output) -> dict[str, float]:
-    """Grade one report by overlap of words with the radiologist's."""
+    """Grade one report: overlap of words with the radiologist's, and what its source says of its sentences."""
     said = spoken(output.text)
-    return {"rouge_l_f1": rouge_l_f1(said, item.reference), "token_f1_squad": token_f1_squad(said, item.reference)}
+    [support] = supports([said], [source_of(item)])
+    return {
+        "rouge_l_f1": rouge_l_f1(said, item.reference),
+        "token_f1_squad": token_f1_squad(said, item.reference),
+        "entailment": support.entailment,
+        "contradiction": support.contradiction,
+    }
+
+
+def source_of(item: Item) -> str:
+    """Return what a report should follow from: the findings put to the model, else the radiologist's report."""
+    found = _FINDINGS.search(item.prompt)
+    return found["findings"] if found else item.reference
+
+
+_FINDINGS = re.compile(rf"^Findings: (?P<findings>.*)\n{re.escape(FINDINGS_ONLY)}", re.DOTALL | re.MULTILINE)
 
 
 def clinical(answered: Sequence[Answered]) -> dict[str, Measure]:
-    """Return RadGraph F1 (partial, the usual one) and CheXbert F1, as far as their packages are installed."""
+    """Return the recall of findings, and RadGraph F1 (partial, the usual one) and CheXbert F1 if they are installed."""
     said = [spoken(pair.output.text) for pair in answered]
     truth, groups = [pair.item.reference for pair in answered], [pair.item.group for pair in answered]
+    counts = np.array([recalled_findings(*texts) for texts in zip(said, truth, strict=True)], dtype=np.float64)
     found: dict[str, Measure] = {}
+    if counts.size and counts[:, 1].any():
+        found["finding_recall"] = of_statistic(answered, partial(_recall, counts))
     if find_spec("radgraph"):
         values = reports.radgraph_f1(said, truth).partial
         found["radgraph_f1_partial"] = Measure([pair.item.item_id for pair in answered], groups, values)
@@ -69,6 +95,12 @@ def clinical(answered: Sequence[Answered]) -> dict[str, Measure]:
             name: of_statistic(answered, statistic) for name, statistic in reports.chexbert_f1(said, truth).items()
         }
     return found
+
+
+def _recall(counts: NDArray[np.float64], weights: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Over all findings of all reports."""
+    recalled, asked = (weights @ counts).T
+    return ratio(recalled, asked)
 
 
 def kit_items(data_dir: str | Path, options: ItemOptions) -> list[Item]:

@@ -11,6 +11,7 @@ Source: Sutton & Barto (2018), 13.5; Schulman et al., generalised advantage esti
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import torch
 from torch import nn
@@ -35,6 +36,9 @@ class _Lesson:
 
 class Critic:
     """V, its optimizer's moments included; an algorithm's `kept`, so that a run resumes with it.
+
+    It begins as the mean of what the tokens of the first step still earn: from 0 it would take some dozen steps to come
+    there, in which every sample looks bad.
 
     Args:
         network: its last hidden states are looked at; a `Network` of its own is trained with the head.
@@ -70,6 +74,8 @@ class Critic:
             rollouts: of the policy, none empty.
             rewards: of each token.
         """
+        if not self.weight.any() and not self.bias:
+            self.bias.data.fill_(_mean_return(rewards))
         said = round.per_token(rollouts, self._said)
         found = [advantages(earned, values, self.trace) for earned, values in zip(rewards, said, strict=True)]
         targets = [
@@ -164,3 +170,8 @@ def advantages(rewards: Sequence[float], values: Sequence[float], trace: float) 
         after = value
         found.append(later)
     return found[::-1]
+
+
+def _mean_return(rewards: Sequence[Sequence[float]]) -> float:
+    """Of what is still earned from a token on, over all tokens."""
+    return fmean(gain for of_tokens in rewards for gain in advantages(of_tokens, [0.0] * len(of_tokens), 1.0))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
 import torch
 from torch import nn
 
@@ -113,9 +112,11 @@ def learn_gail(
         settings: The hyper-parameters.
         seed: Decides everything that is drawn.
         on_checkpoint: Called with the number of steps made and the policy as it is.
+
+    Raises:
+        ValueError: There is no demonstration, or they are of another environment.
     """
-    generator = np.random.default_rng(seed_of(seed, "demonstrations"))
-    steps = transitions_of(demonstrations, settings.subsampling, generator)
+    steps = transitions_of(demonstrations, env, settings.subsampling, seed)
     learner = new_learner(env, settings.td3, steps["observation"] if settings.standardize else None, seed)
     demonstrated = learner.inputs(torch.from_numpy(steps["observation"]), torch.from_numpy(steps["action"]))
     rewarder = Discriminator(demonstrated, learner.inputs, settings, seed_of(seed, "discriminator"))

@@ -20,7 +20,6 @@ from finetune.imitation.policy import Policy
 from finetune.imitation.td3 import TD3Settings, Transitions
 from finetune.selection.demonstrations import Demonstrations
 from finetune.selection.imitation_return import ALPHA, BETA, Pwil, pwil_of
-from finetune.training.draws import seed_of
 
 if TYPE_CHECKING:
     import gymnasium
@@ -81,16 +80,19 @@ def learn_pwil(
         settings: The hyper-parameters.
         seed: Decides everything that is drawn.
         on_checkpoint: Called with the number of steps made and the policy as it is.
+
+    Raises:
+        ValueError: There is no demonstration, or they are of another environment.
     """
-    generator = np.random.default_rng(seed_of(seed, "demonstrations"))
-    steps = transitions_of(demonstrations, settings.subsampling, generator)
+    steps = transitions_of(demonstrations, env, settings.subsampling, seed)
     learner = new_learner(env, settings.td3, steps["observation"] if settings.standardize else None, seed)
     coupled = Coupled(pwil_of(_pairs(steps), settings.time_horizon, settings.alpha, settings.beta))
     replay = transitions_replay(settings.interaction.replay_size, seed)
-    again = np.resize(np.arange(len(steps["action"])), settings.prefill)
-    filled = {name: column[again] for name, column in steps.items()}
-    filled["reward"] = np.full(settings.prefill, settings.alpha, np.float32)
-    replay.insert_many({name: filled[name] for name in Transitions._fields}, {TABLE: np.ones(settings.prefill)})
+    if settings.prefill:
+        again = np.resize(np.arange(len(steps["action"])), settings.prefill)
+        filled = {name: column[again] for name, column in steps.items()}
+        filled["reward"] = np.full(settings.prefill, settings.alpha, np.float32)
+        replay.insert_many({name: filled[name] for name in Transitions._fields}, {TABLE: np.ones(settings.prefill)})
     policy = learner.policy
     interact(
         without_reward(env), learner, coupled, settings.interaction, seed, lambda n: on_checkpoint(n, policy), replay

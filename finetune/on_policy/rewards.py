@@ -1,7 +1,8 @@
 """Rewards, with the signature that TRL gives them; what a reward does wrong is named, and never averaged away."""
 
+import inspect
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,13 +55,15 @@ def graded(rewards: Sequence[Reward], rows: Sequence[PromptRow], rollouts: Seque
         rollouts: what is graded.
 
     Raises:
-        ValueError: a reward gives another number of values, a value that is no finite number, or there is a rollout
-            that none applies to. Every reward with a fault is named, with the first places of its rows.
+        ValueError: a reward takes what is not there, gives another number of values, a value that is no finite number,
+            or there is a rollout that none applies to. Every reward with such values is named, with the first places
+            of its rows.
     """
     asked = _asked(rows, rollouts)
     by_name: dict[str, tuple[float | None, ...]] = {}
     faults: list[str] = []
     for reward in rewards if rollouts else ():
+        _refuse_unmet(reward, asked)
         values = list(reward.function(**asked))
         if fault := _fault(reward.called, values, rollouts):
             faults.append(fault)
@@ -76,6 +79,16 @@ def graded(rewards: Sequence[Reward], rows: Sequence[PromptRow], rollouts: Seque
             raise ValueError(f"{rollout.place or f'rollout {place}'}: no reward applies to it; give one that does")
         total.append(sum(applying))
     return Graded(tuple(total), by_name)
+
+
+def _refuse_unmet(reward: Reward, asked: Mapping[str, Any]) -> None:
+    try:
+        inspect.signature(reward.function).bind(**asked)
+    except TypeError as fault:
+        raise ValueError(
+            f"reward {reward.called}: {fault}; it is given {', '.join(asked)}, and columns by their names "
+            "(of best-of: --column NAME=VALUE)"
+        ) from fault
 
 
 def _asked(rows: Sequence[PromptRow], rollouts: Sequence[Rollout]) -> dict[str, Any]:

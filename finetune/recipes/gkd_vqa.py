@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.items import Item
 from evals.report.over_steps import curve, differences, plot
@@ -50,11 +50,18 @@ class StudentSection(Section):
     """Sizes of the student's decoder."""
 
     layers: int = Field(ge=1)
-    width: int
-    mlp: int
-    heads: int
-    key_value_heads: int
-    head_width: int
+    width: int = Field(ge=1)
+    mlp: int = Field(ge=1)
+    heads: int = Field(ge=1)
+    key_value_heads: int = Field(ge=1)
+    head_width: int = Field(ge=2, multiple_of=2)
+
+    @model_validator(mode="after")
+    def _divides(self) -> "StudentSection":
+        """As transformers and attention ask of a Gemma 3."""
+        if self.width % self.heads or self.heads % self.key_value_heads:
+            raise ValueError("width must be a multiple of heads, and heads of key_value_heads")
+        return self
 
 
 class Config(Section):

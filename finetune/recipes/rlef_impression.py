@@ -16,18 +16,19 @@ from typing import Any
 from pydantic import Field
 
 from evals.items import Item
+from evals.metrics.entailment import stated_findings
 from evals.results.scores import read_answered
 from evals.running.options import RunOptions
 from evals.running.runner import condition_folder
 from evals.tasks.catalogue import task_named
 from evals.tasks.final_answer import spoken
-from evals.tasks.report_generation import FINDINGS_ONLY
+from evals.tasks.report_generation import source_of
 from evals.tasks.task import ItemOptions, Task
 from finetune.configuration import Section
 from finetune.on_policy import Reward
 from finetune.rewards import guards
 from finetune.rewards.entailment import entailment_reward
-from finetune.rewards.faithfulness import Case, compared, contradiction_of, finding_recall, positive, write_table
+from finetune.rewards.faithfulness import Case, compared, contradiction_of, finding_recall, write_table
 from finetune.tables.aligning import AlignConfig, Questions, StartSection, align, taught_first
 from finetune.tables.before_after import Asked, Load, before_and_after, folder_name
 from finetune.tables.learning import Lessons, divided, set_line
@@ -122,29 +123,24 @@ def faithfulness(task: Task, scorer: Any, scores: Path, models: Sequence[str]) -
     return write_table(rows, scores)
 
 
-def findings(item: Item) -> str:
-    """What the impression must be supported by."""
-    return item.prompt.partition("Findings: ")[2].removesuffix(f"\n{FINDINGS_ONLY}")
-
-
 def case_of(item: Item) -> Case:
     """An item with its source."""
-    return Case(findings(item), item.reference, item.group)
+    return Case(source_of(item), item.reference, item.group)
 
 
 def columns(item: Item) -> dict[str, Any]:
     """What the rewards take by name."""
-    return {"premise": findings(item), "answer": item.reference}
+    return {"premise": source_of(item), "answer": item.reference}
 
 
 def guarding(section: GuardSection, train: Sequence[Item]) -> list[Reward]:
     """The guards with what they cost; those that cost nothing are logged."""
     often = Counter(item.reference for item in train)
-    phrases = [text for text, count in often.items() if count >= BOILERPLATE_COUNT and not positive(text)]
+    phrases = [text for text, count in often.items() if count >= BOILERPLATE_COUNT and not stated_findings(text)]
     return [
         Reward(guards.length(section.fewest_words, section.most_words), -section.length),
         Reward(guards.copying(section.longest_copy), -section.copying),
         Reward(guards.repetition, -section.repetition),
         Reward(guards.empty, -section.empty),
-        Reward(guards.boilerplate(phrases, lambda source: bool(positive(source))), -section.boilerplate),
+        Reward(guards.boilerplate(phrases, lambda source: bool(stated_findings(source))), -section.boilerplate),
     ]

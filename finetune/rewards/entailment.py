@@ -42,7 +42,7 @@ def entailment_reward(scorer: Scorer, by: By = "whole", name: str = "entailment"
                 f"reward {name}: a completion is in {language} and its source is not; such ones earn the least there is"
             )
         try:
-            return log_entailments(scorer, [(source, _readable(source, text)) for source, text in pairs], by)
+            return log_entailments(scorer, [(source, readable(source, text)) for source, text in pairs], by)
         except ScorerFailed as fault:
             raise ScorerFailed(f"reward {name}: {fault}") from fault
         except Exception as fault:  # a scorer of yours may raise anything
@@ -51,11 +51,11 @@ def entailment_reward(scorer: Scorer, by: By = "whole", name: str = "entailment"
     return entailment
 
 
-def _readable(source: str, text: str) -> str:
-    """The text, or nothing if it has left the source's English."""
+def readable(source: str, text: str) -> str:
+    """The text, or nothing if it has left the source's English: nothing that a scorer reads is then said."""
     return "" if other_language(text) and not other_language(source) else text
 
 
 def _foreign(pairs: Sequence[Pair]) -> str | None:
     """The language of the first text that has."""
-    return next((other_language(text) for source, text in pairs if text and not _readable(source, text)), None)
+    return next((other_language(text) for source, text in pairs if text and not readable(source, text)), None)

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from evals.metrics.entailment import recalled_findings
 from evals.metrics.paired import paired_mean_difference
 from evals.results.scores import as_json
+from finetune.rewards.entailment import readable
 from finetune.rewards.guards import coverage, density, words
 from finetune.rewards.texts import text_of
-from medgemma.entailment.chest.comparing import said_of
-from medgemma.entailment.chest.findings import Finding, findings_of
 from medgemma.entailment.scores import Scorer, entailments
 from medsiglip.command import whole_file
 from medsiglip.metrics.statistics import grouped_bootstrap_ci
@@ -37,7 +37,7 @@ def contradiction_of(scorer: Scorer) -> Callable[..., list[float]]:
     """P(contradiction) of a completion by the column `premise`, to be logged."""
 
     def contradiction(completions: Sequence[Any], premise: Sequence[str], **_: Any) -> list[float]:
-        pairs = [(source, text_of(said)) for source, said in zip(premise, completions, strict=True)]
+        pairs = [(source, readable(source, text_of(said))) for source, said in zip(premise, completions, strict=True)]
         return [answer.contradiction for answer in entailments(scorer, pairs)]
 
     return contradiction
@@ -53,20 +53,15 @@ def finding_recall(completions: Sequence[Any], answer: Sequence[str], **_: Any) 
 
 def recall(said: str, reference: str) -> float | None:
     """Of one text."""
-    wanted = positive(reference)
-    known = findings_of(said)
-    return sum(said_of(finding, known) == "entailment" for finding in wanted) / len(wanted) if wanted else None
-
-
-def positive(text: str) -> list[Finding]:
-    """The findings that a text says are there, or may be."""
-    return [finding for finding in findings_of(text) if finding.status != "absent"]
+    recalled, asked = recalled_findings(said, reference)
+    return recalled / asked if asked else None
 
 
 def measured(cases: Sequence[Case], said: Sequence[str], scorer: Scorer) -> dict[str, list[float | None]]:
-    """Every measure of every case; those whose label is likeliest count as entailed or contradicted."""
+    """Every measure of every case; the likeliest label counts. What is empty, or not English, is neither of both."""
     premise, answer = [case.premise for case in cases], [case.reference for case in cases]
-    labels = [one.label for one in entailments(scorer, list(zip(premise, said, strict=True)))]
+    pairs = [(source, readable(source, text)) for source, text in zip(premise, said, strict=True)]
+    labels = [one.label for one in entailments(scorer, pairs)]
     return {
         "entailed": [float(label == "entailment") for label in labels],
         "contradicted": [float(label == "contradiction") for label in labels],
@@ -113,6 +108,15 @@ def compared(
 
 def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
     """Write OUT/faithfulness.json and .md, and return the Markdown."""
+    text = markdown(rows)
+    for name, content in (("md", text), ("json", json.dumps({"rows": list(rows)}, indent=1, allow_nan=False) + "\n")):
+        with whole_file(out / f"faithfulness.{name}") as file:
+            file.write(content)
+    return text
+
+
+def markdown(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as `compared` makes them, as a table; 95 % intervals, whole groups resampled."""
     names = list(rows[0]["values"])
     head = ["cases", "measure", *names, *(f"{names[-1]} − {name}" for name in names[:-1]), "n, groups"]
     lines = [
@@ -124,11 +128,7 @@ def write_table(rows: Sequence[Mapping[str, Any]], out: Path) -> str:
         ]
         for row in rows
     ]
-    text = "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
-    for name, content in (("md", text), ("json", json.dumps({"rows": list(rows)}, indent=1, allow_nan=False) + "\n")):
-        with whole_file(out / f"faithfulness.{name}") as file:
-            file.write(content)
-    return text
+    return "".join(f"| {' | '.join(line)} |\n" for line in (head, ["---"] * len(head), *lines))
 
 
 def _difference(found: Mapping[str, Any]) -> str:

@@ -36,7 +36,9 @@ def reward_named(name: str) -> RewardFunction:
     try:
         found = getattr(import_module(module), function)
     except (ImportError, AttributeError) as fault:
-        raise ValueError(f"reward {name!r}: {fault}; give module:function of a module that Python finds") from fault
+        raise ValueError(
+            f"reward {name!r}: {fault}; give module:function of a module that Python finds (PYTHONPATH=. for one here)"
+        ) from fault
     if not callable(found):
         raise ValueError(f"reward {name!r}: {function} cannot be called; give f(prompts, completions, **columns)")
     reward: RewardFunction = found

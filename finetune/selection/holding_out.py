@@ -1,14 +1,14 @@
 """Demonstrations divided by group, never by step."""
 
 from collections.abc import Sequence
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar, cast
 
 import numpy as np
 
 from finetune.selection.demonstrations import Demonstrations
 from finetune.selection.dialogues import Dialogues
 
-Of = TypeVar("Of", Demonstrations, Dialogues)
+Of = TypeVar("Of", bound=Demonstrations | Dialogues)
 
 
 class Divided(NamedTuple, Generic[Of]):
@@ -33,7 +33,8 @@ def hold_out(demonstrations: Of, share: float, seed: int = 0) -> Divided[Of]:
     sides: tuple[list[int], list[int]] = ([], [])
     for number, group in enumerate(demonstrations.groups):
         sides[group in held].append(number)
-    return Divided(*(demonstrations.of_episodes(side) for side in sides))
+    kept, held_out = (cast(Of, demonstrations.of_episodes(side)) for side in sides)
+    return Divided(kept, held_out)
 
 
 def _held_out_groups(groups: Sequence[str], share: float, seed: int) -> set[str]:

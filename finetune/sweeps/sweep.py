@@ -7,17 +7,22 @@ OUT/trials/N what the recipe wrote. A trial that a kill has cut goes on from its
 import json
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from finetune.configuration import Section, keep_config
 from finetune.sweeps.space import Range, Space, choices
-from medsiglip.command import say, whole_file
+from medsiglip.command import one_line, say, whole_file
 
 Values = Callable[[Path], Sequence[float]]
-"""A trial's folder to the metric so far, one value an evaluation; what another estimate of a run's worth replaces."""
+"""A trial's folder to the metric so far, one value an evaluation; what another estimate of a run's worth replaces.
+
+It may raise ValueError while nothing can be said yet; at a trial's end that is why it failed."""
 POLL_S = 1.0
 RUN = "from finetune.cli import main; main()"
 
@@ -31,14 +36,15 @@ class Sweep(Section):
     space: Space
 
 
-def sweep(asked: Sweep, out: Path, values_of: Values | None = None, program: Sequence[str] = ()) -> None:
-    """Run the trials that are left, one after the other.
+def sweep(asked: Sweep, out: Path, values_of: Values | None = None, program: Sequence[str] = (), jobs: int = 1) -> None:
+    """Run the trials that are left.
 
     Args:
         asked: what is run and varied.
         out: the sweep's folder.
         values_of: the metric so far of a trial's folder; None reads the recipe's own evaluations.
         program: what runs a recipe, for tests; this package's command if empty.
+        jobs: trials at once.
 
     Raises:
         ValueError: the folder holds another sweep, Optuna is missing, or every trial has failed.
@@ -52,15 +58,13 @@ def sweep(asked: Sweep, out: Path, values_of: Values | None = None, program: Seq
         direction="maximize" if asked.space.larger_is_better else "minimize",
         pruner=optuna.pruners.MedianPruner(n_startup_trials=asked.space.full_trials),
     )
-    read = values_of or evaluations
-    for trial in _cut(optuna, study):
-        _finish(optuna, study, trial, asked, out, read, program)
     for place in asked.space.places:
         study.enqueue_trial(place, skip_if_exists=True)
-    while len(finished := [t for t in study.trials if t.state.is_finished()]) < asked.space.num_trials:
-        study.sampler = optuna.samplers.TPESampler(seed=asked.space.seed + len(finished))  # a resumed one draws alike
-        trial = study.ask(_distributions(optuna, asked.space))
-        _finish(optuna, study, trial, asked, out, read, program)
+    running = _Running(optuna, study, asked, out, values_of or evaluations, program)
+    if jobs == 1:
+        running.work()
+    else:
+        running.work_side_by_side(jobs)
     say(table(rows(study, out)))
     if all(row["state"] == "failed" for row in rows(study, out)):
         raise ValueError(f"{out}: every trial has failed; the first: {rows(study, out)[0]['reason']}")
@@ -106,31 +110,96 @@ def table(found: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def _finish(optuna: Any, study: Any, trial: Any, asked: Sweep, out: Path, read: Values, program: Sequence[str]) -> None:
-    folder = out / "trials" / str(trial.number)
-    started = time.monotonic()
-    settings = [part for key, value in trial.params.items() for part in ("--set", f"{key}={value}")]
-    command = [*(program or [sys.executable, "-c", RUN]), "run", asked.recipe, *asked.arguments]
-    say(f"trial {trial.number} of {asked.space.num_trials}: {' '.join(settings)}")
-    status = _watched([*command, *settings, "--out", str(folder)], folder, lambda: _is_hopeless(trial, read(folder)))
-    values = list(read(folder))
-    best = (max if asked.space.larger_is_better else min)(values, default=None)
-    trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
-    trial.set_user_attr("best", best)
-    states = optuna.trial.TrialState
-    if status is None:
-        study.tell(trial.number, state=states.PRUNED)
-    elif status == 0 and best is not None:
-        study.tell(trial.number, best)
-    else:
-        missing = "" if status else "the recipe evaluated nothing; give it a validation side"
-        trial.set_user_attr("reason", missing or _last_line(folder / "run.log") or f"exit status {status}")
-        study.tell(trial.number, state=states.FAIL)
-    found = rows(study, out)
-    for name, text in (("trials.jsonl", "".join(json.dumps(row) + "\n" for row in found)), ("sweep.md", table(found))):
-        with whole_file(out / name) as file:
-            file.write(text)
-    say(f"trial {trial.number}: {found[-1]['state']}, {found[-1]['value']} {found[-1]['reason']}".rstrip())
+class _Running:
+    """The trials that are left, run by one worker or several."""
+
+    def __init__(self, optuna: Any, study: Any, asked: Sweep, out: Path, read: Values, program: Sequence[str]) -> None:
+        self.optuna, self.study, self.asked, self.out, self.read, self.program = (
+            optuna,
+            study,
+            asked,
+            out,
+            read,
+            program,
+        )
+        self.cut = _cut(optuna, study)
+        self.lock = threading.Lock()
+        self.interrupted = threading.Event()
+
+    def work(self) -> None:
+        """Run one trial after the other until none is left."""
+        while not self.interrupted.is_set() and (trial := self._next()) is not None:
+            self._finish(trial)
+
+    def work_side_by_side(self, jobs: int) -> None:
+        """The same by several workers, each trial in a process of its own."""
+        with ThreadPoolExecutor(jobs) as pool:
+            try:
+                for worker in [pool.submit(self.work) for _ in range(jobs)]:
+                    worker.result()
+            except BaseException:
+                self.interrupted.set()
+                raise
+
+    def _next(self) -> Any:
+        """A trial that a kill has cut, or a new one; None if there are enough."""
+        with self.lock:
+            if self.cut:
+                return self.cut.pop(0)
+            begun = [trial for trial in self.study.trials if trial.state.name != "WAITING"]
+            if len(begun) >= self.asked.space.num_trials:
+                return None
+            seed = self.asked.space.seed + len(begun)  # a resumed sweep draws alike
+            self.study.sampler = self.optuna.samplers.TPESampler(seed=seed)
+            return self.study.ask(_distributions(self.optuna, self.asked.space))
+
+    def _finish(self, trial: Any) -> None:
+        folder = self.out / "trials" / str(trial.number)
+        started = time.monotonic()
+        settings = [part for key, value in trial.params.items() for part in ("--set", f"{key}={value}")]
+        command = [*(self.program or [sys.executable, "-c", RUN]), "run", self.asked.recipe, *self.asked.arguments]
+        say(f"trial {trial.number} of {self.asked.space.num_trials}: {' '.join(settings)}")
+        status = _watched([*command, *settings, "--out", str(folder)], folder, lambda: self._is_over(trial, folder))
+        if self.interrupted.is_set() or (status and self.interrupted.wait(POLL_S)):
+            return  # it was interrupted, and goes on next time
+        values, missing = self._values(folder)
+        best = (max if self.asked.space.larger_is_better else min)(values, default=None)
+        states = self.optuna.trial.TrialState
+        with self.lock:
+            trial.set_user_attr("seconds", round(time.monotonic() - started, 1))
+            trial.set_user_attr("best", best)
+            if status is None:
+                self.study.tell(trial.number, state=states.PRUNED)
+            elif status == 0 and best is not None:
+                self.study.tell(trial.number, best)
+            else:
+                reason = "" if status else missing
+                trial.set_user_attr("reason", reason or _last_line(folder / "run.log") or f"exit status {status}")
+                self.study.tell(trial.number, state=states.FAIL)
+            self._report(trial)
+
+    def _report(self, trial: Any) -> None:
+        found = rows(self.study, self.out)
+        texts = {"trials.jsonl": "".join(json.dumps(row) + "\n" for row in found), "sweep.md": table(found)}
+        for name, text in texts.items():
+            with whole_file(self.out / name) as file:
+                file.write(text)
+        own = next(row for row in found if row["trial"] == trial.number)
+        say(f"trial {trial.number}: {own['state']}, {own['value']} {own['reason']}".rstrip())
+
+    def _values(self, folder: Path) -> tuple[list[float], str]:
+        """The metric of a trial that has ended, and why there is none."""
+        try:
+            return list(self.read(folder)), "the recipe evaluated nothing; give it a validation side"
+        except ValueError as fault:
+            return [], one_line(fault)
+
+    def _is_over(self, trial: Any, folder: Path) -> bool:
+        if self.interrupted.is_set():
+            return True
+        with suppress(ValueError):
+            return _is_hopeless(trial, self.read(folder))
+        return False
 
 
 def _watched(command: Sequence[str], folder: Path, is_hopeless: Callable[[], bool]) -> int | None:

@@ -123,6 +123,8 @@ def _macro_f1(totals: NDArray[np.float64]) -> NDArray[np.float64]:
 
 def _verdict(gain: PairedDifference) -> str:
     low, high = gain.estimate.ci95
+    if np.isnan(low):
+        return "not compared with the commonest answer: rows of one group have no interval"
     if low > 0:
         return "better than the commonest answer: the interval of the difference is above 0"
     return f"not shown to be better than the commonest answer: the difference may be {low:+.3f} to {high:+.3f}"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medgemma.commands.checking import CheckOptions, write_check
 from medgemma.commands.gate import GateOptions
 from medgemma.commands.options import (
     AsJson,
@@ -38,7 +39,7 @@ _BOX_COLOUR = (242, 201, 76)
 
 @spread_options
 def report(
-    file: File,
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A picture, or a folder or file of one study.")] = "",
     indication: Annotated[str, typer.Option(help="Why the study was made: 'Cough for three weeks.'")] = "",
     as_json: AsJson = False,
     out: Out = None,
@@ -48,22 +49,37 @@ def report(
     policy: Policy = "voi",
     volumes: VolumeOptions,
     gating: GateOptions,
+    checking: CheckOptions,
     loading: LoadOptions,
     quiet: Quiet = False,
 ) -> None:
-    """The findings of a study, as a radiologist's report has them. A draft by a model, not a report."""
+    """The findings of a study, as a radiologist's report has them. A draft by a model, not a report.
+
+    With --check each sentence of it, or of --draft, is marked: supported, contradicted, or not mentioned.
+    """
     from medgemma.asking import AnswerOptions
     from medgemma.prompts.film_prompts import findings_question
 
+    checking.demand_whole(file)
     options = AnswerOptions(thinking=thinking.chosen(), view=volumes.view())
     problems = Problems()
-    kept = list(gating.keep(_studies([file], policy, options, quiet), problems))
-    if not kept:
+    kept = list(gating.keep(_studies([file], policy, options, quiet), problems)) if file else []
+    if file and not kept:
         problems.exit()
-    [study] = kept
+    study = kept[0] if kept else None
+    if checking.draft:
+        draft = checking.draft_text()
+        write_check(draft, checking.source_text(study), checking, {"draft": str(checking.draft)}, as_json, out)
+        return
+    assert study is not None  # demand_whole
     gemma = loading.load()
     note_unless_measured(gemma, "reports")
-    _ask_one(gemma, study, findings_question(indication), max_new_tokens, options, as_json, out)
+    answer = _answer(gemma, study, findings_question(indication), max_new_tokens, options)
+    if checking.check:
+        write_check(answer.text, checking.source_text(study), checking, _fields(answer), as_json, out)
+    else:
+        _write_answer(answer, as_json, out)
+    _note_if_cut(answer)
 
 
 @spread_options
@@ -91,7 +107,9 @@ def compare(
     both = Study((*earlier.files, *later.files), comparison_parts(earlier.parts, later.parts))
     gemma = loading.load()
     note_unless_measured(gemma, "comparisons")
-    _ask_one(gemma, both, question or COMPARISON, max_new_tokens, options, as_json, out)
+    answer = _answer(gemma, both, question or COMPARISON, max_new_tokens, options)
+    _write_answer(answer, as_json, out)
+    _note_if_cut(answer)
 
 
 @spread_options
@@ -199,21 +217,20 @@ def _one_picture(study: Study) -> Picture:
     return pictures[0]
 
 
-def _ask_one(
-    gemma: "MedGemma",
-    study: Study,
-    question: str,
-    max_new_tokens: int,
-    options: "AnswerOptions",
-    as_json: bool,
-    out: Path | None,
-) -> None:
+def _answer(gemma: "MedGemma", study: Study, question: str, max_new_tokens: int, options: "AnswerOptions") -> "Answer":
     try:
         [answer] = gemma.ask_parts([(study.parts, question)], max_new_tokens, 1, options)
     except ValueError as error:
         raise ValueError(f"{', '.join(study.files)}: {error}") from error
+    return answer
+
+
+def _write_answer(answer: "Answer", as_json: bool, out: Path | None) -> None:
     with whole_file(out) as file:
         file.write((json.dumps(_fields(answer), ensure_ascii=False) if as_json else answer.text) + "\n")
+
+
+def _note_if_cut(answer: "Answer") -> None:
     if answer.finish_reason == "length":
         say(f"note: the answer was cut after {answer.tokens} tokens; raise --max-new-tokens")
 

@@ -28,7 +28,10 @@ class ServedModel:
 
     model: Model = "nano"
     adapter: Annotated[
-        list[Path] | None, typer.Option(help="A LoRA adapter's folder: a model of its own name; repeatable.")
+        list[str] | None,
+        typer.Option(
+            metavar="[NAME=]DIR", help="A LoRA adapter: a model of its own name, else its folder's; repeatable."
+        ),
     ] = None
     encoder: Annotated[str, typer.Option(help="For embeddings and labels; none with ''.")] = "nano"
     probe: Annotated[
@@ -53,6 +56,10 @@ class ServedModel:
         from medgemma.server.upstream import UpstreamBackend
         from medsiglip import MedSigLIP
 
+        if self.upstream and (self.adapter or self.quantize or self.resize):
+            raise ValueError(
+                "--adapter, --quantize and --resize are for weights here; give them to the --upstream server"
+            )
         encoder = MedSigLIP.from_pretrained(self.encoder, device=self.device) if self.encoder else None
         if self.probe and encoder is None:
             raise ValueError("--probe needs an encoder; give --encoder")
@@ -64,8 +71,11 @@ class ServedModel:
             self.model, device=self.device, dtype=self.dtype, policy=self.resize or None, quantize=self.quantize or None
         )
         gemma.engine.rows.max_rows = self.max_rows
-        for folder in self.adapter or ():
-            gemma.load_adapter(folder)
+        for given in self.adapter or ():
+            name, folder = named_folder(given)
+            if name in (Path(gemma.name).name, *gemma.engine.adapters.names):
+                raise ValueError(f"--adapter {given}: {name!r} is a model here; name it otherwise, --adapter NAME=DIR")
+            gemma.load_adapter(folder, name)
         return Loaded(EmbeddedBackend(gemma, settings, metrics.tokens), encoding)
 
 
@@ -153,6 +163,14 @@ def serve(
     server.run()
     if faults:
         raise ValueError(one_line(faults[0]))
+
+
+def named_folder(given: str) -> tuple[str, Path]:
+    """The name and folder of NAME=DIR, or of a folder alone."""
+    name, equals, folder = given.partition("=")
+    if equals and name and folder and not Path(given).is_dir():
+        return name, Path(folder)
+    return Path(given).resolve().name, Path(given)
 
 
 def _demand_port(host: str, port: int) -> None:

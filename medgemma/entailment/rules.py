@@ -1,4 +1,4 @@
-"""Entailment between texts about chest films by rules over findings: the same answer every time, in microseconds.
+"""Entailment between texts about chest films by rules over findings: the same answer every time, within milliseconds.
 
     rule_nli([("No pneumothorax. Small left effusion.", "There is a right effusion.")])[0].label    # "contradiction"
 

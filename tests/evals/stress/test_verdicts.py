@@ -101,6 +101,16 @@ def test_unknown_metrics_and_missing_packages_are_named() -> None:
         stress_metric("radgraph_f1_partial")
 
 
+def test_metrics_of_entailment_prefer_what_is_right() -> None:
+    for name in ("entailment", "no_contradiction"):
+        found = stress_verdict(name)
+        assert found.is_accepted
+        assert all(found.preferences[kind].right.value > 0.85 for kind in ("negation", "side", "severity"))
+    recall = stress_verdict("finding_recall").preferences
+    assert recall["omission"].right.value > 0.9  # what entailment cannot see
+    assert stress_metric("entailment:rules").score(["No mass.", ""], ["No mass.", "No mass."]) == [1.0, 0.0]
+
+
 class FakeRadEval:
     """As docs/metrics.md of RadEval 2 says: flags in, with do_per_sample a list a name out."""
 

@@ -6,6 +6,7 @@ import pytest
 
 from data_cards.readers.mimic_reports import read_mimic_report, report_sections
 from data_cards.readers.records import read_synthea_questions
+from data_cards.readers.reports import read_iu_reports
 from evals.items import Item, item_sha256
 from evals.measures import Answered
 from evals.outputs import Output
@@ -113,8 +114,9 @@ def test_a_report_is_graded_without_its_trace(tmp_path: Path) -> None:
     mimic(tmp_path)
     (item,) = TASKS["mimic-cxr-report"].items(tmp_path, ItemOptions("test"))
     whole = report_generation.grade(item, Output("d", "s", "m", text=f"<think>x</think>{item.reference}"))
-    assert whole == {"rouge_l_f1": 1.0, "token_f1_squad": 1.0}
-    assert report_generation.grade(item, Output("d", "s", "m", text=""))["rouge_l_f1"] == 0
+    assert whole == {"rouge_l_f1": 1.0, "token_f1_squad": 1.0, "entailment": 1.0, "contradiction": 0.0}
+    empty = report_generation.grade(item, Output("d", "s", "m", text=""))
+    assert empty == {"rouge_l_f1": 0, "token_f1_squad": 0, "entailment": 0, "contradiction": 0}
 
 
 @pytest.mark.kit
@@ -122,6 +124,21 @@ def test_impressions_of_the_kit(kit: Path) -> None:
     items = TASKS["kit-iu-xray-impression"].items(kit, ItemOptions("held-out"))
     assert len(items) > 250 and {item.meta["normality"] for item in items} == {"normal", "abnormal"}
     assert all(item.reference not in item.prompt or len(item.reference) < 40 for item in items[:50])
+    findings = {f"{report.item_id}": report.findings for report in read_iu_reports(kit / "iu-xray-reports", "val")}
+    of_val = [item for item in items if item.item_id in findings]
+    assert of_val and all(report_generation.source_of(item) == findings[item.item_id] for item in of_val)
+
+
+def test_an_impression_is_graded_by_the_findings_that_were_put_to_the_model() -> None:
+    prompt = report_generation.impression_prompt("Cough.", "Small left effusion.\nNo pneumothorax.")
+    item = Item("i", (), prompt, "Left effusion, and atelectasis.", "open", "g", {})
+    said = Output("i", "s", "m", text="Left effusion. There is a pneumothorax. There is a mass. Atelectasis.")
+    graded = report_generation.grade(item, said)
+    assert (graded["entailment"], graded["contradiction"]) == (0.25, 0.25)
+    other = Answered(replace(item, item_id="j", reference="Cardiomegaly."), Output("j", "s", "m", text="Normal."))
+    none = Answered(replace(item, item_id="k", reference="No effusion."), Output("k", "s", "m", text="Mass."))
+    found = report_generation.clinical([Answered(item, said), other, none])
+    assert value_of(found["finding_recall"]) == pytest.approx(2 / 3)  # all but cardiomegaly
 
 
 def test_clinical_metrics_of_packages_that_are_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -129,7 +146,7 @@ def test_clinical_metrics_of_packages_that_are_there(monkeypatch: pytest.MonkeyP
     (item,) = TASKS["mimic-cxr-report"].items(tmp_path, ItemOptions("test"))
     pair = Answered(item, Output("d", "s", "m", text="clear"))
     monkeypatch.setattr(report_generation, "find_spec", lambda name: None)
-    assert report_generation.clinical([pair]) == {}
+    assert report_generation.clinical([pair]).keys() <= {"finding_recall"}
 
     class Scorer:
         def __call__(self, hyps: list[str], refs: list[str]) -> tuple[object, list[list[float]]]:

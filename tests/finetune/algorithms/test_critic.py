@@ -186,12 +186,25 @@ def test_the_gradient_is_the_enumerated_one(made: Callable[[float], Critic], tra
     torch.testing.assert_close(gradient(made(trace)), enumerated(), atol=1e-12, rtol=0)
 
 
-def test_the_exact_value_lowers_the_variance() -> None:
-    def spread(critic: Critic) -> float:
-        found = [sum(w**2 for w in e.weights or ()) for e in algorithm(critic).examples(cast(Round, Played(SCRIPTS)))]
-        return sum(found)
+def squares(critic: Critic) -> float:
+    """Of the advantages of all tokens of all scripts."""
+    examples = algorithm(critic).examples(cast(Round, Played(SCRIPTS)))
+    return sum(weight**2 for example in examples for weight in example.weights or ())
 
-    assert spread(knowing(1.0)) < 0.6 * spread(new_critic(1.0))
+
+def test_the_exact_value_lowers_the_variance() -> None:
+    assert squares(knowing(1.0)) < 0.9 * squares(new_critic(1.0)) < 0.5 * squares(wrong(1.0))
+
+
+def test_it_begins_at_the_mean_of_what_is_still_earned() -> None:
+    critic, played = new_critic(1.0), Played(SCRIPTS)
+    rewards = [rewards_of(rollout.completion_ids) for rollout in played.samples]
+    left = [sum(of_tokens[n:]) for of_tokens in rewards for n in range(len(of_tokens))]
+    found = critic.advantages(cast(Round, played), played.samples, rewards)
+    assert float(critic.bias.detach()) == pytest.approx(sum(left) / len(left))
+    assert sum(map(sum, found)) == pytest.approx(0, abs=1e-9)
+    critic.advantages(cast(Round, played), played.samples, [[7.0] * len(of_tokens) for of_tokens in rewards])
+    assert float(critic.bias.detach()) == pytest.approx(sum(left) / len(left))  # once
 
 
 def test_looking_behind_the_end_is_another_gradient(monkeypatch: pytest.MonkeyPatch) -> None:

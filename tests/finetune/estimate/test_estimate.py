@@ -116,6 +116,12 @@ def test_the_command_says_memory_and_time_as_an_estimate() -> None:
     assert "1 of 2 examples at once, 64 tokens and 1 pictures each" in done.stdout
 
 
+@pytest.mark.parametrize("option", ["--examples=0", "--pictures=-1", "--answer-tokens=0", "--tokens=-8"])
+def test_counts_that_are_none_are_refused_by_the_option(option: str) -> None:
+    done = CliRunner().invoke(app, ["estimate", "nano", option])
+    assert done.exit_code == 2 and f"Invalid value for '{option.partition('=')[0]}'" in done.output
+
+
 def test_figures_of_the_device_are_checked() -> None:
     found = estimate("nano", AdapterSection(), SMALL, where="cpu", checkpointed=False)
     with pytest.raises(ValueError, match="give figures above 0, and a share of 1 at most"):

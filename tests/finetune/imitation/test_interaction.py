@@ -2,6 +2,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -60,13 +61,23 @@ def test_the_same_seed_gives_the_same_policy_and_another_does_not() -> None:
 
 def test_transitions_of_demonstrations_are_thinned_and_know_their_next() -> None:
     (episode,) = demonstrations(1)
-    found = transitions_of([episode], 3, np.random.default_rng(0))
-    start = int(np.random.default_rng(0).integers(3))
+    found = transitions_of([episode], Point(), 3, seed=0)
+    start = next(i for i in range(3) if np.array_equal(found["observation"][0], episode.steps[i].observation))
     places = range(start, LIMIT, 3)
     np.testing.assert_array_equal(found["observation"], [episode.steps[i].observation for i in places])
     np.testing.assert_array_equal(found["next_observation"], [episode.steps[i + 1].observation for i in places])
     assert found["discount"].tolist() == [1.0] * len(places)  # cut off, not ended
     assert "reward" not in found
+
+
+def test_demonstrations_of_another_environment_are_named() -> None:
+    class Wider(Point):
+        action_space = gymnasium.spaces.Box(-1.0, 1.0, (2,), np.float32)
+
+    with pytest.raises(ValueError, match=r"an action of shape \(1,\), the environment of \(2,\)"):
+        transitions_of(demonstrations(1), Wider(), 1, seed=0)
+    with pytest.raises(ValueError, match="0 demonstrations hold no transition"):
+        transitions_of([], Point(), 1, seed=0)
 
 
 def test_recorded_episodes_have_their_seeds_and_the_returns_that_are_said(tmp_path: Path) -> None:

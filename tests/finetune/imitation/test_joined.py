@@ -39,12 +39,14 @@ def test_from_the_clinic_to_a_chosen_checkpoint_with_its_interval(kit: Path, tmp
     chosen = [word for one in settings for word in ("--set", one)]
     episodes = out / "expert" / TASK / "episodes"
     ran(finetune, "run", "clone", "--data", episodes, "--out", out / "clone", "--set", "device=cpu", *chosen, "--quiet")
+    given = ["--data", episodes, "--held-out", 0.25, "--device", "cpu", "--quiet", "--out", out / "choice"]
+    ran(finetune, "choose", out / "clone", "--proxy", "token_nll", *given)
+    choice = json.loads((out / "choice" / "chosen.json").read_text(encoding="utf-8"))
     log = (out / "clone" / "stages" / "clone" / "log.jsonl").read_text(encoding="utf-8").splitlines()
     losses = {line["step"] + 1: line["held_out_token_nll"] for line in map(json.loads, log) if len(line) == 2}
-    best = min(losses, key=lambda step: losses[step])
-    adapter = out / "clone" / "checkpoints" / f"{best:07}" / "adapter"
-    given = ["--adapter", adapter, "--device", "cpu", "--side", "held-out", "--limit", 4, *said, "--out", out / "after"]
-    ran(evaluate, "run", TASK, "--max-new-tokens", 16, *given)
+    assert choice["step"] == min(losses, key=lambda step: losses[step])  # as the recipe has measured them
+    given = ["--adapter", choice["checkpoint"], "--device", "cpu", "--max-new-tokens", 16, "--out", out / "after"]
+    ran(evaluate, "run", TASK, "--side", "held-out", "--limit", 4, *given, *said)
     scores = json.loads((out / "after" / "scores.json").read_text(encoding="utf-8"))[TASK]
     assert scores["gave_diagnosis"]["value"] == 1 and scores["doctor_replies"]["value"] == 3  # as the expert does
     low, high = scores["diagnosis_match_norm"]["ci95"]

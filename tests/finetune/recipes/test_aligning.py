@@ -1,6 +1,7 @@
 """The recipes bond_answers and medqa_grpo on the kit: an adapter and its curves; interrupted, the same bits."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from finetune.configuration import load_config
 from finetune.recipes import bond_answers, medqa_grpo
 from finetune.rewards.texts import word_overlap
 from finetune.tables import aligning
+from medgemma import MedGemma
 
 SHORT = (
     "steps=2",
@@ -74,6 +76,17 @@ def test_bond_answers_and_a_run_that_was_interrupted(
     assert ran("bond_answers", kit, tmp_path / "again").exit_code == 0
     ends = [load_file(tmp_path / run / "adapter" / "adapter_model.safetensors") for run in ("whole", "again")]
     assert ends[0].keys() == ends[1].keys() and all((ends[0][name] == ends[1][name]).all() for name in ends[0])
+
+
+@pytest.mark.slow
+def test_bond_answers_on_what_transformers_saves_of_the_hubs_shape(
+    kit: Path, tmp_path: Path, shapes: Callable[[str], Path]
+) -> None:
+    folder = shapes("hub saved")
+    done = ran("bond_answers", kit, tmp_path / "out", f"model={folder}", "steps=1", "prompts_per_step=2", "best_of=[]")
+    assert done.exit_code == 0, (done.output, done.exception)
+    gemma = MedGemma.from_pretrained(folder, device="cpu", adapter=tmp_path / "out" / "adapter")
+    assert gemma.ask([], "Is it?", max_new_tokens=2)[0].tokens
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from finetune.cli import app
 from finetune.recipes.classify import Config
+from finetune.tables.classification_scores import score
 from medgemma.checkpoints.adapters.merge import merge
 from medsiglip.nano import NANO_FOLDER
 from tests.finetune.tables.test_examples import colour_table
@@ -96,6 +97,12 @@ def test_a_tuned_tower_is_in_the_model_and_its_adapter_merges(tower: str, tmp_pa
     merged = SiglipModel.from_pretrained(tmp_path / "merged", dtype=torch.float32)
     for name, value in network.vision_model.state_dict().items():
         torch.testing.assert_close(merged.vision_model.state_dict()[name], value, rtol=0, atol=1e-6)
+
+
+def test_one_row_is_scored_and_compared_with_nothing(tmp_path: Path) -> None:
+    right = torch.tensor([[0.0, 1.0]])
+    *_, verdict = score(tmp_path / "scores.json", right, right, ["p"], right, ["a", "b"], "class")
+    assert verdict == "not compared with the commonest answer: rows of one group have no interval"
 
 
 def test_a_folder_keeps_to_one_table(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """The recipe gkd_vqa on the kit: a student, its arms, their figures; interrupted, it ends with the same weights."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -72,6 +73,17 @@ def test_three_arms_from_one_start_and_a_run_that_was_interrupted(
     assert ends[0] != (tmp_path / "whole" / "sft" / "model.safetensors").read_bytes()  # control: arms differ
 
 
+@pytest.mark.slow
+def test_a_teacher_of_the_hubs_shape(kit: Path, tmp_path: Path, shapes: Callable[[str], Path]) -> None:
+    folder = shapes("hub")
+    ran(kit, tmp_path / "out", f"teacher={folder}", "arms=[gkd]", "start_steps=1", "steps=1", "prompts_per_step=2")
+    [line] = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()
+    assert json.loads(line)["arm"] == "gkd"
+    student = MedGemma.from_pretrained(tmp_path / "out" / "gkd", device="cpu")
+    assert student.model.config.text_config.vocab_size == 262_208
+    assert student.ask([], "Is it?", max_new_tokens=2)[0].tokens
+
+
 def test_every_setting_is_in_the_yaml_and_checked() -> None:
     from finetune.configuration import load_config
 
@@ -80,5 +92,7 @@ def test_every_setting_is_in_the_yaml_and_checked() -> None:
     assert config.student.layers == 2 and config.student.width == 128
     with pytest.raises(ValueError, match="student_fraction"):
         load_config(gkd_vqa.Config, [file], ["student_fraction=2"])
+    with pytest.raises(ValueError, match="student: .*width must be a multiple of heads, and heads of key_value_heads"):
+        load_config(gkd_vqa.Config, [file], ["student.heads=3"])
     with pytest.raises(ValueError, match="arms"):
         load_config(gkd_vqa.Config, [file], ["arms=[distil]"])

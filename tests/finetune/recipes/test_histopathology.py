@@ -1,5 +1,6 @@
 """The recipe for tissue: owners' layouts in miniature, sides, and what is learned."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -104,9 +105,13 @@ def test_a_task_without_letters_is_refused(nct_crc: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.slow
-def test_the_owners_layout_runs_to_a_table(nct_crc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_owners_layout_runs_to_a_table(
+    nct_crc: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Callable[[str], Path]
+) -> None:
+    """On the Hub's shape."""
     monkeypatch.setattr(of_sets, "QUICK_ITEMS", 6)
     settings = ["quick=true", "device=cpu", "epochs=0.2", "evaluations=1", "evaluated_rows=4", "merge=false"]
+    settings.append(f"model={shapes('hub')}")
     config = load_config(histopathology.Config, [YAML], settings)
     histopathology.run(config, nct_crc, tmp_path / "out", quiet=True)
     table = (tmp_path / "out" / "scores" / "before_after.md").read_text()

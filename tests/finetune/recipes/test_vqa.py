@@ -1,7 +1,9 @@
 """The recipe for visual questions: owners' layouts in miniature, sides, and what is learned."""
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -12,6 +14,8 @@ from evals.tasks.task import ItemOptions
 from finetune.configuration import load_config
 from finetune.recipes import vqa
 from finetune.tables import of_sets
+from finetune.tables.learning import Lessons
+from tests.evals.tasks.test_release_rows import vqa_rad
 from tests.tiny import picture_array
 
 YAML = Path(vqa.__file__).with_suffix(".yaml")
@@ -76,6 +80,21 @@ def test_the_whole_vqa_rad_is_read_in_one_split() -> None:
         vqa._sided(task, "even")
 
 
+@pytest.mark.parametrize(("split", "learned"), [("balanced", "vqa-rad-8"), ("official", "vqa-rad-7")])
+def test_the_owners_vqa_rad_is_learned_in_that_reading(
+    split: str, learned: str, slake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vqa_rad(tmp_path)
+    (tmp_path / "slake").symlink_to(slake / "slake")
+    seen: list[Lessons] = []
+    caught: Any = lambda config, lessons, *rest: seen.append(lessons)  # noqa: E731
+    monkeypatch.setattr(of_sets, "learn", caught)
+    config = load_config(vqa.Config, [YAML], [f"vqa_rad_split={split}"])
+    vqa.run(config, tmp_path, tmp_path / "out", quiet=True)
+    of_rad = [item.item_id for item in seen[0].train if item.item_id.startswith("vqa-rad")]
+    assert of_rad == [learned] and len(seen[0].train) == 13 and seen[0].task.name == "vqa-rad-release"
+
+
 def test_no_set_is_said_with_what_to_do(tmp_path: Path) -> None:
     config = load_config(vqa.Config, [YAML], [])
     with pytest.raises(ValueError, match="holds none of vqa-rad-full, slake, vqa-rad; `medgemma-data show NAME` says"):
@@ -83,9 +102,13 @@ def test_no_set_is_said_with_what_to_do(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_owners_layout_runs_to_a_table(slake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_owners_layout_runs_to_a_table(
+    slake: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shapes: Callable[[str], Path]
+) -> None:
+    """On what transformers saves of the Hub's shape."""
     monkeypatch.setattr(of_sets, "QUICK_ITEMS", 4)
     settings = ["quick=true", "device=cpu", "epochs=1", "evaluations=1", "evaluated_rows=2", "merge=false"]
+    settings.append(f"model={shapes('hub saved')}")
     vqa.run(load_config(vqa.Config, [YAML], settings), slake, tmp_path / "out", quiet=True)
     rows = json.loads((tmp_path / "out" / "scores" / "before_after.json").read_text())["rows"]
     assert {row["task"] for row in rows} == {"slake"} and {"token_f1_squad"} <= {row["metric"] for row in rows}

@@ -64,5 +64,10 @@ def test_the_command(
     answer = json.loads(out)
     assert status == 0 and len(answer["answers"]) == 3
     assert answer["reward"] == max(one["reward"] for one in answer["answers"])
+    status, _, err = said("--reward", "word-overlap")
+    assert status == 1 and "reward word_overlap: missing a required argument: 'answer'" in err
+    assert "--column NAME=VALUE" in err and "Traceback" not in err
+    status, _, err = said("--reward", "no_such_module:judge")
+    assert status == 1 and "of a module that Python finds (PYTHONPATH=. for one here)" in err
     status, _, err = said("--reward", "word-overlap", "--column", "answer")
     assert status == 1 and err.strip().endswith("--column answer: expected NAME=VALUE, such as answer=yes")

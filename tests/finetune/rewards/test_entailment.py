@@ -9,6 +9,7 @@ from finetune.on_policy import PromptRow, Reward, Rollout
 from finetune.on_policy.rewards import graded
 from finetune.rewards import guards
 from finetune.rewards.entailment import entailment_reward
+from finetune.rewards.faithfulness import Case, measured
 from medgemma.entailment.guarding import in_english
 from medgemma.entailment.scores import LEAST, Entailment, Pair
 from medgemma.prompts.chat import Prompt
@@ -70,6 +71,12 @@ def test_a_completion_in_another_language_earns_the_least_and_is_told_of_once(
     assert (
         capsys.readouterr().err.count("reward entailment:judge: a completion is in German and its source is not") == 1
     )
+
+
+def test_the_table_counts_such_a_completion_as_neither_supported_nor_contradicted() -> None:
+    cases = [Case(FINDINGS, "Left effusion.", "g")] * 2
+    found = measured(cases, ["Das Herz ist nicht vergroessert.", "Left effusion."], in_english(knows, "the scorer"))
+    assert found["entailed"] == [0.0, 1.0] and found["contradicted"] == [0.0, 0.0] and found["words"] == [5.0, 2.0]
 
 
 def test_a_row_without_a_premise_is_refused() -> None:

@@ -6,7 +6,7 @@ from scipy.stats import spearmanr
 
 from finetune.selection.ranking import normalised_regret, rank, spearman
 from finetune.selection.scores import Score
-from finetune.selection.stopping import best_checkpoint, stopping_step
+from finetune.selection.stopping import best_checkpoint
 
 
 def score(*values: float, larger: bool = True, groups: str = "abcdefgh") -> Score:
@@ -78,10 +78,3 @@ def test_the_best_checkpoint_is_the_earliest_of_equals() -> None:
     assert best_checkpoint({step: one._replace(larger_is_better=False) for step, one in curve.items()}) == 100
     with pytest.raises(ValueError, match="got no checkpoint"):
         best_checkpoint({})
-
-
-def test_stopping_waits_as_long_as_it_is_told() -> None:
-    curve = {step: score(value) for step, value in zip(range(6), (1, 3, 2, 2.5, 4, 0), strict=True)}
-    assert [stopping_step(curve, patience) for patience in (1, 2, 3)] == [2, 3, 5]
-    with pytest.raises(ValueError, match="patience 0"):
-        stopping_step(curve, 0)

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 from medgemma import AnswerOptions, MedGemma
+from medgemma.commands.serve import ServedModel
 from medgemma.engine import samples
 from medgemma.engine.sampling import choose
 from medgemma.server.embedded import EmbeddedBackend
+from medgemma.server.metrics import Metrics
 from medgemma.server.settings import Settings
 from medgemma.server.state import Loaded
 from medgemma.server.upstream import UpstreamBackend
@@ -83,6 +85,30 @@ def test_adapters_are_models_of_their_names(tiny_folder: Path, tmp_path: Path) -
             assert reply["model"] == name
             said[name] = reply["choices"][0]["message"]["content"]
     assert said == {tiny_folder.name: local[None], "turned": local["turned"]} and local[None] != local["turned"]
+
+
+def loaded(**served: Any) -> Loaded:
+    settings = Settings()
+    return ServedModel(encoder="", device="cpu", **served).load(settings, Metrics())
+
+
+def test_adapters_of_two_runs_are_served_by_names_of_their_own(tiny_folder: Path, tmp_path: Path) -> None:
+    """Recipes write every adapter as OUT/adapter."""
+    folders = [tiny.turning_adapter(tiny_folder, tmp_path / run / "adapter") for run in ("one", "two", "a=b")]
+    with pytest.raises(ValueError, match=r"two/adapter: 'adapter' is a model here; name it otherwise, --adapter NAME="):
+        loaded(model=str(tiny_folder), adapter=[str(folder) for folder in folders])
+    given = [str(folders[0]), f"second={folders[1]}", str(folders[2].rename(tmp_path / "a=b" / "c=d"))]
+    backend = loaded(model=str(tiny_folder), adapter=given).backend
+    assert isinstance(backend, EmbeddedBackend)
+    assert backend.gemma.engine.adapters.names == ("adapter", "second", "c=d")
+    with pytest.raises(ValueError, match=f"'{tiny_folder.name}' is a model here"):  # the base would answer for it
+        loaded(model=str(tiny_folder), adapter=[f"{tiny_folder.name}={folders[0]}"])
+
+
+@pytest.mark.parametrize("own", [{"adapter": ["a"]}, {"quantize": "int8"}, {"resize": "report"}])
+def test_what_is_for_weights_here_does_not_go_with_an_upstream(own: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="--adapter, --quantize and --resize are for weights here"):
+        loaded(upstream="http://127.0.0.1:1/v1", **own)
 
 
 @pytest.fixture

@@ -1,0 +1,1 @@
+"""Runs chosen by what demonstrations say of them, without a reward: `medgemma-finetune choose`."""
