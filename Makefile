@@ -142,9 +142,9 @@ $(REPLAY)/.installed:
 	  cpprb==11.0.0 gymnasium==1.4.0 pyarrow pydantic pyyaml typer
 	touch $@
 
-bench-replay: $(STAMP) $(REPLAY)/.installed
-	$(BIN)/python -m benchmarks.replay --peers $(REPLAY)/bin/python
-	$(BIN)/python -m benchmarks.replay --journal
+bench-replay: $(REPLAY)/.installed
+	OMP_NUM_THREADS=1 $(REPLAY)/bin/python -m benchmarks.replay --peers $(REPLAY)/bin/python
+	$(REPLAY)/bin/python -m benchmarks.replay --journal
 
 bench-replay-dqn: $(REPLAY)/.installed
 	OMP_NUM_THREADS=1 $(REPLAY)/bin/python -m benchmarks.replay_dqn
