@@ -35,7 +35,7 @@ from finetune.imitation.td3 import TD3Settings
 from finetune.selection.action_error import action_error
 from finetune.selection.demonstrations import Demonstrations, read_demonstrations
 from finetune.selection.holding_out import hold_out
-from finetune.selection.imitation_return import imitation_return, pwil_of
+from finetune.selection.imitation_return import imitation_return, longest, pwil_of
 from finetune.selection.state_distance import state_distance
 from finetune.selection.support import fit_support, support_score
 from finetune.training.draws import seed_of
@@ -48,7 +48,6 @@ LEARNED_FROM = 4
 ROLLOUT_SEEDS = range(30_000, 30_005)
 STATES = 500
 """Of the held-out demonstrations and of a policy's episodes, evenly spaced: what the proxies look at."""
-HORIZON = 1_000
 
 Checkpoints = dict[int, Policy]
 
@@ -120,7 +119,7 @@ class Judges:
     def __init__(self, kept: Demonstrations, held_out: Demonstrations) -> None:
         self.held_out, self.spaced = held_out, _spaced(held_out)
         self.support = fit_support(kept)
-        self.pwil = pwil_of(self.spaced, HORIZON)
+        self.pwil = pwil_of(self.spaced, longest(held_out))
 
     def __call__(self, policy: Policy, rollouts: Demonstrations) -> dict[str, float]:
         """What each says; of action_error and state_distance smaller is better."""

@@ -23,7 +23,7 @@ from finetune.imitation.policy import Policy, load_policy, save_policy
 from finetune.imitation.rollouts import record, roll_out
 from finetune.imitation.td3 import TD3, TD3Settings
 
-STEPS = {"HalfCheetah-v5": 70_000, "InvertedDoublePendulum-v5": 30_000, "Reacher-v5": 20_000}
+STEPS = {"HalfCheetah-v5": 70_000, "InvertedDoublePendulum-v5": 30_000, "Reacher-v5": 10_000}
 """Of the environment, enough for a decent expert."""
 UNITS = {"HalfCheetah-v5": 128, "InvertedDoublePendulum-v5": 128, "Reacher-v5": 64}
 """Of the networks' layers, and transitions of an update."""
