@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from experience.replay import RateLimited, Replay, Table, rate_limiters, selectors
+from experience.replay import Fields, RateLimited, Replay, Table, rate_limiters, selectors
 from experience.replay.on_ray.actor import Standing
 from experience.replay.on_ray.shards import by_shard, global_keys, shares
 from tests.ray.everywhere import OnRay
@@ -109,3 +109,17 @@ def test_one_shard_is_the_least_and_groups_need_one() -> None:
         Replay.on_ray(None, [table(group_size=2)], shards=2)
     with pytest.raises(ValueError, match="got shards=0; expected 1 or more"):
         Replay.on_ray(None, [table()], shards=0)
+
+
+def test_fields_of_all_shards_and_no_groups(new: OnRay) -> None:
+    replay = new([Table.queue("q", 9, max_age=1)], shards=2)
+    for version in (3, 3, 4, 4):
+        replay.insert(version, {"q": 1}, fields=Fields(version, tokens=10))
+    info = replay.info()["q"]
+    assert (info.counts, info.policy_version, info.tokens, info.size) == ("items", 4, 40, 4)
+    assert replay.set_policy_version("q", 5) == 2 and replay.info()["q"].stale == 2
+    assert replay.sample("q", 9, timeout=0).info.staleness.tolist() == [1, 1]
+    with pytest.raises(
+        ValueError, match=r"'g': the items of a group lie in one actor; give shards=1, or no group_size"
+    ):
+        new([Table.queue("g", 9, group_size=2)], shards=2)

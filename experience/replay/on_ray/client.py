@@ -49,7 +49,9 @@ def connect(
     if num_shards < 1:
         raise ValueError(f"got shards={num_shards}; expected 1 or more")
     if num_shards > 1 and (grouped := [table.name for table in tables if table.group_size]):
-        raise ValueError(f"table {grouped[0]!r}: its groups would lie in several shards; give it a replay of one shard")
+        raise ValueError(
+            f"table {grouped[0]!r}: the items of a group lie in one actor; give shards=1, or no group_size"
+        )
     if not ray.is_initialized():
         os.environ.setdefault(*IN_THE_MESSAGE)
         ray.init(address=address, log_to_driver=False)
@@ -175,7 +177,7 @@ class RayReplay:
         return sum(self._all("update_priorities", [(table, mine, priorities[which]) for which, mine in own]))
 
     def set_policy_version(self, table: str, policy_version: int) -> int:
-        """See `Replay.set_policy_version`."""
+        """See `Replay.set_policy_version`; of all shards, each of which knows the newest version of its own items."""
         return sum(self._all("set_policy_version", [(table, policy_version)] * len(self._actors)))
 
     def delete(self, table: str, keys: Any) -> int:

@@ -94,6 +94,10 @@ class GroupArena(Arena):
         self.num_bytes += count * self.row_bytes
         return rows
 
+    def drop_one(self, row: int) -> None:
+        """See `drop`."""
+        self.drop((row,))
+
     def drop(self, rows: Iterable[int]) -> None:
         """See `Arena.drop`; a group without rows in use is gone.
 

@@ -59,7 +59,7 @@ class Table:
     """Items of one group are sampled together, and go together, once there are so many; 0: each item by itself.
 
     The sampler draws groups, of the mean priority of their items. An item whose group is not complete is not counted by
-    the limiter. The next items of a complete group's name are another group.
+    the limiter, and takes room. The next items of a complete group's name are another group.
     """
     max_age: int | None = None
     """By how many policy versions an item may be older than the newest; what is older goes. None: it never does."""

@@ -135,3 +135,24 @@ def test_a_folder_brings_it_back(new: New, tmp_path: Path) -> None:
     replay.close()
     again = Replay([uniform()], folder=tmp_path)
     assert again.info()["t"][3:5] == (11, 50) and len(set(expected)) > 5
+
+
+def test_fields_groups_and_ages(new: New) -> None:
+    replay = new(
+        [uniform(group_size=2, max_age=1, rate_limiter=rate_limiters.MinSize(9, "tokens")), Table.queue("q", 9)]
+    )
+    each = [Fields(version, group, tokens=5) for version, group in ((3, "a"), (3, "b"), (4, "a"))]
+    replay.insert_many(np.arange(3), {"t": np.ones(3)}, fields=each)
+    batch = replay.sample("t", 3)
+    assert batch.data.tolist() == [0, 2] * 3 and batch.info.staleness.tolist() == [1, 0] * 3
+    assert batch.info.group.tolist() == ["a"] * 6 and set(batch.info.tokens.tolist()) == {5}
+    info = replay.info()["t"]
+    assert (info.counts, info.inserts, info.samples, info.groups, info.incomplete) == ("tokens", 10, 30, 1, 1)
+    replay.insert(3, {"t": 1}, fields=Fields(4, "b", tokens=7))
+    assert replay.set_policy_version("t", 6) == 4 and replay.info()["t"].stale == 4
+    with replay.trajectory_writer(1) as writer:
+        writer.append({"x": 1})
+        writer.create_item("q", 1.0, writer.history["x"][-1], Fields(2, "w", 3))
+    assert replay.sample("q").info[6:] == (2, 0, 3, "w")
+    with pytest.raises(ValueError, match=r"in groups of 2; expected group=... in fields=Fields\(...\), got Fields"):
+        replay.insert(3, {"t": 1}, fields=Fields(tokens=3))
