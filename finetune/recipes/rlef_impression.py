@@ -97,7 +97,12 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
         columns,
         form,
     )
-    options = RunOptions(side="held-out", limit=QUICK_ITEMS if config.quick else None)
+    options = RunOptions(
+        side="held-out",
+        limit=QUICK_ITEMS if config.quick else None,
+        temperature=config.temperature,  # as the paper decodes: the likeliest text of a small model is the commonest one
+        max_new_tokens=config.max_new_tokens,
+    )
 
     def score(_: str, before: Load, after: Load) -> None:
         commonest = {COMMONEST: lambda: CommonestAnswer.of(train, lambda item: item.reference, lambda _: "", held)}
