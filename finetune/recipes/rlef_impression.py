@@ -100,7 +100,7 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     options = RunOptions(
         side="held-out",
         limit=QUICK_ITEMS if config.quick else None,
-        temperature=config.temperature,  # as the paper decodes: the likeliest text of a small model is the commonest one
+        temperature=config.temperature,  # the paper's way; the likeliest text of a small model is the commonest one
         max_new_tokens=config.max_new_tokens,
     )
 
