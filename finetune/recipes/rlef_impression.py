@@ -30,9 +30,8 @@ from finetune.rewards import guards
 from finetune.rewards.entailment import entailment_reward
 from finetune.rewards.faithfulness import Case, compared, contradiction_of, finding_recall, write_table
 from finetune.tables.aligning import AlignConfig, Questions, StartSection, align, taught_first
-from finetune.tables.before_after import Asked, Load, before_and_after, folder_name
+from finetune.tables.before_after import Asked, Load, before_and_after
 from finetune.tables.learning import Lessons, divided, set_line
-from finetune.tables.scoring import CommonestAnswer
 from medgemma.entailment.named import scorer_named
 from medgemma.entailment.scores import By
 from medsiglip.command import say
@@ -40,6 +39,7 @@ from medsiglip.command import say
 COMMAND = "medgemma-finetune run rlef_impression"
 TASK = "kit-iu-xray-impression"
 COMMONEST = "commonest impression"
+MODELS = ("base", "tuned")
 QUICK_ITEMS = 40
 BOILERPLATE_COUNT = 5
 """How often an impression without a finding stands on the training side to be a phrase."""
@@ -105,10 +105,9 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     )
 
     def score(_: str, before: Load, after: Load) -> None:
-        commonest = {COMMONEST: lambda: CommonestAnswer.of(train, lambda item: item.reference, lambda _: "", held)}
-        asked, scores = Asked(task, data, options), out / "scores"
-        before_and_after([asked], before, after, scores, baselines=commonest, command=COMMAND, quiet=quiet)
-        say(faithfulness(task, scorer, scores, (COMMONEST, "base", "tuned")).rstrip())
+        before_and_after([Asked(task, data, options)], before, after, out / "scores", command=COMMAND, quiet=quiet)
+        [(commonest, _)] = Counter(item.reference for item in train).most_common(1)
+        say(faithfulness(task, scorer, out / "scores", commonest).rstrip())
 
     align(config.model_copy(update={"model": model}), questions, out, quiet, score)
 
