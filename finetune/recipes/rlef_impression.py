@@ -33,7 +33,7 @@ from finetune.tables.aligning import AlignConfig, Questions, StartSection, align
 from finetune.tables.before_after import Asked, Load, before_and_after
 from finetune.tables.learning import Lessons, divided, set_line
 from medgemma.entailment.named import scorer_named
-from medgemma.entailment.scores import By
+from medgemma.entailment.scores import By, Scorer
 from medsiglip.command import say
 
 COMMAND = "medgemma-finetune run rlef_impression"
@@ -106,24 +106,29 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
 
     def score(_: str, before: Load, after: Load) -> None:
         before_and_after([Asked(task, data, options)], before, after, out / "scores", command=COMMAND, quiet=quiet)
-        [(commonest, _)] = Counter(item.reference for item in train).most_common(1)
+        [(commonest, count)] = Counter(item.reference for item in train).most_common(1)
+        say(f"{COMMONEST}, {count} of {len(train)} on the training side: {commonest}")
         say(faithfulness(task, scorer, out / "scores", commonest).rstrip())
 
     align(config.model_copy(update={"model": model}), questions, out, quiet, score)
 
 
-def faithfulness(task: Task, scorer: Any, scores: Path, models: Sequence[str]) -> str:
-    """SCORES/faithfulness.md and .json of what models have answered there, of all reports and of the abnormal ones."""
-    answered = [read_answered(task, condition_folder(scores / folder_name(name), task.name, "real")) for name in models]
-    rows = []
+def faithfulness(task: Task, scorer: Scorer, scores: Path, commonest: str) -> str:
+    """SCORES/faithfulness.md and .json of what was answered there, of all reports and of the abnormal ones.
+
+    Args:
+        task: of the answers.
+        scorer: of premises and hypotheses.
+        scores: holds base and tuned, as `before_and_after` leaves them.
+        commonest: an impression that answers every report.
+    """
+    answered = {name: read_answered(task, condition_folder(scores / name, task.name, "real")) for name in MODELS}
+    items, rows = [pair.item for pair in answered[MODELS[0]]], []
     for part in ("all", "abnormal"):
-        places = [n for n, pair in enumerate(answered[0]) if part in ("all", pair.item.meta["normality"])]
-        cases = [case_of(answered[0][place].item) for place in places]
-        said = {
-            name: [spoken(pairs[place].output.text) for place in places]
-            for name, pairs in zip(models, answered, strict=True)
-        }
-        rows += compared(cases, said, scorer, part)
+        places = [place for place, item in enumerate(items) if part in ("all", item.meta["normality"])]
+        said = {name: [spoken(pairs[place].output.text) for place in places] for name, pairs in answered.items()}
+        cases = [case_of(items[place]) for place in places]
+        rows += compared(cases, {COMMONEST: [commonest] * len(cases), **said}, scorer, part)
     return write_table(rows, scores)
 
 
