@@ -12,8 +12,8 @@ import numpy as np
 from experience.replay.batch import Batch, batch_of
 from experience.replay.data.structure import Flat
 from experience.replay.on_ray.actor import Standing
+from experience.replay.tables.draws import SampleInfo
 from experience.replay.tables.live import TableInfo, Waits
-from experience.replay.tables.table import SampleInfo
 
 
 def shares(standings: Sequence[Standing]) -> Any:
