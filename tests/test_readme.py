@@ -1,11 +1,14 @@
 """The README's commands run, its Python runs, and the file tree of docs/house.md is true."""
 
+import io
 import json
 import re
 import shlex
-import subprocess
 import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -46,22 +49,61 @@ def study_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(words: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    script = Path(sys.executable).parent / words[0]
-    command = [str(script), *words[1:]]
-    return subprocess.run(command, cwd=folder, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=300)
+class Done(NamedTuple):
+    returncode: int
+    stdout: str
+    stderr: str
 
 
-def run_page(repository: Path, page: str, folder: Path) -> str:
-    """Run the commands of a page, then all of its Python as one program; return what that printed."""
-    for words in [words for block in blocks(repository, "bash", page) for words in commands(block)]:
-        done = run(words, folder)
-        assert done.returncode == 0, f"{page}: {shlex.join(words)}\n{done.stderr}"
-        assert "Traceback" not in done.stderr
-    code = "\n".join(blocks(repository, "python", page))
-    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+Run = Callable[[list[str], Path], Done]
+Page = Callable[[str, Path], str]
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """Runs a command in a folder, by its entry point and in this process: another one would mostly import torch.
+
+    tests/test_wheel.py runs the installed scripts.
+    """
+
+    def ran(words: list[str], folder: Path) -> Done:
+        [script] = entry_points(group="console_scripts", name=words[0])
+        monkeypatch.setattr(sys, "argv", words)
+        monkeypatch.setattr(sys, "stdin", io.StringIO())
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            script.load()()
+        return Done(int(ended.value.code or 0), *capsys.readouterr())
+
+    return ran
+
+
+@pytest.fixture
+def run_python(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Page:
+    """Runs a program in a folder, as its main module but in this process; returns what it printed."""
+
+    def ran(code: str, folder: Path) -> str:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        exec(compile(code, "page", "exec"), {"__name__": "__main__"})
+        return capsys.readouterr().out
+
+    return ran
+
+
+@pytest.fixture
+def run_page(repository: Path, run: Run, run_python: Page) -> Page:
+    """Runs the commands of a page, then all of its Python as one program; returns what that printed."""
+
+    def ran(page: str, folder: Path) -> str:
+        for words in [words for block in blocks(repository, "bash", page) for words in commands(block)]:
+            done = run(words, folder)
+            assert done.returncode == 0, f"{page}: {shlex.join(words)}\n{done.stderr}"
+            assert "Traceback" not in done.stderr
+        return run_python("\n".join(blocks(repository, "python", page)), folder)
+
+    return ran
 
 
 PAGES_RUN = ("asking", "entailment", "labels", "zero-shot", "pixels", "evaluations", "episodes", "tables")
@@ -69,19 +111,19 @@ PAGES_RUN = ("asking", "entailment", "labels", "zero-shot", "pixels", "evaluatio
 
 
 @pytest.mark.slow
-def test_the_page_on_entailment_runs(repository: Path, tmp_path: Path) -> None:
+def test_the_page_on_entailment_runs(repository: Path, tmp_path: Path, run_page: Page) -> None:
     page = (repository / "docs" / "entailment.md").read_text(encoding="utf-8")
     for name in ("findings.txt", "draft.txt"):
         found = re.search(rf'`{name}`(?: says)? "([^"]*)"', page)
         assert found
         (tmp_path / name).write_text(" ".join(found[1].split()))
-    said = run_page(repository, "docs/entailment.md", tmp_path).splitlines()
+    said = run_page("docs/entailment.md", tmp_path).splitlines()
     assert said == ["['contradiction']", "[-3.912023005428146]"]
 
 
 @needs_nano
 @pytest.mark.slow
-def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> None:
+def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path, run: Run) -> None:
     text = (repository / "README.md").read_text(encoding="utf-8").partition("## The house")[0]
     jobs = [shlex.split(words) for words in re.findall(r"^\| [^|]* \| `([^|]*)` \|", text, flags=re.MULTILINE)]
     run_elsewhere = [
@@ -103,17 +145,15 @@ def test_the_jobs_of_the_readme_run(repository: Path, study_folder: Path) -> Non
 
 @needs_nano
 @pytest.mark.slow
-def test_example_python_runs(repository: Path, study_folder: Path) -> None:
+def test_example_python_runs(repository: Path, study_folder: Path, run_python: Page) -> None:
     (code,) = blocks(repository, "python")
-    done = subprocess.run([sys.executable, "-c", code], cwd=study_folder, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
-    assert "head CT" in done.stdout
+    assert "head CT" in run_python(code, study_folder)
 
 
 @needs_nano
 @pytest.mark.kit
 @pytest.mark.slow
-def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path, tmp_path: Path) -> None:
+def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path, tmp_path: Path, run: Run) -> None:
     in_place = {"DATA": str(kit), "runs/a": "runs/vqa-rad", "runs/b": "runs/vqa-rad"}
     (block,) = blocks(repository, "bash", "docs/evaluations.md")
     said = []
@@ -128,40 +168,40 @@ def test_the_page_on_evaluations_runs_on_a_few_items(repository: Path, kit: Path
 
 
 @pytest.mark.slow
-def test_the_page_on_pixels_runs(repository: Path, study_folder: Path) -> None:
-    said = run_page(repository, "docs/pixels.md", study_folder)
+def test_the_page_on_pixels_runs(study_folder: Path, run_page: Page) -> None:
+    said = run_page("docs/pixels.md", study_folder)
     assert {"look.png", "report.png", "sheet.png"} <= {path.name for path in study_folder.iterdir()}
     assert "Volume CT" in said and "(3, 128, 128)" in said
 
 
 @needs_nano
 @pytest.mark.slow
-def test_the_page_on_labels_runs(repository: Path, study_folder: Path) -> None:
-    said = run_page(repository, "docs/labels.md", study_folder)
+def test_the_page_on_labels_runs(study_folder: Path, run_page: Page) -> None:
+    said = run_page("docs/labels.md", study_folder)
     assert {"labels.csv", "findings.csv", "modality.csv"} <= {path.name for path in study_folder.iterdir()}
     assert said.startswith("(1, 8, 8, 192)\n(1, 2)\n('CT', 'X-ray')") and re.search(r"\[('[ab]'(, )?){4}\]", said)
 
 
 @needs_nano
 @pytest.mark.slow
-def test_the_page_on_zero_shot_runs(repository: Path, study_folder: Path) -> None:
+def test_the_page_on_zero_shot_runs(repository: Path, study_folder: Path, run_page: Page) -> None:
     (own,) = blocks(repository, "yaml", "docs/zero-shot.md")
     (study_folder / "own.yaml").write_text(own)
-    run_page(repository, "docs/zero-shot.md", study_folder)
+    run_page("docs/zero-shot.md", study_folder)
     said = (study_folder / "own.csv").read_text().splitlines()
     assert len(said) == 14 and all(line.split(",")[6] == "present against absent" for line in said[1:])
 
 
 @needs_nano
 @pytest.mark.slow
-def test_the_page_on_tables_runs(repository: Path, tmp_path: Path) -> None:
+def test_the_page_on_tables_runs(tmp_path: Path, run_page: Page) -> None:
     rows = ["file,label,patient_id"]
     for number in range(12):
         pixels = np.random.default_rng(number).integers(0, 255, (64, 64), np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
         rows.append(f"{number}.png,{'xy'[number % 2]},p{number}")
     (tmp_path / "T.csv").write_text("\n".join(rows) + "\n")
-    said = run_page(repository, "docs/tables.md", tmp_path)
+    said = run_page("docs/tables.md", tmp_path)
     assert "label is one of the classes: x 6, y 6" in said
     scores = json.loads((tmp_path / "runs" / "T" / "scores.json").read_text())
     assert scores["table-classes"]["accuracy"]["n"] == 12
@@ -169,43 +209,41 @@ def test_the_page_on_tables_runs(repository: Path, tmp_path: Path) -> None:
 
 @needs_nano
 @pytest.mark.slow
-def test_the_page_on_asking_runs(repository: Path, study_folder: Path) -> None:
-    first, second = run_page(repository, "docs/asking.md", study_folder).splitlines()
+def test_the_page_on_asking_runs(study_folder: Path, run_page: Page) -> None:
+    first, second = run_page("docs/asking.md", study_folder).splitlines()
     assert (study_folder / "replies.jsonl").is_file() and (study_folder / "spine.png").is_file()
     assert "('ct-report',)" in first and re.fullmatch(r"[A-E] (axial|coronal) 3 (True|False)", second)
 
 
 @needs_nano
 @pytest.mark.slow
-def test_the_page_on_records_runs(repository: Path, tmp_path: Path) -> None:
+def test_the_page_on_records_runs(tmp_path: Path, run_page: Page) -> None:
     allergy = {"resourceType": "AllergyIntolerance", "id": "a", "code": {"text": "Latex allergy"}}
     resources = [{"resourceType": "Patient", "id": "p", "birthDate": "1960-01-02"}, allergy, {"resourceType": "Claim"}]
     bundle = {"resourceType": "Bundle", "entry": [{"resource": resource} for resource in resources]}
     (tmp_path / "fhir").mkdir()
     (tmp_path / "fhir" / "p.json").write_text(json.dumps(bundle))
-    first, second = run_page(repository, "docs/records.md", tmp_path).splitlines()
+    first, second = run_page("docs/records.md", tmp_path).splitlines()
     assert first == "Patient | born 1960-01-02" and second.startswith("AllergyIntolerance | Latex allergy ")
     assert second.endswith("{} {'of billing, administration or naming': 1}")
 
 
-def test_the_page_on_the_engine_runs(repository: Path, study_folder: Path) -> None:
-    said = run_page(repository, "docs/engine.md", study_folder)
+def test_the_page_on_the_engine_runs(study_folder: Path, run_page: Page) -> None:
+    said = run_page("docs/engine.md", study_folder)
     assert "Completion(" in said and said.count(" stop\n") == 3
 
 
 @needs_nano
 @pytest.mark.kit
 @pytest.mark.slow
-def test_the_page_on_episodes_runs(repository: Path, kit: Path, tmp_path: Path) -> None:
+def test_the_page_on_episodes_runs(repository: Path, kit: Path, tmp_path: Path, run: Run, run_python: Page) -> None:
     (block,), (code,) = (blocks(repository, language, "docs/episodes.md") for language in ("bash", "python"))
     for words in commands(block):
         done = run([str(kit) if word == "DATA" else word for word in words], tmp_path)
         assert done.returncode == 0, f"{shlex.join(words)}\n{done.stderr}"
     assert done.stdout == "AGAIN: 3 episodes from TFDS\n"
     assert {"episode.html", "HUB", "TFDS", "AGAIN"} <= {path.name for path in tmp_path.iterdir()}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=300)
-    assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.startswith("5 ")
+    assert run_python(code, tmp_path).startswith("5 ")
 
 
 def test_every_target_link_and_file_named_is_there(repository: Path) -> None:

@@ -25,6 +25,7 @@ from finetune.training.draws import Part, rows_of_step
 from finetune.training.loop import Loop, Turn, train
 from finetune.training.schedule import Schedule
 from medgemma.entailment.card import NliCard, Share, write_card
+from medgemma.entailment.nli_model import LEAST_PREMISE_TOKENS
 from medsiglip.command import say
 from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci, paired_difference
 
@@ -58,9 +59,12 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
     Raises:
         ValueError: None of the sets is there, or one is broken.
     """
-    learned, held, cards = pairs_of(data)
+    every, others, cards = pairs_of(data)
+    tokenizer = tokenizer_of(every, config)
+    learned, held = (pairs_that_fit(pairs, tokenizer) for pairs in (every, others))
     keep_config(config, out, f"learned from {', '.join(cards)}: {len(learned)} pairs")
-    tokenizer = tokenizer_of(learned, config)
+    if left_out := len(every) + len(others) - len(learned) - len(held):
+        say(f"note: {left_out} pairs are left out, whose hypothesis leaves no room for a premise in max_tokens")
     model = _trained(config, tokenizer, learned, out / "pairs", quiet)
     control = _trained(config, tokenizer, without_premises(learned), out / "hypotheses", quiet)
     right = _right(model, tokenizer, held, config)
@@ -101,6 +105,12 @@ def pairs_of(data: Path) -> tuple[list[EntailmentPair], list[EntailmentPair], tu
 def without_premises(pairs: Sequence[EntailmentPair]) -> list[EntailmentPair]:
     """Return what the control sees: the same pairs with an empty premise."""
     return [replace(pair, premise="") for pair in pairs]
+
+
+def pairs_that_fit(pairs: Sequence[EntailmentPair], tokenizer: Any) -> list[EntailmentPair]:
+    """Return the pairs that the trained model would score: those that `NliModel` does not refuse."""
+    most = tokenizer.model_max_length - LEAST_PREMISE_TOKENS
+    return [pair for pair in pairs if len(tokenizer("", pair.hypothesis)["input_ids"]) <= most]
 
 
 def tokenizer_of(pairs: Iterable[EntailmentPair], config: Config) -> Any:

@@ -74,7 +74,10 @@ def test_three_arms_from_one_start_and_a_run_that_was_interrupted(
 
 
 @pytest.mark.slow
-def test_a_teacher_of_the_hubs_shape(kit: Path, tmp_path: Path, shapes: Callable[[str], Path]) -> None:
+def test_a_teacher_of_the_hubs_shape(
+    kit: Path, tmp_path: Path, shapes: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gkd_vqa, "HELD_OUT", RunOptions(side="held-out", limit=2))
     folder = shapes("hub")
     ran(kit, tmp_path / "out", f"teacher={folder}", "arms=[gkd]", "start_steps=1", "steps=1", "prompts_per_step=2")
     [line] = (tmp_path / "out" / "runs.jsonl").read_text().splitlines()

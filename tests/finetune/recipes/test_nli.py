@@ -52,6 +52,19 @@ def test_a_run_ends_with_a_model_that_transformers_reads_and_its_card(tmp_path: 
             scorer_named(str(folder), device="cpu", as_reward=True)
 
 
+def test_a_hypothesis_without_room_for_a_premise_is_left_out_and_counted(tmp_path: Path) -> None:
+    data = snli(tmp_path / "data")
+    with gzip.open(data / "snli" / "val.jsonl.gz", "at") as file:
+        row = {"id": "long", "premise": "A premise.", "hypothesis": "It is neutral. " * 20, "label": "neutral"}
+        file.write(json.dumps(row) + "\n")
+    settings = [word for setting in SMALL for word in ("--set", setting)]
+    done = CliRunner().invoke(app, ["run", "nli", "--data", str(data), "--out", str(tmp_path / "out"), *settings])
+    assert done.exit_code == 0, (done.output, done.exception)
+    assert "note: 1 pairs are left out" in done.output
+    card = read_card(tmp_path / "out" / "model")
+    assert card and card.num_pairs == 36
+
+
 def test_a_model_may_reward_only_if_the_whole_interval_is_above_its_control() -> None:
     groups = [f"g{number}" for number in range(200)]
     alone = [number % 2 == 0 for number in range(200)]

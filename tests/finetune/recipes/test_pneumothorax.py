@@ -22,15 +22,14 @@ def film(bright: bool, seed: int) -> np.ndarray:
     return noise + np.uint8(150 * bright)
 
 
-@pytest.fixture(scope="module")
-def siim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def siim_films(data: Path, films: int) -> Path:
     """train-rle.csv, a row a region, and the films as .dcm in the owners' nested folders."""
-    root = tmp_path_factory.mktemp("data") / "siim-acr-pneumothorax"
-    root.mkdir()
+    root = data / "siim-acr-pneumothorax"
+    root.mkdir(parents=True)
     with (root / "train-rle.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["ImageId", "EncodedPixels"])
-        for number in range(160):
+        for number in range(films):
             name, bright = f"1.2.276.{number}", number % 4 == 0
             writer.writerow([name, "10 5 1019 5" if bright else "-1"])
             if number % 8 == 0:
@@ -38,7 +37,12 @@ def siim(tmp_path_factory: pytest.TempPathFactory) -> Path:
             folder = root / "dicom-images-train" / f"s{number}" / f"e{number}"
             folder.mkdir(parents=True)
             (folder / f"{name}.dcm").write_bytes(dicom_bytes(film(bright, number), Modality="CR"))
-    return root.parent
+    return data
+
+
+@pytest.fixture(scope="module")
+def siim(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return siim_films(tmp_path_factory.mktemp("data"), 160)
 
 
 def test_siims_layout_is_read_with_sides(siim: Path) -> None:
@@ -107,11 +111,12 @@ def test_a_head_learns_bright_films_and_is_scored_by_itself(
 
 @pytest.mark.slow
 def test_too_few_positives_are_a_smoke_run_in_folds_by_letter(
-    siim: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    few = siim_films(tmp_path / "data", 32)
     letter = "letter={epochs: 0.2, evaluations: 0, merge: false, learning_rate: 1.0e-3}"
     settings = ["quick=true", "device=cpu", "way=letter", "fewest_positives=100", "sensitivity=0.5", letter]
-    pneumothorax.run(load_config(pneumothorax.Config, [YAML], settings), siim, tmp_path / "out", quiet=True)
+    pneumothorax.run(load_config(pneumothorax.Config, [YAML], settings), few, tmp_path / "out", quiet=True)
     found = scores(tmp_path / "out")
     assert str(found["remark"]).startswith("a smoke run: ") and "2 folds by patient" in capsys.readouterr().err
-    assert found["figures"]["accuracy"]["n"] == 160  # type: ignore[index]
+    assert found["figures"]["accuracy"]["n"] == 32  # type: ignore[index]
