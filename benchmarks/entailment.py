@@ -47,6 +47,8 @@ SEEDS, STEPS, PROMPTS_A_STEP, HELD_OUT, SAMPLES = (0, 1, 2), 60, 8, 48, 6
 MADE_UP, DENIED, LAZY = 0.15, 0.15, 0.2
 """Shares of an impression's statements that are of no statement, or against one; and of impressions that are NORMAL."""
 ALPHAS = (0.5, 0.2, 0.1)
+BLOCK = 4
+"""Steps that a point of the chart is the mean of."""
 TOLD = ("entailed", "contradicted", "recall", "coverage", "density", "words", "kl")
 
 
@@ -392,12 +394,19 @@ def _ehr_table() -> str:
 
 
 def chart() -> str:
-    """An SVG: held-out entailment reward over KL of each run of the impression study."""
+    """An SVG: entailment reward of training samples over KL in each run of the impression study, by blocks of steps."""
     curves = {}
     for record in records("impression"):
-        points = [(line["kl"], line["reward.entailment"]) for line in record["lines"] if line["side"] == "held-out"]
-        curves[f"α {record['alpha']:g}, seed {record['seed']}"] = points
+        lines = [line for line in record["lines"] if line["side"] == "train"]
+        blocks = [lines[start : start + BLOCK] for start in range(0, len(lines), BLOCK)]
+        curves[f"α {record['alpha']:g}, seed {record['seed']}"] = [
+            (_mean(block, "kl"), _mean(block, "reward.entailment")) for block in blocks
+        ]
     return reward_kl_chart(curves)
+
+
+def _mean(lines: Sequence[Mapping[str, float]], key: str) -> float:
+    return statistics.fmean(line[key] for line in lines)
 
 
 def spread(values: Sequence[float]) -> str:

@@ -30,16 +30,16 @@ from finetune.rewards import guards
 from finetune.rewards.entailment import entailment_reward
 from finetune.rewards.faithfulness import Case, compared, contradiction_of, finding_recall, write_table
 from finetune.tables.aligning import AlignConfig, Questions, StartSection, align, taught_first
-from finetune.tables.before_after import Asked, Load, before_and_after, folder_name
+from finetune.tables.before_after import Asked, Load, before_and_after
 from finetune.tables.learning import Lessons, divided, set_line
-from finetune.tables.scoring import CommonestAnswer
 from medgemma.entailment.named import scorer_named
-from medgemma.entailment.scores import By
+from medgemma.entailment.scores import By, Scorer
 from medsiglip.command import say
 
 COMMAND = "medgemma-finetune run rlef_impression"
 TASK = "kit-iu-xray-impression"
 COMMONEST = "commonest impression"
+MODELS = ("base", "tuned")
 QUICK_ITEMS = 40
 BOILERPLATE_COUNT = 5
 """How often an impression without a finding stands on the training side to be a phrase."""
@@ -97,29 +97,38 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
         columns,
         form,
     )
-    options = RunOptions(side="held-out", limit=QUICK_ITEMS if config.quick else None)
+    options = RunOptions(
+        side="held-out",
+        limit=QUICK_ITEMS if config.quick else None,
+        temperature=config.temperature,  # the paper's way; the likeliest text of a small model is the commonest one
+        max_new_tokens=config.max_new_tokens,
+    )
 
     def score(_: str, before: Load, after: Load) -> None:
-        commonest = {COMMONEST: lambda: CommonestAnswer.of(train, lambda item: item.reference, lambda _: "", held)}
-        asked, scores = Asked(task, data, options), out / "scores"
-        before_and_after([asked], before, after, scores, baselines=commonest, command=COMMAND, quiet=quiet)
-        say(faithfulness(task, scorer, scores, (COMMONEST, "base", "tuned")).rstrip())
+        before_and_after([Asked(task, data, options)], before, after, out / "scores", command=COMMAND, quiet=quiet)
+        [(commonest, count)] = Counter(item.reference for item in train).most_common(1)
+        say(f"{COMMONEST}, {count} of {len(train)} on the training side: {commonest}")
+        say(faithfulness(task, scorer, out / "scores", commonest).rstrip())
 
     align(config.model_copy(update={"model": model}), questions, out, quiet, score)
 
 
-def faithfulness(task: Task, scorer: Any, scores: Path, models: Sequence[str]) -> str:
-    """SCORES/faithfulness.md and .json of what models have answered there, of all reports and of the abnormal ones."""
-    answered = [read_answered(task, condition_folder(scores / folder_name(name), task.name, "real")) for name in models]
-    rows = []
+def faithfulness(task: Task, scorer: Scorer, scores: Path, commonest: str) -> str:
+    """SCORES/faithfulness.md and .json of what was answered there, of all reports and of the abnormal ones.
+
+    Args:
+        task: of the answers.
+        scorer: of premises and hypotheses.
+        scores: holds base and tuned, as `before_and_after` leaves them.
+        commonest: an impression that answers every report.
+    """
+    answered = {name: read_answered(task, condition_folder(scores / name, task.name, "real")) for name in MODELS}
+    items, rows = [pair.item for pair in answered[MODELS[0]]], []
     for part in ("all", "abnormal"):
-        places = [n for n, pair in enumerate(answered[0]) if part in ("all", pair.item.meta["normality"])]
-        cases = [case_of(answered[0][place].item) for place in places]
-        said = {
-            name: [spoken(pairs[place].output.text) for place in places]
-            for name, pairs in zip(models, answered, strict=True)
-        }
-        rows += compared(cases, said, scorer, part)
+        places = [place for place, item in enumerate(items) if part in ("all", item.meta["normality"])]
+        said = {name: [spoken(pairs[place].output.text) for place in places] for name, pairs in answered.items()}
+        cases = [case_of(items[place]) for place in places]
+        rows += compared(cases, {COMMONEST: [commonest] * len(cases), **said}, scorer, part)
     return write_table(rows, scores)
 
 
