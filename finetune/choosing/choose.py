@@ -7,6 +7,7 @@ table, OUT/choice.html the page with the curves.
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -86,8 +87,9 @@ def table_of(choice: Choice, proxies: Sequence[str]) -> str:
     ]
     for place, one in enumerate(choice.ranking, start=1):
         figures = [_figure(one.scores[proxy].estimate()) if proxy in one.scores else "–" for proxy in proxies]
-        rank_said = f"{one.mean_rank:.2f} [{one.ci95.low:.2f}, {one.ci95.high:.2f}]"
-        row = [str(place), one.run, str(choice.best[one.run]), *figures, rank_said, f"{100 * one.first:.0f} %"]
+        interval = f" [{one.ci95.low:.2f}, {one.ci95.high:.2f}]" if isfinite(one.first) else ""
+        first = f"{100 * one.first:.0f} %" if isfinite(one.first) else "–"
+        row = [str(place), one.run, str(choice.best[one.run]), *figures, f"{one.mean_rank:.2f}{interval}", first]
         lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
 
@@ -99,7 +101,7 @@ def _heading(choice: Choice, proxy: str) -> str:
 
 def _figure(estimate: Estimate) -> str:
     low, high = estimate.ci95
-    return f"{estimate.value:.4g} [{low:.4g}, {high:.4g}]" if low == low else f"{estimate.value:.4g}"
+    return f"{estimate.value:.4g} [{low:.4g}, {high:.4g}]" if isfinite(low) else f"{estimate.value:.4g}"
 
 
 def _left_out(run: str, proxy: str, reason: str, steps: Sequence[int], of: int) -> str:
@@ -116,7 +118,7 @@ def _write(choice: Choice, runs: Sequence[Run], proxies: Sequence[Proxy], asked:
         "run": first.run,
         "step": choice.best[first.run],
         "checkpoint": str(path),
-        "first_in_resamples": first.first,
+        "first_in_resamples": first.first if isfinite(first.first) else None,
         "proxies": {name: _as_row(score) for name, score in first.scores.items()},
         "judged_by": {
             "demonstrations": str(source),
@@ -153,7 +155,7 @@ def _as_row(score: Score) -> dict[str, Any]:
     low, high = estimate.ci95
     return {
         "value": estimate.value,
-        "ci95": [low, high] if low == low else None,
+        "ci95": [low, high] if isfinite(low) else None,
         "n": estimate.n,
         "n_groups": estimate.n_groups,
         "larger_is_better": score.larger_is_better,

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from math import isfinite
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -49,7 +50,7 @@ class Judging:
     seed: int = 0
     """Of that division, see `finetune.selection.holding_out.hold_out`."""
     group: str | None = None
-    """The metadata field of episodes that are not independent."""
+    """The metadata field of episodes that are not independent, of demonstrations and of rollouts."""
     embed_with: str = "nano"
     """The decoder whose states are those of conversations; encoder:NAME is an encoder."""
     device: str = "auto"
@@ -91,9 +92,15 @@ class Judge:
         """Compute a proxy of a checkpoint.
 
         Raises:
-            ValueError: The run lacks what the proxy needs, or is of another space; what and why.
+            ValueError: The run lacks what the proxy needs, is of another space, or gives no number; what and why.
             OSError: A file of it cannot be read.
         """
+        score = self._score(proxy, run, checkpoint)
+        if not isfinite(score.value):
+            raise ValueError(f"is {score.value}: what this checkpoint gives is not finite")
+        return score
+
+    def _score(self, proxy: Proxy, run: Run, checkpoint: Checkpoint) -> Score:
         if proxy in HELD_OUT and not isinstance(self.asked.data, Table):
             if self.one_group:
                 raise ValueError(self.one_group)
@@ -127,9 +134,9 @@ class Judge:
         if self.kept is None:
             raise ValueError("needs demonstrated episodes, and a table holds none; take token_nll")
         if checkpoint.rollouts is None:
-            raise ValueError(f"has no episodes of its own in rollouts/{checkpoint.step}; record some")
-        talks = isinstance(self.kept, Dialogues)
-        return self._states(read_dialogues(checkpoint.rollouts) if talks else read_demonstrations(checkpoint.rollouts))
+            raise ValueError("has no episodes of its own (rollouts/STEP); record some")
+        read = read_dialogues if isinstance(self.kept, Dialogues) else read_demonstrations
+        return self._states(read(checkpoint.rollouts, self.asked.group))
 
     def _states(self, found: Demonstrations | Dialogues | None) -> Demonstrations:
         assert found is not None

@@ -1,6 +1,7 @@
 """One self-contained HTML page of a choice: the runs in order, and each proxy over the steps."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -61,5 +62,5 @@ def _points(curve: Mapping[int, Mapping[str, Score]], proxy: str) -> list[dict[s
     for step in sorted(step for step, of_step in curve.items() if proxy in of_step):
         estimate = curve[step][proxy].estimate()
         low, high = estimate.ci95
-        points.append({"step": step, "value": estimate.value, "ci95": [low, high] if low == low else [None, None]})
+        points.append({"step": step, "value": estimate.value, "ci95": [low, high] if isfinite(low) else [None, None]})
     return points

@@ -52,7 +52,7 @@ def read_runs(folders: list[Path]) -> list[Run]:
     """
     if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
         raise ValueError(f"{twice}: given twice; give each run once")
-    depth = 1
+    depth = 2 if any(folder.name.isdecimal() for folder in folders) else 1  # trials of a sweep are numbers
     while len({_name(folder, depth) for folder in folders}) < len(folders):
         depth += 1
     return [read_run(folder, _name(folder, depth)) for folder in folders]

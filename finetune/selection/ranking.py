@@ -13,7 +13,7 @@ from scipy.stats import rankdata
 
 from finetune.selection.scores import Score
 from medsiglip.metrics.bootstrap import Interval, group_weights, percentile_interval, ratio
-from medsiglip.metrics.statistics import Estimate, group_codes, grouped_statistic_ci
+from medsiglip.metrics.statistics import NO_INTERVAL, Estimate, group_codes, grouped_statistic_ci
 
 N_RESAMPLES = 1000
 
@@ -25,6 +25,7 @@ class Ranked(NamedTuple):
     mean_rank: float
     """Over the proxies that it has: 0 is the best of the runs, 1 the worst."""
     ci95: Interval
+    """nan, as `first`, where a score rests on one group alone, of which nothing can be drawn again."""
     first: float
     """Share of the resamples in which it comes first; ties share it."""
     scores: Mapping[str, Score]
@@ -46,8 +47,15 @@ def rank(scores: Mapping[str, Mapping[str, Score]], seed: int = 0, n_resamples: 
     drawn = _mean_ranks(_resampled(scores, runs, names, seed, n_resamples))  # (S, 1 + R)
     lowest = drawn[:, 1:] == drawn[:, 1:].min(axis=0)
     first = (lowest / lowest.sum(axis=0)).mean(axis=1)
+    drawable = all(len(set(score.groups)) > 1 for of_run in scores.values() for score in of_run.values())
     found = [
-        Ranked(run, float(ranks[0]), percentile_interval(ranks[1:]), float(share), scores[run])
+        Ranked(
+            run,
+            float(ranks[0]),
+            percentile_interval(ranks[1:]) if drawable else NO_INTERVAL,
+            float(share) if drawable else float("nan"),
+            scores[run],
+        )
         for run, ranks, share in zip(runs, drawn, first, strict=True)
     ]
     return sorted(found, key=lambda ranked: (ranked.mean_rank, ranked.run))

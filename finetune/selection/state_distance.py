@@ -1,7 +1,7 @@
 """State distance: how far the states that a policy visits are from those of demonstrations. Smaller is better.
 
 The 1-Wasserstein distance of both sets, every number on the scale of the demonstrations (`scaling`). Small sets are
-solved exactly, large ones by Sinkhorn's algorithm in bounded memory, within a share that the result names.
+solved exactly, large ones by Sinkhorn's algorithm in bounded memory, within some hundredths.
 
 Source: Hussenot et al., Hyperparameter Selection for Imitation Learning, arXiv:2105.12034 (2021).
 """

@@ -23,7 +23,7 @@ TILE_CELLS = 4 << 20
 COARSE_POINTS = 1000
 """Of each set, on which the regularisation falls first."""
 COARSE_SHARES, COARSE_ROUNDS = (0.4, 0.2, 0.1, 0.05, 0.025, 0.0125), 10
-FINE_SHARES, FINE_ROUNDS = (0.025, 0.0125, 0.00625), 4
+FINE_SHARES, FINE_ROUNDS = (0.0125, 0.00625), 2
 """Regularisations as shares of the mean cost, on few points and on all; rounds at each, of both potentials."""
 RELAXATION = 1.7
 """How far a round goes: 1 is Sinkhorn's own, from 2 on it need not end."""

@@ -116,10 +116,17 @@ def test_what_a_run_lacks_is_named_and_the_rest_is_computed(made: Path, tmp_path
     bare = make_run(tmp_path / "bare", {100: 0.5, 200: 0.3}, rollouts=False)
     said = choose(tmp_path / "choice", [made / "good", bare], made / "expert", status=1)
     for proxy in NUMBERS[1:]:
-        assert f"bare: no {proxy} at step 100: has no episodes of its own in rollouts/100; record some" in said
+        assert f"bare: no {proxy}: has no episodes of its own (rollouts/STEP); record some" in said
     found = json.loads((tmp_path / "choice" / "chosen.json").read_text())
-    assert found["run"] in ("good", "bare") and len(found["left_out"]) == 6
+    assert found["run"] in ("good", "bare") and len(found["left_out"]) == 3
     assert "Not computed" in (tmp_path / "choice" / "choice.html").read_text()
+
+
+def test_a_broken_checkpoint_is_named(made: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", {100: float("nan"), 200: 0.4}, rollouts=False)
+    said = choose(tmp_path / "choice", [run], made / "expert", "--proxy", "action_error", status=1)
+    assert "run: no action_error at step 100: is nan: what this checkpoint gives is not finite" in said
+    assert json.loads((tmp_path / "choice" / "chosen.json").read_text())["step"] == 200
 
 
 def test_a_proxy_that_no_policy_of_this_kind_has_is_named(made: Path, tmp_path: Path) -> None:
@@ -150,7 +157,11 @@ def test_one_group_alone_leaves_what_needs_none_held_out(made: Path, tmp_path: P
     assert "good: no action_error: all 2 demonstrations are of one group ('patient-0'); none can be held out" in said
     found = json.loads((tmp_path / "choice" / "chosen.json").read_text())
     assert set(found["proxies"]) == {"support", "imitation_return"} and found["run"] == "good"
-    choose(tmp_path / "all", [made / "good", made / "wrong"], tmp_path / "one", "--held-out", "1")
+    told = ["--held-out", "1", "--proxy", "action_error"]
+    said = choose(tmp_path / "all", [made / "good", made / "wrong"], tmp_path / "one", *told)
+    found = json.loads((tmp_path / "all" / "chosen.json").read_text())
+    assert found["run"] == "good" and found["first_in_resamples"] is None and said.count("| – |") == 2
+    assert "it rests on one group of episodes" in (tmp_path / "all" / "choice.html").read_text()
 
 
 def test_runs_that_are_none_are_named(made: Path, tmp_path: Path) -> None:
@@ -168,6 +179,8 @@ def test_runs_that_are_none_are_named(made: Path, tmp_path: Path) -> None:
 def test_runs_of_one_name_are_told_apart(tmp_path: Path) -> None:
     folders = [make_run(tmp_path / seed / "run", {1: 0.1}, rollouts=False) for seed in ("a", "b")]
     assert [run.name for run in read_runs(folders)] == ["a/run", "b/run"]
+    trial = make_run(tmp_path / "trials" / "7", {1: 0.1}, rollouts=False)
+    assert [run.name for run in read_runs([trial])] == ["trials/7"]
 
 
 def test_a_run_that_held_out_others_is_refused_where_that_matters(made: Path, tmp_path: Path) -> None:

@@ -92,6 +92,17 @@ def test_rewards_are_not_read(folder: Path, tmp_path: Path, damage: Callable[...
     assert (one.episode_ids, one.groups) == (other.episode_ids, other.groups)
 
 
+@pytest.mark.parametrize("damage", [without, poisoned])
+def test_rewards_of_conversations_are_not_read(tmp_path: Path, damage: Callable[..., None]) -> None:
+    told = {"messages": [{"role": "user", "content": "q"}]}
+    steps = (Step(told, {"text": "a"}, 3.0, 0.0, True), Step({"messages": []}, is_last=True))
+    write_episodes(
+        tmp_path / "set", [Episode(steps, f"e{n}", {"group": f"p{n}", "outcome": "right"}) for n in range(3)]
+    )
+    damage(tmp_path / "set", tmp_path / "other", DENIED)
+    assert read_dialogues(tmp_path / "other") == read_dialogues(tmp_path / "set")
+
+
 def test_a_reward_is_no_group(folder: Path) -> None:
     with pytest.raises(ValueError, match="'reward.task' tells what an episode earned"):
         read_demonstrations(folder, "reward.task")

@@ -47,6 +47,7 @@ def test_a_missing_proxy_leaves_the_others() -> None:
     )
     assert {one.run: one.mean_rank for one in found} == {"a": 0.5, "b": 0.5, "c": 0.5}
     assert "return" not in found[1].scores
+    assert all(np.isnan([one.first, *one.ci95]).all() for one in found)  # one group alone cannot be drawn again
 
 
 def test_equal_runs_share_the_first_place() -> None:
