@@ -14,6 +14,7 @@ import argparse
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -211,9 +212,14 @@ BC = "behaviour_cloning"
 
 
 def reveal(experts: Path, out: Path) -> None:
-    """Write the results: every line of proxies with its true returns, and what the experts and random actions earn."""
+    """Write the results: every line of proxies with its true returns, and what the experts and random actions earn.
+
+    A task and algorithm of which runs are missing stays sealed.
+    """
     proxies = (out / "proxies.jsonl").read_bytes()
     lines = [json.loads(line) for line in proxies.splitlines()]
+    there = Counter((line["task"], line["algorithm"]) for line in lines)
+    lines = [line for line in lines if there[line["task"], line["algorithm"]] == _runs(line["algorithm"])]
     facts: dict[str, Any] = {"proxies_sha256": hashlib.sha256(proxies).hexdigest(), "tasks": {}}
     for task in sorted({line["task"] for line in lines}):
         facts["tasks"][task] = earned(experts, task)
@@ -225,6 +231,10 @@ def reveal(experts: Path, out: Path) -> None:
         line["returns"] = json.loads(sealed)
     RESULTS.write_text("".join(json.dumps(line) + "\n" for line in [facts, *lines]), encoding="utf-8")
     print(f"{len(lines)} runs in {RESULTS}; the proxies' SHA-256 is {facts['proxies_sha256']}")
+
+
+def _runs(algorithm: Algorithm) -> int:
+    return DRAWS[algorithm] * SEEDS[algorithm]
 
 
 def earned(experts: Path, task: str) -> dict[str, list[float]]:

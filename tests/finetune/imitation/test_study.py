@@ -70,6 +70,7 @@ def test_what_was_sealed_is_what_is_revealed(tmp_path: Path, monkeypatch: pytest
     del told["returns"]
     proxies = json.dumps(told | {"returns_sha256": hashlib.sha256(name.read_bytes()).hexdigest()}) + "\n"
     (tmp_path / "proxies.jsonl").write_text(proxies)
+    monkeypatch.setattr(choosing, "_runs", lambda algorithm: 1)
     monkeypatch.setattr(choosing, "RESULTS", tmp_path / "results.jsonl")
     monkeypatch.setattr(choosing, "earned", lambda experts, task: EARNED)
     choosing.reveal(tmp_path, tmp_path)
