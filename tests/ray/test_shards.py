@@ -104,9 +104,7 @@ def test_a_folder_of_shards(new: OnRay, tmp_path: Any) -> None:
     assert math.isclose(again.sample("t").info.probability[0], 0.1)
 
 
-def test_one_shard_is_the_least_and_groups_need_one() -> None:
-    with pytest.raises(ValueError, match="table 't': its groups would lie in several shards; give it a replay of one"):
-        Replay.on_ray(None, [table(group_size=2)], shards=2)
+def test_one_shard_is_the_least() -> None:
     with pytest.raises(ValueError, match="got shards=0; expected 1 or more"):
         Replay.on_ray(None, [table()], shards=0)
 
