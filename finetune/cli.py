@@ -78,6 +78,8 @@ def sweep_recipe(
         for value in choices(values if isinstance(values, list) else [values.low, values.high]):
             load_config(module.Config, [defaults], [f"{key}={value}"])
     if not proxy:
+        if demonstrations is not None or held_out is not None:
+            raise ValueError("--demonstrations and --held-out belong to --proxy; add it, or leave them out")
         sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out, jobs=jobs)
         return
     from finetune.choosing.sweeping import proxy_sweep

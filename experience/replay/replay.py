@@ -20,7 +20,7 @@ from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
 from experience.replay.structured import Pattern, StructuredWriter
 from experience.replay.tables.draws import Draw, joined
-from experience.replay.tables.fields import Fields
+from experience.replay.tables.fields import Fields, demand_fields, is_whole
 from experience.replay.tables.live import Deadline, TableInfo
 from experience.replay.tables.signature import check
 from experience.replay.tables.table import Table
@@ -119,6 +119,7 @@ class Replay:
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
         core = self.core
+        demand_fields(fields)
         tables = core.lives(priorities)
         for name, priority in priorities.items():
             if not 0 <= priority < math.inf:
@@ -170,8 +171,12 @@ class Replay:
         for name, given in weights.items():
             if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():
                 raise ValueError(f"table {name!r}: expected {count} priorities, finite and from 0")
-        if fields is not None and len(fields) != count:
-            raise ValueError(f"got {len(fields)} fields for {count} steps; expected one each")
+        if fields is not None:
+            each = [fields] if isinstance(fields, Fields) else fields
+            if len(each) != count or each is not fields:
+                raise ValueError(f"got {len(each)} fields for {count} steps; expected one each, in a list")
+            for one in each:
+                demand_fields(one)
         for name in priorities:
             if tables[name].is_checked:
                 check(tables[name].state.table, data, *(fields or (None,)), batched=True)
@@ -203,8 +208,8 @@ class Replay:
             RateLimited: The time was up before the first item.
         """
         live, deadline = self.core.live(table), Deadline(timeout)
-        if num_samples < 1:
-            raise ValueError(f"got num_samples={num_samples}; expected at least 1")
+        if not is_whole(num_samples, 1):
+            raise ValueError(f"got num_samples={num_samples!r}; expected a whole number from 1")
         drawn, gone, missing = list[Draw](), list[Data](), num_samples
         with self.core.lock:
             try:
@@ -265,7 +270,8 @@ class Replay:
             ValueError: The version is no whole number from 0.
         """
         live = self.core.live(table)
-        Fields(policy_version)
+        if not is_whole(policy_version, 0):
+            raise ValueError(f"got policy_version={policy_version!r}; expected a whole number from 0")
         with self.core.lock:
             count = self.core.set_policy_version(live, int(policy_version))
         self.core.acknowledge()

@@ -11,9 +11,9 @@ Source: Roit et al., entailment RL, arXiv:2306.00186 (2023); Zhang et al., arXiv
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from evals.items import Item
 from evals.metrics.entailment import stated_findings
@@ -56,6 +56,12 @@ class GuardSection(Section):
     repetition: float = Field(ge=0)
     empty: float = Field(ge=0)
     boilerplate: float = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _fewest_is_below_most(self) -> Self:
+        if self.fewest_words > self.most_words:
+            raise ValueError(f"fewest_words is {self.fewest_words}, above most_words, {self.most_words}")
+        return self
 
 
 class Config(AlignConfig):

@@ -26,7 +26,7 @@ def reward_named(name: str) -> RewardFunction:
     module, colon, function = name.partition(":")
     if module == "metric":
         return metric_reward(function)
-    if module == "entailment" and function:
+    if module == "entailment" and colon:
         return entailment_reward(scorer_named(function, as_reward=True), name=name)
     if not colon:
         raise ValueError(

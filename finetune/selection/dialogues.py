@@ -102,12 +102,17 @@ def _told(folder: Path, observation: Any) -> list[Message]:
     if isinstance(told, str):
         return [{"role": "user", "content": told}]
     if not isinstance(told, list | tuple):
-        raise ValueError(f"{folder}: its observations are no messages; of numbers read `read_demonstrations`")
+        raise ValueError(
+            f"{folder}: an observation is no conversation; expected {{'messages': "
+            "[{'role': ..., 'content': ...}, ...]}, as medgemma-eval records them"
+        )
+    if any(not isinstance(one, Mapping) or not {"role", "content"} <= one.keys() for one in told):
+        raise ValueError(f"{folder}: a message without a role or content; expected both in each of an observation's")
     return list(told)
 
 
 def _text(folder: Path, action: Any) -> str:
     text = action.get("text") if isinstance(action, Mapping) else action
     if not isinstance(text, str):
-        raise ValueError(f"{folder}: its actions are no texts; of numbers read `read_demonstrations`")
+        raise ValueError(f"{folder}: an action is no reply; expected {{'text': ...}}, as medgemma-eval records them")
     return text

@@ -185,7 +185,8 @@ class _Running:
             with whole_file(self.out / name) as file:
                 file.write(text)
         own = next(row for row in found if row["trial"] == trial.number)
-        say(f"trial {trial.number}: {own['state']}, {own['value']} {own['reason']}".rstrip())
+        told = [str(own[name]) for name in ("value", "reason") if own[name] not in (None, "")]
+        say(f"trial {trial.number}: {', '.join([own['state'], *told])}")
 
     def _values(self, folder: Path) -> tuple[list[float], str]:
         """The metric of a trial that has ended, and why there is none."""

@@ -35,18 +35,31 @@ class CheckOptions:
         Raises:
             ValueError: They do not; one line says what to give.
         """
-        others = self.source or self.draft or self.probe or self.label_set
+        others = {
+            "--source": self.source, "--draft": self.draft, "--probe": self.probe, "--label-set": self.label_set,
+            "--encoder": self.encoder != "nano", "--scorer": self.scorer != "rules",
+        }  # fmt: skip
+        given = [name for name, value in others.items() if value]
         if not self.check:
-            if others:
-                raise ValueError("--source, --draft, --probe and --label-set belong to --check; add it")
+            if given:
+                raise ValueError(f"{', '.join(given)}: only --check uses it; add --check")
             if not file:
                 raise ValueError("give FILE, the study to report; or --check with --draft and --source")
             return
-        given = sum(map(bool, (self.source, self.probe, self.label_set)))
-        if given != 1:
-            raise ValueError("--check needs one of --source FILE, --probe DIR and --label-set NAME to check against")
+        against = [name for name in given if name in ("--source", "--probe", "--label-set")]
+        if len(against) != 1:
+            raise ValueError(
+                "--check needs one of --source FILE, --probe DIR and --label-set NAME to check against; got "
+                + (" and ".join(against) or "none")
+            )
+        if self.encoder != "nano" and self.source:
+            raise ValueError("--encoder is of --probe and --label-set; leave it out beside --source")
         if not file and (not self.draft or not self.source):
             raise ValueError("give FILE, the study; only --draft with --source needs none")
+        if file and self.draft and self.source:
+            raise ValueError(
+                "--draft is checked against --source, and FILE would not be looked at; leave out one of them"
+            )
 
     def draft_text(self) -> str:
         """The text of --draft; empty without it."""
@@ -74,8 +87,14 @@ def write_check(
         out: File; stdout without it.
     """
     from medgemma.entailment.checking import MARKS, check_draft
+    from medgemma.entailment.languages import other_language
     from medgemma.entailment.named import scorer_named
+    from medgemma.entailment.sentences import sentences
 
+    parts = {f"sentence {number} of the draft": part for number, part in enumerate(sentences(draft), 1)}
+    for name, text in {"the source": source, **parts}.items():
+        if language := other_language(text):
+            raise ValueError(f"{name} is in {language}; only English is checked")
     checked = check_draft(draft, source, scorer_named(options.scorer))
     counts = Counter(one.mark for one in checked)
     with whole_file(out) as file:

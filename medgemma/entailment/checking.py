@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from medgemma.entailment.scores import Entailment, Label, Scorer, sentence_entailments
+from medgemma.entailment.sentences import sentences
 
 Mark = Literal["supported", "contradicted", "not mentioned"]
 MARKS: Mapping[Label, Mark] = {
@@ -30,11 +31,11 @@ def check_draft(draft: str, source: str, scorer: Scorer) -> list[CheckedSentence
     """Mark each sentence of a draft by the likeliest label of what the whole source says of it.
 
     Raises:
-        ValueError: Draft or source holds no text.
+        ValueError: Draft or source holds no word.
         ScorerFailed: The scorer does.
     """
     for text, name in ((draft, "draft"), (source, "source")):
-        if not text.strip():
+        if not sentences(text):
             raise ValueError(f"the {name} holds no text; give one with sentences")
     [parts] = sentence_entailments(scorer, [(source, draft)])
     return [CheckedSentence(sentence, MARKS[answer.label], answer) for sentence, answer in parts]

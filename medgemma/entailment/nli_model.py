@@ -10,6 +10,7 @@ windows' answers become one.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medgemma.entailment.scores import Entailment, Pair, ScorerFailed, over_windows
@@ -100,13 +101,21 @@ def load_nli(name: str, *, device: str = "auto", batch_size: int = 32) -> NliMod
         ScorerFailed: The model cannot be fetched or loaded, its classes are not those of inference, or nothing says how
             much it reads at once.
     """
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
 
     from medsiglip.checkpoints.folders import resolve_model
     from medsiglip.encoder import pick_device
 
+    if not name or (not Path(name).is_dir() and "/" not in name):
+        raise ScorerFailed(
+            f"scorer {name!r} cannot be loaded: no such folder, and no Hub id; "
+            "give rules, a folder, or the Hub id OWNER/NAME of a model of inference"
+        )
     try:
         folder = resolve_model(name)
+        made_as = ", ".join(AutoConfig.from_pretrained(folder).architectures or ())
+        if not made_as.endswith("ForSequenceClassification"):
+            raise ValueError(f"it is a {made_as or 'model of no name'}, which classifies no sequences")
         model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (OSError, ValueError) as error:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from experience.replay.tables.fields import is_whole
 from experience.replay.tables.table import Extension, TableState
 
 
@@ -23,9 +24,9 @@ def diffusion(share: float, reach: int = 1) -> Extension:
         share: Above 0, at most 1.
         reach: Places to each side.
     """
-    if not (0 < share <= 1 and reach >= 1):
+    if not (0 < share <= 1 and is_whole(reach, 1)):
         raise ValueError(
-            f"got share={share} and reach={reach}; expected a share above 0, at most 1, and a reach from 1"
+            f"got share={share} and reach={reach}; expected a share above 0, at most 1, and a whole reach from 1"
         )
     spread = _Diffusion(share, reach)
     return Extension(

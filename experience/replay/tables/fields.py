@@ -7,6 +7,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+LARGEST = 2**63 - 1
+"""Number that a column of int64 holds."""
+
+
+def is_whole(value: Any, least: int) -> bool:
+    """Whether a value is a whole number, of Python or of NumPy, from `least` to LARGEST."""
+    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= LARGEST
+
 
 @dataclass(frozen=True)
 class Fields:
@@ -24,10 +32,20 @@ class Fields:
     def __post_init__(self) -> None:
         for name in ("policy_version", "tokens", "episodes"):
             value = getattr(self, name)
-            if value is not None and (isinstance(value, bool) or not isinstance(value, Integral) or value < 0):
-                raise ValueError(f"got {name}={value!r}; expected a whole number from 0")
+            if value is not None and not is_whole(value, 0):
+                raise ValueError(f"got {name}={value!r}; expected a whole number from 0, below 2**63")
         if self.group is not None and not isinstance(self.group, str):
             raise ValueError(f"got group={self.group!r}; expected a name, such as {str(self.group)!r}")
+
+
+def demand_fields(fields: Any) -> None:
+    """Refuse what is neither `Fields` nor None, before anything of an item is stored.
+
+    Raises:
+        ValueError: It is something else; its type is named.
+    """
+    if fields is not None and not isinstance(fields, Fields):
+        raise ValueError(f"got fields of type {type(fields).__name__}; expected Fields(policy_version=..., group=...)")
 
 
 class Known(NamedTuple):

@@ -1,5 +1,6 @@
 """A table at work: who waits for it, since when and why."""
 
+import math
 import threading
 import time
 from typing import Literal, NamedTuple
@@ -58,6 +59,8 @@ class Deadline:
     """When a call stops waiting."""
 
     def __init__(self, timeout_s: float | None) -> None:
+        if timeout_s is not None and math.isnan(timeout_s):
+            raise ValueError("got timeout=nan; expected seconds, or None to wait without end")
         self.begin = time.monotonic()
         self._timeout_s = timeout_s
 

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+from experience.replay.tables.fields import is_whole
+
 Unit = Literal["items", "episodes", "tokens"]
 """What a limiter counts."""
 
@@ -34,8 +36,8 @@ class RateLimiter:
     def __post_init__(self) -> None:
         if not self.samples_per_insert > 0:
             raise ValueError(f"got samples_per_insert={self.samples_per_insert}; expected a number above 0")
-        if self.min_size_to_sample < 1:
-            raise ValueError(f"got min_size_to_sample={self.min_size_to_sample}; expected at least 1")
+        if not is_whole(self.min_size_to_sample, 1):
+            raise ValueError(f"got min_size_to_sample={self.min_size_to_sample!r}; expected a whole number from 1")
         if self.counts not in ("items", "episodes", "tokens"):
             raise ValueError(f"got counts={self.counts!r}; expected items, episodes or tokens")
         if math.isnan(self.min_diff) or math.isnan(self.max_diff):
@@ -92,6 +94,8 @@ def SampleToInsertRatio(
 
 def Queue(size: int, counts: Unit = "items") -> RateLimiter:
     """Let inserts wait while so many are unread: of a table from which each item is sampled once."""
+    if not is_whole(size, 1):
+        raise ValueError(f"got a queue of size {size!r}; expected a whole number from 1, else inserts wait for ever")
     return RateLimiter(1.0, 1, 0.0, float(size), counts)
 
 

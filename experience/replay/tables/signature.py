@@ -6,7 +6,7 @@ import numpy as np
 
 from experience.replay.data.errors import SignatureMismatch
 from experience.replay.data.structure import flatten, paths
-from experience.replay.tables.fields import NOTHING, Fields
+from experience.replay.tables.fields import NOTHING, Fields, demand_fields
 from experience.replay.tables.table import Table
 from experience.transformations.trees import ArraySpec
 
@@ -51,8 +51,9 @@ def check_fields(table: Table, fields: Fields | None) -> None:
     """Compare the fields of an item with what a table needs to know.
 
     Raises:
-        ValueError: One is missing; says which, and what for.
+        ValueError: One is missing, and it says which, and what for; or they are no `Fields`.
     """
+    demand_fields(fields)
     known, missing = fields or NOTHING, ""
     if table.rate_limiter.counts == "tokens" and not known.tokens:
         missing = "its limiter counts tokens; expected tokens=... from 1"

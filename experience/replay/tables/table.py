@@ -13,7 +13,7 @@ import numpy as np
 from experience.replay.data.arena import Arena, Cell, Cells
 from experience.replay.data.items import Data, drop_all, of_one_arena
 from experience.replay.tables.draws import Draw, SampleInfo, earlier, together
-from experience.replay.tables.fields import NOTHING, FieldColumns, Fields
+from experience.replay.tables.fields import NOTHING, FieldColumns, Fields, is_whole
 from experience.replay.tables.groups import Groups
 from experience.replay.tables.rate_limiters import LimiterState, Queue, RateLimiter, Stack
 from experience.replay.tables.selectors import Fifo, Lifo, Order, Selector, made
@@ -67,16 +67,14 @@ class Table:
     def __post_init__(self) -> None:
         if not self.name:
             raise ValueError("got a table without a name; expected one, which samples and inserts name it by")
-        if self.max_size < 1:
-            raise ValueError(f"table {self.name!r}: got max_size={self.max_size}; expected at least 1")
-        if self.max_times_sampled < 0:
-            raise ValueError(f"table {self.name!r}: got max_times_sampled={self.max_times_sampled}; expected 0 or more")
-        if not 0 <= self.group_size <= self.max_size:
+        for name, least in (("max_size", 1), ("max_times_sampled", 0), ("group_size", 0), ("max_age", 0)):
+            value = getattr(self, name)
+            if not (is_whole(value, least) or (name == "max_age" and value is None)):
+                raise ValueError(f"table {self.name!r}: got {name}={value!r}; expected a whole number from {least}")
+        if self.group_size > self.max_size:
             raise ValueError(
                 f"table {self.name!r}: got group_size={self.group_size}; expected 0 to max_size={self.max_size}"
             )
-        if self.max_age is not None and self.max_age < 0:
-            raise ValueError(f"table {self.name!r}: got max_age={self.max_age}; expected 0 or more, or None")
 
     @property
     def needs_fields(self) -> bool:

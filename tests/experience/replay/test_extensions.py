@@ -75,5 +75,7 @@ def test_statistics_say_what_happened() -> None:
 
 @pytest.mark.parametrize(("share", "reach"), [(0.0, 1), (1.5, 1), (0.5, 0), (float("nan"), 1)])
 def test_a_diffusion_that_cannot_be_is_refused(share: float, reach: int) -> None:
-    with pytest.raises(ValueError, match="expected a share above 0, at most 1, and a reach from 1"):
+    with pytest.raises(ValueError, match="expected a share above 0, at most 1, and a whole reach from 1"):
         diffusion(share, reach)
+    with pytest.raises(ValueError, match="got share=0.5 and reach=1.5; expected"):
+        diffusion(0.5, 1.5)  # type: ignore[arg-type]

@@ -395,7 +395,54 @@ def test_a_table_says_what_it_needs_to_know() -> None:
         Replay([table()]).set_policy_version("t", -1)
     with pytest.raises(ValueError, match="got group_size=9; expected 0 to max_size=8"):
         table(max_size=8, group_size=9)
-    with pytest.raises(ValueError, match="got max_age=-1; expected 0 or more, or None"):
+    with pytest.raises(ValueError, match="got max_age=-1; expected a whole number from 0"):
         table(max_age=-1)
     with pytest.raises(ValueError, match="got counts='words'; expected items, episodes or tokens"):
         rate_limiters.MinSize(1, "words")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"group_size": 1.5}, "got group_size=1.5; expected a whole number from 0"),
+        ({"group_size": "2"}, "got group_size='2'; expected a whole number from 0"),
+        ({"max_age": float("nan")}, "got max_age=nan; expected a whole number from 0"),
+        ({"max_size": 2.5}, "got max_size=2.5; expected a whole number from 1"),
+        ({"max_times_sampled": True}, "got max_times_sampled=True; expected a whole number from 0"),
+    ],
+)
+def test_a_table_of_parts_of_items_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        table(**options)
+
+
+def test_what_is_no_fields_is_refused_before_anything_is_stored() -> None:
+    """Else an item stays behind whose data is gone."""
+    replay, wrong = Replay([table()]), {"group": "a"}
+    message = r"got fields of type dict; expected Fields\("
+    with pytest.raises(ValueError, match=message):
+        replay.insert(0, {"t": 1}, fields=wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=message):
+        replay.insert_many(np.arange(2), {"t": np.ones(2)}, fields=[Fields(), wrong])  # type: ignore[list-item]
+    with pytest.raises(ValueError, match=message), replay.trajectory_writer(1) as writer:
+        writer.append(0)
+        writer.create_item("t", 1, writer.history[-1], wrong)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="policy_version=.*; expected a whole number from 0, below"):
+        Fields(policy_version=2**63)
+    with pytest.raises(ValueError, match="got 1 fields for 2 steps; expected one each, in a list"):
+        replay.insert_many(np.arange(2), {"t": np.ones(2)}, fields=Fields())  # type: ignore[arg-type]
+    assert replay.info()["t"].size == 0 and replay.num_bytes == 0
+
+
+def test_calls_that_would_wait_for_ever_by_mistake_are_refused() -> None:
+    replay = Replay([table()])
+    with pytest.raises(ValueError, match="got timeout=nan; expected seconds"):
+        replay.sample("t", timeout=float("nan"))
+    with pytest.raises(ValueError, match=r"got num_samples=1.5; expected a whole number from 1"):
+        replay.sample("t", 1.5, timeout=0)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got policy_version=None; expected a whole number from 0"):
+        replay.set_policy_version("t", None)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="got a queue of size 0; expected a whole number from 1"):
+        rate_limiters.Queue(0)
+    with pytest.raises(ValueError, match="got min_size_to_sample=nan; expected a whole number from 1"):
+        rate_limiters.MinSize(float("nan"))  # type: ignore[arg-type]

@@ -54,7 +54,7 @@ def test_the_ratio_s_own_buffer() -> None:
         (0.5, 10, 0.9, "error_buffer=1 or more"),
         (1.0, 10, (11.0, 20.0), r"got min_diff=11; expected at most 10 .*wait for ever"),
         (0.0, 10, 5, "samples_per_insert=0.0; expected a number above 0"),
-        (1.0, 0, 5, "min_size_to_sample=0; expected at least 1"),
+        (1.0, 0, 5, "min_size_to_sample=0; expected a whole number from 1"),
     ],
 )
 def test_limiters_that_cannot_work_are_refused(ratio: float, size: int, buffer: object, message: str) -> None:

@@ -122,6 +122,8 @@ def test_mistakes_are_told_before_a_trial(tmp_path: Path) -> None:
     words = ["sweep", "clone", "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out"), "--proxy"]
     fault = CliRunner().invoke(app, [*words, "token_nll"]).exception
     assert str(fault) == "--proxy token_nll needs --demonstrations: a data set of episodes"
+    fault = CliRunner().invoke(app, [*words[:-1], "--demonstrations", str(tmp_path)]).exception
+    assert str(fault) == "--demonstrations and --held-out belong to --proxy; add it, or leave them out"
     fault = CliRunner().invoke(app, [*words, "reward", "--demonstrations", str(tmp_path)]).exception
     assert str(fault).startswith("--proxy reward: unknown; choose of action_error")
     fault = CliRunner().invoke(app, [*words, "token_nll", "--demonstrations", str(tmp_path)]).exception

@@ -71,6 +71,11 @@ def test_guards_have_their_weights_and_phrases_are_those_without_a_finding() -> 
     assert list(boilerplate(["No acute disease.", "Small effusion.", "Normal."], premise=source)) == [1.0, 0.0, 0.0]
 
 
+def test_guards_that_contradict_one_another_are_refused_before_anything_is_taught() -> None:
+    with pytest.raises(ValueError, match="guards: .*fewest_words is 50, above most_words, 40"):
+        config_of(rlef_impression, "guards.fewest_words=50", "guards.most_words=40")
+
+
 def report(findings: str, impression: str, number: int, normality: str = "abnormal") -> Item:
     meta = {"card": "iu-xray-reports", "normality": normality}
     prompt = impression_prompt("pain", findings)

@@ -44,3 +44,8 @@ def test_a_scorer_by_name_reads_the_premise() -> None:
     assert earned == pytest.approx([math.log(0.9), math.log(0.02), math.log(LEAST)])
     with pytest.raises(ValueError, match="nowhere"):
         reward_named("entailment:nowhere")
+
+
+def test_a_reward_of_no_scorer_is_told_what_is_one() -> None:
+    with pytest.raises(ValueError, match="scorer '' cannot be loaded: .*give rules, a folder"):
+        reward_named("entailment:")

@@ -160,7 +160,12 @@ def test_what_cannot_be_compared_is_refused(tmp_path: Path) -> None:
     write_episodes(tmp_path / "nan", [episode("a", [[1, float("nan")], [1, 1]])])
     with pytest.raises(ValueError, match="episode 'a' holds observations that are not finite; leave it out"):
         read_demonstrations(tmp_path / "nan")
-    with pytest.raises(ValueError, match="its observations are no messages; of numbers read `read_demonstrations`"):
+    with pytest.raises(ValueError, match="an observation is no conversation; expected {'messages': "):
         read_dialogues(tmp_path / "nan")
+    silent = {"messages": [{"role": "user"}]}
+    steps = (Step(silent, {"text": "ok"}, is_first=True), Step(silent, is_last=True))
+    write_episodes(tmp_path / "silent", [Episode(steps, "one", {})])
+    with pytest.raises(ValueError, match="silent: a message without a role or content; expected both"):
+        read_dialogues(tmp_path / "silent")
     with pytest.raises(ValueError, match=r"no episodes.parquet there"):
         read_demonstrations(tmp_path)

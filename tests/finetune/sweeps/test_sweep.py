@@ -71,10 +71,13 @@ def test_a_grid_runs_once_each_and_the_table_has_the_best(tmp_path: Path, progra
     assert (tmp_path / "out" / "trials.jsonl").read_text() == before
 
 
-def test_a_failed_trial_is_named_and_the_others_go_on(tmp_path: Path, program: list[str]) -> None:
+def test_a_failed_trial_is_named_and_the_others_go_on(
+    tmp_path: Path, program: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     sweep(asked([0.1, 5.0, 0.2]), tmp_path / "out", program=program)
     found = {line["settings"]["learning_rate"]: line for line in lines(tmp_path / "out")}
     assert found["5.0"]["state"] == "failed" and found["5.0"]["reason"] == "error: the loss is nan at step 3"
+    assert ": failed, error: the loss is nan at step 3\n" in capsys.readouterr().err
     assert [found[rate]["state"] for rate in ("0.1", "0.2")] == ["complete", "complete"]
 
 

@@ -29,8 +29,11 @@ def test_each_sentence_has_its_mark() -> None:
     checked = check_draft(DRAFT, SOURCE, rule_nli)
     assert [one.mark for one in checked] == MARKS
     assert checked[1].sentence == "Right pleural effusion."
-    with pytest.raises(ValueError, match="the source holds no text"):
-        check_draft(DRAFT, " \n", rule_nli)
+    for nothing in (" \n", "..."):
+        with pytest.raises(ValueError, match="the source holds no text"):
+            check_draft(DRAFT, nothing, rule_nli)
+        with pytest.raises(ValueError, match="the draft holds no text"):
+            check_draft(nothing, SOURCE, rule_nli)
 
 
 def test_a_draft_is_checked_without_a_study(command: Command, texts: tuple[Path, Path]) -> None:
@@ -53,7 +56,11 @@ def test_a_draft_is_checked_without_a_study(command: Command, texts: tuple[Path,
     ("options", "says"),
     [
         ((), "give FILE, the study to report"),
-        (("--source", "s.txt"), "belong to --check; add it"),
+        (("--source", "s.txt"), "--source: only --check uses it; add --check"),
+        (("film.png", "--scorer", "m"), "--scorer: only --check uses it; add --check"),
+        (("--check", "--source", "s.txt", "--probe", "p"), "to check against; got --source and --probe"),
+        (("--check", "--draft", "d.txt", "--source", "s.txt", "--encoder", "m"), "--encoder is of --probe and"),
+        (("f.png", "--check", "--draft", "d.txt", "--source", "s.txt"), "FILE would not be looked at"),
         (("--check", "--draft", "d.txt"), "--check needs one of --source FILE, --probe DIR and --label-set NAME"),
         (("--check", "--source", "s.txt"), "only --draft with --source needs none"),
         (("--check", "--draft", "d.txt", "--label-set", "chest-xray-findings"), "give FILE, the study"),
@@ -64,6 +71,17 @@ def test_options_that_do_not_go_together(command: Command, options: tuple[str, .
     done = command("report", *options)
     assert done.returncode == 1 and done.stdout == ""
     assert done.stderr.startswith("error: ") and says in done.stderr
+
+
+def test_what_is_not_english_is_named_as_the_user_knows_it(command: Command, texts: tuple[Path, Path]) -> None:
+    draft, source = texts
+    german = "Die Lunge ist frei."
+    draft.write_text(f"No pneumothorax. {german}")
+    done = command("report", "--draft", draft, "--check", "--source", source)
+    assert done.returncode == 1 and "sentence 2 of the draft is in German; only English is checked" in done.stderr
+    source.write_text(german)
+    done = command("report", "--draft", draft, "--check", "--source", source)
+    assert done.returncode == 1 and "the source is in German; only English is checked" in done.stderr
 
 
 def test_findings_become_the_text_to_check_against() -> None:

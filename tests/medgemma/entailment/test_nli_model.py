@@ -131,6 +131,20 @@ def test_a_model_that_is_not_there_is_named(tmp_path: Path) -> None:
         scorer_named(str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize("name", ["none", ""])
+def test_a_name_that_is_no_scorer_is_told_what_is_one(name: str) -> None:
+    with pytest.raises(ScorerFailed, match=f"scorer '{name}' cannot be loaded: .*give rules, a folder, or the Hub id"):
+        scorer_named(name)
+
+
+def test_a_model_that_classifies_no_sequences_is_named_in_one_short_line(made: Made) -> None:
+    config = made(THREE) / "config.json"
+    config.write_text(json.dumps({**json.loads(config.read_text()), "architectures": ["BertForMaskedLM"]}))
+    with pytest.raises(ScorerFailed, match="it is a BertForMaskedLM, which classifies no sequences") as fault:
+        scorer_named(str(config.parent), device="cpu")
+    assert len(str(fault.value)) < 300
+
+
 def test_a_folder_whose_card_does_not_beat_its_control_may_not_reward(made: Made) -> None:
     folder = made(THREE)
     share = {"value": 0.5, "low": 0.45, "high": 0.55}
