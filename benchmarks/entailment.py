@@ -394,14 +394,19 @@ def _ehr_table() -> str:
 
 
 def chart() -> str:
-    """An SVG: entailment reward of training samples over KL in each run of the impression study, by blocks of steps."""
-    curves = {}
-    for record in records("impression"):
-        lines = [line for line in record["lines"] if line["side"] == "train"]
-        blocks = [lines[start : start + BLOCK] for start in range(0, len(lines), BLOCK)]
-        curves[f"α {record['alpha']:g}, seed {record['seed']}"] = [
-            (_mean(block, "kl"), _mean(block, "reward.entailment")) for block in blocks
+    """An SVG: entailment reward of training samples over KL at each α of the impression study.
+
+    A point is the mean of a block of steps over all seeds: a curve a run cannot be told apart.
+    """
+    curves: dict[str, list[tuple[float, float]]] = {}
+    found = records("impression")
+    for alpha in sorted({record["alpha"] for record in found}, reverse=True):
+        runs = [[x for x in record["lines"] if x["side"] == "train"] for record in found if record["alpha"] == alpha]
+        blocks = [
+            [x for lines in runs for x in lines[start : start + BLOCK]] for start in range(0, len(runs[0]), BLOCK)
         ]
+        points = [(_mean(block, "kl"), _mean(block, "reward.entailment")) for block in blocks]
+        curves[f"α {alpha:g}, {len(runs)} seeds"] = points
     return reward_kl_chart(curves)
 
 

@@ -34,7 +34,10 @@ def entailment_reward(scorer: Scorer, by: By = "whole", name: str = "entailment"
 
     def entailment(completions: Sequence[Any], premise: Sequence[str] | None = None, **_: Any) -> list[float]:
         if premise is None or any(not source for source in premise):
-            raise ValueError(f"reward {name}: needs the column `premise`, the text that must support each completion")
+            raise ValueError(
+                f"reward {name}: needs the column `premise`, the text that must support each completion "
+                "(of best-of: --column premise=TEXT)"
+            )
         pairs = [(source, text_of(said)) for source, said in zip(premise, completions, strict=True)]
         if (language := _foreign(pairs)) and not told:
             told.append(language)
