@@ -27,6 +27,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CLIENTS = 8
+CALLS = "insert", "client", "dataset"
 IN_FLIGHT = 20
 """Items of a writer of the peer that are not yet acknowledged; 100 of 1 KB."""
 
@@ -300,6 +301,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
+    parser.add_argument("--calls", nargs="*", default=list(CALLS), help="Of insert, client and dataset (the peer's).")
     parser.add_argument("--serve", action="store_true", help="Internal: be the peer.")
     asked = parser.parse_args()
     if asked.serve:
@@ -310,13 +312,14 @@ def main() -> None:
     found: dict[tuple[str, str, str], list[list[float]]] = {}
     for _ in range(asked.rounds):
         for name in asked.sizes:
-            for what in ("insert", "client", "dataset"):
+            for what in asked.calls:
                 if what != "dataset":
                     mine = ours.measure(what, name, asked.seconds, peer.process if peer else 0)
                     found.setdefault((name, what, "ours"), []).append(mine)
                 if peer:
                     found.setdefault((name, what, "dm-reverb"), []).append(peer.measure(what, name, asked.seconds))
-                print({key: values[-1] for key, values in found.items()}, file=sys.stderr)
+                now = {kind: round(values[-1][0]) for (*of, kind), values in found.items() if of == [name, what]}
+                print(name, what, now, file=sys.stderr)
     for (name, what, kind), values in found.items():
         clock, processors = (
             f"{statistics.median(one):>10,.0f} ({min(one):,.0f} to {max(one):,.0f})"

@@ -17,8 +17,9 @@ import ray
 from experience.replay.batch import Batch
 from experience.replay.data.errors import RateLimited, Unavailable, WrongVersion
 from experience.replay.on_ray import shards
-from experience.replay.on_ray.actor import CALLS_AT_ONCE, MAY_WAIT, ReplayActor, Standing
+from experience.replay.on_ray.actor import CALLS_AT_ONCE, IN_THE_MESSAGE_BYTES, MAY_WAIT, ReplayActor, Standing
 from experience.replay.on_ray.calls import Actor, Groups
+from experience.replay.on_ray.slabs import Lender, NotHere
 from experience.replay.on_ray.writer import RayWriter
 from experience.replay.structured import Pattern
 from experience.replay.tables.fields import Fields
@@ -28,9 +29,7 @@ from experience.replay.tables.table import Table
 NAMESPACE = "open-medgemma"
 """Of the actors' names."""
 
-IN_THE_MESSAGE = "RAY_max_direct_call_object_size", str(1 << 20)
-"""Ray sends arrays up to so many bytes with the call, larger ones through its object store, which at 100 KB, where it
-would begin by itself, costs twice as much. Heard by a cluster that is started here."""
+IN_THE_MESSAGE = "RAY_max_direct_call_object_size", str(IN_THE_MESSAGE_BYTES)
 
 LOOK_S = 0.1
 """How old what a client knows of the shards' weights may be, and how long it waits for all before it looks again."""
@@ -101,6 +100,7 @@ class RayReplay:
         """
         self._actors = list(actors)
         self._groups = [Groups() for _ in actors]
+        self._lenders = [Lender() for _ in actors]
         self._generator = np.random.default_rng()
         self._turn = counted(int(self._generator.integers(len(actors))))
         self._standings: dict[str, tuple[float, list[Standing]]] = {}
@@ -134,12 +134,13 @@ class RayReplay:
             Expired: What was sampled lay with an actor that has died since.
         """
         if len(self._actors) == 1:
-            return self._end_sample(0, self._begin_sample(0, table, num_samples, timeout))
+            (batch,) = self._end_sample(0, self._begin_sample(0, table, num_samples, timeout))
+            return batch
         deadline, drawn = Deadline(timeout), list[Batch]()
         missing = num_samples
-        while missing > 0 and (batch := self._sample_some(table, missing, deadline)):
-            drawn.append(batch)
-            missing -= len(batch)
+        while missing > 0 and (some := self._sample_some(table, missing, deadline)):
+            drawn.append(some)
+            missing -= len(some)
         if not drawn:
             why = self.info()[table].why_no_sample or "a shard could be sampled from just now"
             waited_s = time.monotonic() - deadline.begin
@@ -147,7 +148,7 @@ class RayReplay:
         return shards.in_order(drawn)
 
     def batches(
-        self, table: str, num_samples: int, timeout: float | None = None, *, in_flight: int = 4
+        self, table: str, num_samples: int, timeout: float | None = None, *, in_flight: int = 8
     ) -> Iterator[Batch]:
         """See `Replay.batches`; some are asked for before they are needed, with several shards none.
 
@@ -155,18 +156,24 @@ class RayReplay:
             table: Its name.
             num_samples: Of a batch.
             timeout: Seconds to wait for the limiter; None: without end.
-            in_flight: How many are asked for ahead. Their items count as sampled, also if nobody takes them.
+            in_flight: How many are asked for ahead, in two calls if they are small. Their items count as sampled, also
+                if nobody takes them.
         """
-        begun, ended = deque[tuple[Any, Any]](), False
-        while begun or not ended:
-            while len(self._actors) == 1 and len(begun) < in_flight and not ended:
-                begun.append(self._begin_sample(0, table, num_samples, timeout))
+        begun, ready, ended = deque[tuple[int, Any]](), deque[Batch](), False
+        together = max(1, in_flight // 2) if len(self._actors) == 1 else 0
+        while begun or ready or not ended:
+            while together and not ended and sum(many for many, _ in begun) + len(ready) + together <= in_flight:
+                begun.append((together, self._begin_sample(0, table, num_samples, timeout, together - 1)))
             try:
-                batch = self._end_sample(0, begun.popleft()) if begun else self.sample(table, num_samples, timeout)
+                if not ready and begun:
+                    ready += (came := self._end_sample(0, begun.popleft()[1]))
+                    together = max(1, min(in_flight // 2, 2 * len(came)))
+                elif not ready:
+                    ready.append(self.sample(table, num_samples, timeout))
             except RateLimited:
                 ended = True  # those asked for before may have come through
                 continue
-            yield batch
+            yield ready.popleft()
 
     def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
         """See `Replay.update_priorities`."""
@@ -236,9 +243,19 @@ class RayReplay:
     def _next_shard(self) -> int:
         return next(self._turn) % len(self._actors)
 
-    def _insert(self, name: str, *arguments: Any) -> dict[str, Any]:
+    def _insert(self, name: str, data: Any, *others: Any) -> dict[str, Any]:
         shard = self._next_shard()
-        keys = self._actors[shard].ask("insert", name, arguments)
+        actor, lender = self._actors[shard], self._lenders[shard]
+        keys = None
+        if filled := lender.filled(data):
+            slab, lent = filled
+            try:
+                keys = actor.ask("insert", name, lent, others)
+                lender.free(slab)  # not after a fault, when the call may go on
+            except NotHere:
+                lender.stop()
+        if keys is None:
+            keys = actor.ask("insert", name, data, others)
         return {table: shards.global_keys(mine, shard, len(self._actors)) for table, mine in keys.items()}
 
     def _all(self, name: str, arguments: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
@@ -247,14 +264,18 @@ class RayReplay:
         begun = [actor.begin("call", name, mine) for actor, mine in zip(self._actors, each, strict=True)]
         return [actor.end(reference) for actor, reference in zip(self._actors, begun, strict=True)]
 
-    def _begin_sample(self, shard: int, table: str, count: int, timeout: float | None) -> tuple[Any, Any]:
+    def _begin_sample(
+        self, shard: int, table: str, count: int, timeout: float | None, ahead: int = 0
+    ) -> tuple[Any, Any]:
         known = self._groups[shard].known()
         numbers = np.fromiter(known, np.int64, len(known))
-        return known, self._actors[shard].begin("sample", numbers, (table, count, timeout))
+        return known, self._actors[shard].begin("sample", numbers, table, count, timeout, ahead)
 
-    def _end_sample(self, shard: int, begun: tuple[Any, Any]) -> Batch:
+    def _end_sample(self, shard: int, begun: tuple[Any, Any]) -> list[Batch]:
+        """Return what `_begin_sample` asked for, and what came along, in batches as large as the first."""
         known, reference = begun
-        return self._groups[shard].batch(self._actors[shard].end(reference), known)
+        first, *more = [self._groups[shard].batch(one, known) for one in self._actors[shard].end(reference)]
+        return [first, *(part for batch in more for part in shards.parts(batch, len(first)))]
 
     def _sample_some(self, table: str, count: int, deadline: Deadline) -> Batch | None:
         """Draw shards, and items from them, as many as the limiters let through; None: the time is up."""
@@ -268,7 +289,7 @@ class RayReplay:
                 batches = []
                 for shard, one in begun:
                     with suppress(RateLimited):
-                        batches.append((shard, self._end_sample(shard, one)))
+                        batches += [(shard, batch) for batch in self._end_sample(shard, one)]
                 if sum(len(batch) for _, batch in batches) < count:
                     del self._standings[table]
                 if batches:

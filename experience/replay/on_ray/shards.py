@@ -87,6 +87,19 @@ def one_batch(batches: Sequence[Batch], order: Any, info: SampleInfo) -> Batch:
     return batch_of([flats[place] for place in order.tolist()], info)
 
 
+def parts(batch: Batch, size: int) -> list[Batch]:
+    """Return a batch as several of so many items."""
+    found = []
+    for start in range(0, len(batch), size):
+        info = SampleInfo(*(column[start : start + size] for column in batch.info))
+        if columns := batch.columns:
+            leaves = [leaf[start : start + size] for leaf in columns.leaves]
+            found.append(Batch.of_columns(Flat(columns.structure, leaves), info))
+        else:
+            found.append(batch_of([batch.flat(place) for place in range(start, start + len(info.key))], info))
+    return found
+
+
 def merged_info(infos: Sequence[Mapping[str, TableInfo]]) -> dict[str, TableInfo]:
     """Return what the tables of all shards are at, together."""
     return {name: _sum_of([one[name] for one in infos]) for name in infos[0]}
