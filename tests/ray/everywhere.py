@@ -21,6 +21,7 @@ HERE_ONLY = {
     "test_updates_and_deletes_pass_over_what_is_gone": "looks into the core",
     "test_an_empty_arena_is_not_kept_in_memory": "looks into the core",
     "test_extensions_hear_everything": "extensions are called in the actor, and tell nothing here",
+    "test_statistics_say_what_happened": "extensions are called in the actor, and tell nothing here",
     "test_items_share_their_steps_and_free_them": "a writer is told later",
     "test_an_item_is_held_to_the_signature": "a writer is told later",
     "test_making_an_item_never_blocks_and_flushing_does": "a writer is told later",
