@@ -68,9 +68,11 @@ class Standing(NamedTuple):
     """What a shard's table weighs."""
 
     size: int
+    """Items, or complete groups."""
     weight: float | None
-    """Sum of what its items are drawn in proportion to; None: one item as another, or no chance at all."""
+    """Sum of what they are drawn in proportion to; None: one as another, or no chance at all."""
     can_sample: bool
+    items_of_a_draw: int = 1
 
 
 class ReplayActor:
@@ -192,12 +194,15 @@ class ReplayActor:
         self._check(protocol)
         with self._replay.core.lock:
             state = self._replay.core.live(table).state
-            return Standing(len(state), total_weight(state.sampler), state.limiter.can_sample())
+            size = len(state) if state.groups is None else len(state.groups)
+            weight, per_draw = total_weight(state.sampler), state.table.group_size or 1
+            return Standing(size, weight, state.limiter.can_sample(), per_draw)
 
     def write(self, protocol: int, writer: str, made_as: tuple[str, Any] | None, calls: Iterable[ToldWriter]) -> Any:
         """Do what a writer was told, and return what the last call gives; `made_as`: it is new."""
         self._check(protocol)
         if made_as:
+            self._refuse_writers_of_groups()
             kind, argument = made_as
             self._writers[writer] = getattr(self._replay, kind)(argument)
         if writer not in self._writers:
@@ -211,6 +216,14 @@ class ReplayActor:
         if name == "close":
             del self._writers[writer]
         return result
+
+    def _refuse_writers_of_groups(self) -> None:
+        for live in self._replay.core.tables.values():
+            if live.state.table.group_size and self._shards > 1:
+                raise ValueError(
+                    f"table {live.state.table.name!r}: a writer stays with one shard, and the items of a group with "
+                    "another; use insert or insert_many, or shards=1"
+                )
 
     def _check(self, protocol: int) -> None:
         if protocol != PROTOCOL:

@@ -16,6 +16,7 @@ import ray
 
 from experience.replay.batch import Batch
 from experience.replay.data.errors import RateLimited, Unavailable, WrongVersion
+from experience.replay.data.structure import flatten, unflatten
 from experience.replay.on_ray import shards
 from experience.replay.on_ray.actor import CALLS_AT_ONCE, IN_THE_MESSAGE_BYTES, MAY_WAIT, ReplayActor, Standing
 from experience.replay.on_ray.calls import Actor, Groups
@@ -47,10 +48,6 @@ def connect(
     """Return the replay of a name; the first who asks makes it (see `Replay.on_ray`)."""
     if num_shards < 1:
         raise ValueError(f"got shards={num_shards}; expected 1 or more")
-    if num_shards > 1 and (grouped := [table.name for table in tables if table.group_size]):
-        raise ValueError(
-            f"table {grouped[0]!r}: the items of a group lie in one actor; give shards=1, or no group_size"
-        )
     if not ray.is_initialized():
         os.environ.setdefault(*IN_THE_MESSAGE)
         ray.init(address=address, log_to_driver=False)
@@ -111,8 +108,9 @@ class RayReplay:
     def insert(
         self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None
     ) -> dict[str, int]:
-        """See `Replay.insert`; into one of the shards, each in its turn."""
-        keys: dict[str, int] = self._insert("insert", data, dict(priorities), timeout, fields)
+        """See `Replay.insert`; into the shard of its group, or each in its turn."""
+        shard = shards.shard_of(fields, len(self._actors), self._next_shard())
+        keys: dict[str, int] = self._insert(shard, "insert", data, dict(priorities), timeout, fields)
         return keys
 
     def insert_many(
@@ -122,9 +120,12 @@ class RayReplay:
         timeout: float | None = None,
         fields: Sequence[Fields] | None = None,
     ) -> dict[str, Any]:
-        """See `Replay.insert_many`; all into one of the shards, each in its turn."""
-        keys: dict[str, Any] = self._insert("insert_many", data, dict(priorities), timeout, fields)
-        return keys
+        """See `Replay.insert_many`; into the shards of their groups, or all into one, each in its turn."""
+        turn, deadline = self._next_shard(), Deadline(timeout)
+        own = [shards.shard_of(one, len(self._actors), turn) for one in fields] if isinstance(fields, Sequence) else []
+        if len(set(own)) < 2:
+            return self._insert(own[0] if own else turn, "insert_many", data, dict(priorities), timeout, fields)
+        return self._insert_apart(np.array(own), data, priorities, deadline, fields)
 
     def sample(self, table: str, num_samples: int = 1, timeout: float | None = None) -> Batch:
         """See `Replay.sample`.
@@ -139,8 +140,8 @@ class RayReplay:
         deadline, drawn = Deadline(timeout), list[Batch]()
         missing = num_samples
         while missing > 0 and (some := self._sample_some(table, missing, deadline)):
-            drawn.append(some)
-            missing -= len(some)
+            drawn.append(some[0])
+            missing -= some[1]
         if not drawn:
             why = self.info()[table].why_no_sample or "a shard could be sampled from just now"
             waited_s = time.monotonic() - deadline.begin
@@ -243,8 +244,24 @@ class RayReplay:
     def _next_shard(self) -> int:
         return next(self._turn) % len(self._actors)
 
-    def _insert(self, name: str, data: Any, *others: Any) -> dict[str, Any]:
-        shard = self._next_shard()
+    def _insert_apart(
+        self, own: Any, data: Any, priorities: Mapping[str, Any], deadline: Deadline, fields: Any
+    ) -> dict[str, Any]:
+        """Insert steps, each into its shard, one shard after another; `own`: shard of each, (n,) int64."""
+        structure, leaves = flatten(data)
+        given = {name: np.asarray(one) for name, one in priorities.items()}
+        if any(np.shape(one)[:1] != own.shape for one in (*leaves, *given.values())):
+            raise ValueError(f"got {len(own)} fields; expected as many steps, stacked, and as many priorities")
+        keys = {name: np.zeros(len(own), np.int64) for name in given}
+        for shard in np.unique(own).tolist():
+            mine = np.nonzero(own == shard)[0]
+            some = unflatten(structure, [leaf[mine] for leaf in leaves])
+            weights, known = {name: one[mine] for name, one in given.items()}, [fields[one] for one in mine.tolist()]
+            for name, its in self._insert(shard, "insert_many", some, weights, deadline.left_s(), known).items():
+                keys[name][mine] = its
+        return keys
+
+    def _insert(self, shard: int, name: str, data: Any, *others: Any) -> dict[str, Any]:
         actor, lender = self._actors[shard], self._lenders[shard]
         keys = None
         if filled := lender.filled(data):
@@ -277,8 +294,11 @@ class RayReplay:
         first, *more = [self._groups[shard].batch(one, known) for one in self._actors[shard].end(reference)]
         return [first, *(part for batch in more for part in shards.parts(batch, len(first)))]
 
-    def _sample_some(self, table: str, count: int, deadline: Deadline) -> Batch | None:
-        """Draw shards, and items from them, as many as the limiters let through; None: the time is up."""
+    def _sample_some(self, table: str, count: int, deadline: Deadline) -> tuple[Batch, int] | None:
+        """Draw shards, and items or groups from them, as many as the limiters let through, and say how many that are.
+
+        None: the time is up.
+        """
         while True:
             standings = self._standing(table)
             probabilities = shards.shares(standings)
@@ -290,10 +310,11 @@ class RayReplay:
                 for shard, one in begun:
                     with suppress(RateLimited):
                         batches += [(shard, batch) for batch in self._end_sample(shard, one)]
-                if sum(len(batch) for _, batch in batches) < count:
+                found = sum(len(batch) for _, batch in batches) // standings[0].items_of_a_draw
+                if found < count:
                     del self._standings[table]
                 if batches:
-                    return shards.joined(batches, draws, probabilities, [one.size for one in standings])
+                    return shards.joined(batches, draws, probabilities, standings), found
             elif not self._wait(table, deadline):
                 return None
 
