@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from experience.replay.tables.fields import is_whole
-from experience.replay.tables.table import Extension, TableState
+from experience.replay.tables.state import TableState
+from experience.replay.tables.table import Extension
 
 
 def diffusion(share: float, reach: int = 1) -> Extension:
