@@ -226,7 +226,8 @@ def run(data: Path, out: Path, draws: int) -> None:
     demonstrations = out / "demonstrations"
     base = load_config(clone.Config, [Path(clone.__file__).with_suffix(".yaml")], ["device=cpu", "checkpoints=2"])
     embed = decoder_embedding(MedGemma.from_pretrained("nano", device="cpu"))
-    held_out = embedded(hold_out(read_dialogues(demonstrations), base.held_out_share, base.seed).held_out, embed)
+    sides = hold_out(read_dialogues(demonstrations), base.held_out_share, base.division_seed)
+    held_out = embedded(sides.held_out, embed)
     for number in sorted(set(range(draws)) - done):
         config, start = base.model_copy(update=drawn(number)), time.process_time()
         folder = out / "runs" / f"draw-{number:02}"

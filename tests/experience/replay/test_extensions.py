@@ -14,13 +14,13 @@ def table(*extensions: Extension, max_size: int = 6, **options: Any) -> Table:
     return Table("t", selectors.MaxHeap(), selectors.Fifo(), max_size, limiter, extensions=extensions, **options)
 
 
-def priorities(replay: Replay) -> list[float]:
+def priorities(replay: Replay, name: str = "t") -> list[float]:
     """From the oldest item to the newest, taken out one after another."""
     found: dict[int, float] = {}
-    while replay.info()["t"].size:
-        info = replay.sample("t").info
+    while replay.info()[name].size:
+        info = replay.sample(name).info
         found[info.key.item()] = info.priority.item()
-        replay.delete("t", info.key)
+        replay.delete(name, info.key)
     return [found[key] for key in sorted(found)]
 
 
@@ -31,6 +31,19 @@ def test_a_new_priority_spreads_to_both_sides_and_not_further_than_its_reach() -
         replay.update_priorities("t", keys[3:4], [8])
         assert replay.sample("t").data.tolist() == [3]
         assert priorities(replay) == expected
+
+
+def test_one_extension_keeps_the_items_of_two_tables_apart_and_those_of_two_replays() -> None:
+    limiter = rate_limiters.MinSize(1)
+    spread = diffusion(0.5, 1)
+    both = [Table(name, selectors.Uniform(), selectors.Fifo(), 6, limiter, extensions=[spread]) for name in ("t", "u")]
+    for _ in range(2):
+        replay = Replay(both)
+        keys = [replay.insert(number, {"t": 0.0, "u": 0.0}) for number in range(3)]  # the same in both tables
+        replay.delete("u", [keys[1]["u"]])
+        replay.update_priorities("t", [keys[2]["t"]], [8])
+        replay.update_priorities("u", [keys[2]["u"]], [4])
+        assert priorities(replay, "t") == [0, 4, 8] and priorities(replay, "u") == [2, 4]
 
 
 def test_priorities_that_were_given_together_stay_and_what_is_gone_is_passed_over() -> None:
