@@ -46,6 +46,10 @@ class _Diffusion:
         self._share, self._reach = share, reach
         self._of: WeakKeyDictionary[TableState, _Neighbours] = WeakKeyDictionary()
 
+    def __reduce__(self) -> Any:
+        """To another process, an actor of Ray, goes what it is made of, not the items of tables here."""
+        return _Diffusion, (self._share, self._reach)
+
     def forget(self, state: TableState) -> None:
         self._of.pop(state, None)
 
