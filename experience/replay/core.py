@@ -19,6 +19,13 @@ from experience.replay.tables.state import TableState
 from experience.replay.tables.table import Table
 
 
+class Tables(dict[str, LiveTable]):
+    """Tables at work by their names; one that is not there is refused."""
+
+    def __missing__(self, name: str) -> LiveTable:
+        raise ValueError(f"got the table {name!r}; expected one of {', '.join(self)}")
+
+
 class Core:
     """Tables and what they hold. Whoever calls a method holds `lock`."""
 
@@ -32,10 +39,10 @@ class Core:
         self.log: CallLog | None = None
         self.synced: Callable[[], None] | None = None
         """Called before a call that changed something returns, without the lock."""
-        self.tables = {
-            table.name: LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock)
+        self.tables = Tables(
+            (table.name, LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock))
             for place, table in enumerate(tables)
-        }
+        )
 
     def live(self, table: str) -> LiveTable:
         """Return a table at work.
@@ -43,21 +50,16 @@ class Core:
         Raises:
             ValueError: There is no such table.
         """
-        if table not in self.tables:
-            raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
         return self.tables[table]
 
-    def lives(self, priorities: Collection[str]) -> dict[str, LiveTable]:
-        """Return the tables, which those of an insert are among.
+    def lives(self, priorities: Collection[str]) -> Tables:
+        """Return the tables, if there is one to insert into.
 
         Raises:
-            ValueError: There is none to insert into, or one is not there.
+            ValueError: There is none.
         """
         if not priorities:
             raise ValueError("got no table to insert into; expected priorities={TABLE: PRIORITY}")
-        for name in priorities:
-            if name not in self.tables:
-                self.live(name)
         return self.tables
 
     def acknowledge(self) -> None:
@@ -67,18 +69,20 @@ class Core:
 
     def put(self, data: Any, references: int = 1) -> Cell:
         """Store the data of a step, with so many references."""
-        number = self.log.put(data, 1) if self.log else None
+        if not self.log:
+            return self.store.put(data, references)
+        number = self.log.put(data, 1)
         cell = self.store.put(data, references)
-        if self.log:
-            self.log.numbers.number(Cells(cell.arena, [cell.row]), number)
+        self.log.numbers.number(Cells(cell.arena, [cell.row]), number)
         return cell
 
     def put_many(self, flat: Flat, count: int, references: int) -> Cells:
         """Store the data of steps, stacked, with so many references each."""
-        numbers = self.log.put(unflatten(*flat), count, batched=True) if self.log else None
+        if not self.log:
+            return self.store.put_many(flat, count, references)
+        numbers = self.log.put(unflatten(*flat), count, batched=True)
         cells = self.store.put_many(flat, count, references)
-        if self.log:
-            self.log.numbers.number(cells, numbers)
+        self.log.numbers.number(cells, numbers)
         return cells
 
     def insert(

@@ -135,12 +135,13 @@ class TableState:
         table = self.table
         if self._is_plain:
             self.limiter.inserts += 1
-        if self._turns and self._num_rows - len(self._free) == table.max_size:
+        turns = self._turns and self._num_rows - len(self._free) == table.max_size
+        if turns:
             row = self.order.turn()
             if table.extensions:
                 self._tell("on_delete", row)
             self.limiter.deletes += 1
-            key = self.keys.item(row) + ONCE_MORE
+            key: int = self._key[row] + ONCE_MORE
             self.contents.replace(row, data)
             if self.sampler is not self.order:
                 self.sampler.replace(row, priority)
@@ -148,20 +149,20 @@ class TableState:
                 self.fields.forget(row)
         else:
             row = self._free_row()
-            key = self.keys.item(row) + 1
+            key = self._key[row] + 1
             self.contents.lay(row, data)
             for selector in self._of_rows:
                 selector.insert(row, priority)
-        self.keys[row] = key
-        self.priorities[row] = priority
-        self.times_sampled[row] = 0
+        self._key[row] = key
+        self._priority[row] = priority
+        self._times[row] = 0
         if fields is not None or not self._is_plain:
             self._know(row, fields or NOTHING)
         if table.extensions:
             self._tell("on_insert", row)
         if fields is not None and fields.policy_version is not None:
             self._age(row, fields.policy_version)
-        if self._num_rows - len(self._free) > table.max_size:
+        if not turns and len(self) > table.max_size:
             self.remove_one()
         return key
 
@@ -388,6 +389,10 @@ class TableState:
         self.priorities = np.append(self.priorities, np.zeros(more))
         self.times_sampled = np.append(self.times_sampled, np.zeros(more, np.int64))
         self.contents.grow(more)
+        # of these arrays, but one element is read and written in half the time
+        self._key: Any = self.keys.data
+        self._priority: Any = self.priorities.data
+        self._times: Any = self.times_sampled.data
 
     def _take(self, row: int) -> Data:
         self.keys[row] += ONCE_MORE - 1
