@@ -53,7 +53,7 @@ class TableState:
 
     def reset(self) -> None:
         """Empty the table and zero its counters."""
-        for row in self.order.oldest(len(self)):
+        for row in self.order.oldest(len(self)).tolist():
             self._take(row).drop()
         self._empty()
         for extension in self.table.extensions:
@@ -285,7 +285,7 @@ class TableState:
         """Take note of a newer policy; return how many items are too old now, and gone."""
         before, self.newest = self.stale, max(policy_version, self.newest)
         if self.table.max_age is not None and len(self):
-            rows = np.array(self.order.oldest(len(self)), np.int64)
+            rows = self.order.oldest(len(self))
             for row in rows[self.fields.policy_version[rows] < self.newest - self.table.max_age].tolist():
                 if self._holds(row):  # else it went with its group
                     self.delete_row(row, for_age=True)
