@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -76,11 +76,25 @@ class Core:
         self.log.numbers.number(Cells(cell.arena, [cell.row]), number)
         return cell
 
-    def put_many(self, flat: Flat, count: int, references: int) -> Cells:
-        """Store the data of steps, stacked, with so many references each."""
+    def takes_at_once(self, priorities: Collection[str], count: int) -> bool:
+        """Whether tables take so many items of single steps now, with no wait and nothing else to log in between."""
+        states = [self.tables[name].state for name in priorities]
+        return self.max_bytes is None and all(
+            state.most_inserts(count) == count and not state.table.extensions for state in states
+        )
+
+    def put_many(self, flat: Flat, count: int, references: int, inserted: Mapping[str, Any] | None = None) -> Cells:
+        """Store the data of steps, stacked, with so many references each.
+
+        Args:
+            flat: The data.
+            count: Of steps.
+            references: Of each.
+            inserted: Tables that they are inserted into at once, to priorities: logged here.
+        """
         if not self.log:
             return self.store.put_many(flat, count, references)
-        numbers = self.log.put(unflatten(*flat), count, batched=True)
+        numbers = self.log.put(unflatten(*flat), count, batched=True, inserted=inserted)
         cells = self.store.put_many(flat, count, references)
         self.log.numbers.number(cells, numbers)
         return cells
@@ -115,8 +129,18 @@ class Core:
         priorities: Any,
         timeout: float | None,
         fields: Sequence[Fields] | None = None,
+        *,
+        logged: bool = False,
     ) -> Any:
         """Insert items one after another and return their keys; takes over a reference of each, whatever happens.
+
+        Args:
+            live: The table.
+            cells: Data of the items.
+            priorities: (n,).
+            timeout: Seconds to wait; None: without end.
+            fields: Of each.
+            logged: Whether the log has them, from `put_many`.
 
         Raises:
             RateLimited: The limiter does not let all through in time; those that it did are in the table.
@@ -131,7 +155,7 @@ class Core:
                     self._make_room(live, self.max_bytes)
                 where = slice(start, start + allowed)
                 some, weights, known = part(cells, where), priorities[where], fields and fields[where]
-                if self.log:
+                if self.log and not logged:
                     self.log.insert(live, some, weights, known)
             except BaseException:
                 cells.arena.drop(cells.rows[start:])

@@ -38,7 +38,7 @@ def use(replay: Replay, number: int, random: np.random.Generator) -> None:
     if what < 2:
         replay.insert({"x": np.full(3, number), "text": "Ä" * (number % 3)}, {one: random.random() for one in NAMES})
     elif what == 2:
-        replay.insert_many(random.random((5, 4)), {name: random.random(5)})
+        replay.insert_many(random.random((5, 4)), {one: random.random(5) for one in dict.fromkeys(("uniform", name))})
     elif what == 3 and replay.info()[name].size:
         info = replay.sample(name, 7, timeout=0).info
         replay.update_priorities(name, info.key, random.random(len(info.key)))
