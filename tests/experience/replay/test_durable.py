@@ -250,8 +250,10 @@ def work(folder: Path, said: int) -> None:
     replay = Replay([Table.queue("q", 10**6)], folder=folder)
     begin = replay.info()["q"].inserts
     for number in range(begin, 10**9):
-        if number % 3 == 0:
+        if number % 6 == 0:
             replay.insert({"n": number, "x": np.full(50, number)}, {"q": 1})
+        elif number % 6 == 3:
+            replay.insert_many({"n": np.array([number]), "x": np.full((1, 50), number)}, {"q": [1]})
         else:
             with replay.trajectory_writer(2) as writer:
                 for step in (number, -number):
