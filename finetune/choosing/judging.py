@@ -59,10 +59,7 @@ class Judging:
 
     def divided_as(self, run: Run) -> "Judging":
         """The same, divided as a run says that it has divided them."""
-        told = run.config.get("held_out_share")
-        if told is None:
-            return self
-        return replace(self, share=told, seed=run.config.get("seed", 0), group=run.config.get("group"))
+        return replace(self, **run.division._asdict()) if run.division else self
 
     def __post_init__(self) -> None:
         if not 0 < self.share <= 1:
@@ -197,9 +194,11 @@ def _numbers(found: Demonstrations | Dialogues | None) -> Demonstrations:
 
 def _demand_same_division(run: Run, asked: Judging) -> None:
     """Refuse a run that says to have held out others: it would be judged by what it has learned."""
-    told = run.config.get("held_out_share"), run.config.get("seed"), run.config.get("group")
-    if told[0] is None or asked.share == 1:
+    told = run.division
+    if told is None or asked.share == 1 or told == (asked.share, asked.seed, asked.group):
         return
-    if told != (asked.share, asked.seed, asked.group):
-        again = f"--held-out {told[0]} --seed {told[1]}{f' --group {told[2]}' if told[2] else ''}"
-        raise ValueError(f"was trained with other demonstrations held out; give {again}, or data that no run has seen")
+    again = f"--held-out {told.share} --seed {told.seed}{f' --group {told.group}' if told.group else ''}"
+    raise ValueError(
+        f"was trained with other demonstrations held out; choose among runs of its division by {again}, "
+        "or by data that no run has seen (--held-out 1)"
+    )

@@ -7,14 +7,14 @@ RUN/rollouts/STEP                         a data set of the episodes that this c
 RUN/adapter, RUN/model                    what the recipes for tables and sets leave: one checkpoint, of their best step
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
 import yaml
 
 from experience.storage.layout import INDEX
+from medsiglip.command import one_line
 
 POLICY = "policy.safetensors"
 
@@ -33,6 +33,16 @@ class Checkpoint:
     rollouts: Path | None
 
 
+class Division(NamedTuple):
+    """How a run has divided the demonstrations: the arguments of `finetune.selection.holding_out.hold_out`."""
+
+    share: float
+    """Of the groups, held out."""
+    seed: int
+    group: str | None
+    """The metadata field; None as `experience.unrewarded.read_unrewarded` has it."""
+
+
 @dataclass(frozen=True)
 class Run:
     """A run and its checkpoints, the earliest first."""
@@ -40,8 +50,8 @@ class Run:
     name: str
     folder: Path
     checkpoints: tuple[Checkpoint, ...]
-    config: Mapping[str, Any]
-    """Of its config.yaml; empty where there is none."""
+    division: Division | None
+    """As its config.yaml says; None where that says nothing of it."""
 
 
 def read_runs(folders: list[Path]) -> list[Run]:
@@ -83,7 +93,7 @@ def read_run(folder: Path, name: str = "") -> Run:
             "give the --out of a finished run"
         )
     return Run(
-        name or folder.name, folder, tuple(found[step] for step in sorted(found)), _config(folder / "config.yaml")
+        name or folder.name, folder, tuple(found[step] for step in sorted(found)), _division(folder / "config.yaml")
     )
 
 
@@ -118,6 +128,15 @@ def _best_step(folder: Path) -> int:
         return int(files[path].metadata().get("steps", 0))
 
 
-def _config(path: Path) -> Mapping[str, Any]:
-    found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
-    return found if isinstance(found, dict) else {}
+def _division(path: Path) -> Division | None:
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: is no YAML ({one_line(error)}); nothing says how the run divided") from error
+    if not isinstance(found, dict) or "held_out_share" not in found:
+        return None
+    share, group = found["held_out_share"], found.get("group")
+    seed = found.get("division_seed", found.get("seed"))  # earlier runs divided by the seed that they trained with
+    if not (isinstance(share, float) and 0 < share < 1 and isinstance(seed, int) and isinstance(group, str | None)):
+        raise ValueError(f"{path}: held_out_share, division_seed or group is none that a run writes; take another run")
+    return Division(share, seed, group)

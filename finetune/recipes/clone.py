@@ -34,6 +34,7 @@ class Config(Section):
     dtype: Literal["auto", "float32", "bfloat16"]
     group: str | None
     held_out_share: float = Field(gt=0, lt=1)
+    division_seed: int
     adapter: AdapterSection
     learning_rate: float = Field(gt=0)
     epochs: float = Field(gt=0)
@@ -52,7 +53,7 @@ def run(config: Config, data: Path, out: Path, quiet: bool) -> None:
         FloatingPointError: The loss is not finite; the episodes are named, the last checkpoint is kept.
     """
     ranks, device = join_ranks(config.device)
-    sides = hold_out(read_dialogues(data, config.group), config.held_out_share, config.seed)
+    sides = hold_out(read_dialogues(data, config.group), config.held_out_share, config.division_seed)
     counted = f"{len(sides.kept.groups)} episodes of {data.name} learned, {len(sides.held_out.groups)} held out"
     keep_config(config, out, counted)
     gemma = MedGemma.from_pretrained(

@@ -7,7 +7,7 @@ arXiv:1704.04651 (2018), on priorities of neighbouring steps.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -45,6 +45,10 @@ class _Diffusion:
     def __init__(self, share: float, reach: int) -> None:
         self._share, self._reach = share, reach
         self._of: WeakKeyDictionary[TableState, _Neighbours] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type[Self], tuple[float, int]]:
+        """To an actor it goes without the tables that it knows here."""
+        return type(self), (self._share, self._reach)
 
     def forget(self, state: TableState) -> None:
         self._of.pop(state, None)

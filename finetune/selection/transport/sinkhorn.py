@@ -1,9 +1,9 @@
 """Sinkhorn's optimal transport in the logarithmic domain, with the cost made anew in tiles: memory is O(N + M).
 
 The regularisation falls on a few points first, then on all. Two bounds come out: potentials that no constraint forbids
-bound the distance from below, a plan with the right marginals from above. The lower one is by far the nearer.
+bound the distance from below; from above a matching (`matching`), or, of sets of two sizes, a plan with the right sums.
 
-Letters: N, M points, d numbers each, R rows of a tile. The cost is the Euclidean distance.
+Letters: N, M points, d numbers each, R rows of a tile, K candidates of a point. The cost is the Euclidean distance.
 
 Sources: Cuturi, arXiv:1306.0895 (2013); Schmitzer, arXiv:1610.06519 (2016), for the falling regularisation; Thibault et
     al., arXiv:1711.01851 (2017), for the overrelaxation; Altschuler, Weed and Rigollet, arXiv:1705.09634 (2017),
@@ -17,18 +17,25 @@ import torch
 from numpy.typing import NDArray
 
 from finetune.selection.transport.exact import Transport
+from finetune.selection.transport.matching import matched
 
-TILE_CELLS = 4 << 20
-"""Costs that exist at once: 16 MiB in float32."""
+LN2 = math.log(2)
+"""Powers are of 2: where they underflow, torch's exp takes fifty times as long as its exp2 on some CPUs."""
+TILE_CELLS, TILE_ROWS = 1 << 18, 64
+"""Costs that exist at once, at most: 1 MiB in float32, which a core's own cache holds."""
 COARSE_POINTS = 1000
 """Of each set, on which the regularisation falls first."""
-COARSE_SHARES, COARSE_ROUNDS = (0.4, 0.2, 0.1, 0.05, 0.025, 0.0125), 10
-FINE_SHARES, FINE_ROUNDS = (0.0125, 0.00625), 2
-"""Regularisations as shares of the mean cost, on few points and on all; rounds at each, of both potentials."""
+COARSE_SHARES, COARSE_ROUNDS = (0.4, 0.2, 0.1, 0.05), 5
+FINE_SHARES = (0.05, 0.025, 0.0125, 0.00625)
+"""Regularisations as shares of the mean cost: on few points, with so many rounds of both potentials at each, and on
+all, with one."""
 RELAXATION = 1.7
 """How far a round goes: 1 is Sinkhorn's own, from 2 on it need not end."""
-ABOVE = 0.1
-"""Where the value lies between both bounds; `benchmarks.transport` measures how near that is."""
+NEAREST, OTHERS = 4, 8
+"""Partners of a point that a matching may take: so many of all points, and as many of an eighth of them, another one
+for each tile, so that points that lie on one another do not all want the same partners."""
+ABOVE_POTENTIALS = 0.1
+"""Of sets of two sizes, where the value lies between both bounds: the lower one is by far the nearer there."""
 
 
 def sinkhorn(x: NDArray[np.float32], y: NDArray[np.float32], seed: int = 0) -> Transport:
@@ -37,7 +44,7 @@ def sinkhorn(x: NDArray[np.float32], y: NDArray[np.float32], seed: int = 0) -> T
     Args:
         x: (N, d).
         y: (M, d).
-        seed: Of the points on which it begins.
+        seed: Of the points on which it begins, and of partners that are drawn.
     """
     centre = y.mean(axis=0)
     one, other = (torch.from_numpy(np.ascontiguousarray(points - centre, np.float32)) for points in (x, y))
@@ -54,27 +61,57 @@ def sinkhorn(x: NDArray[np.float32], y: NDArray[np.float32], seed: int = 0) -> T
     g = _balanced(other, few_x, f, share * mean_cost)
     f = _balanced(one, other, g, share * mean_cost)
     for share in FINE_SHARES:
-        for _ in range(FINE_ROUNDS):
-            g = torch.lerp(g, _balanced(other, one, f, share * mean_cost), RELAXATION)
-            f = torch.lerp(f, _balanced(one, other, g, share * mean_cost), RELAXATION)
-    f = _balanced(one, other, g, share * mean_cost)
-    return _bounded(one, other, f, g, share * mean_cost)
+        g = torch.lerp(g, _balanced(other, one, f, share * mean_cost), RELAXATION)
+        f = torch.lerp(f, _balanced(one, other, g, share * mean_cost), RELAXATION)
+    if len(one) == len(other):
+        return _matched(one, other, g, rng)
+    return _planned(one, other, g, share * mean_cost)
 
 
 def _balanced(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor, epsilon: float) -> torch.Tensor:
     """(N,) potentials under which each point of x sends its whole weight, given those of y."""
-    balanced = torch.empty(len(x))
+    balanced, unit = torch.empty(len(x)), epsilon * LN2
     for rows in _tiles(len(x), len(y)):
-        scores = torch.cdist(x[rows], y).mul_(-1 / epsilon).add_(g / epsilon)  # (R, M)
+        scores = torch.cdist(x[rows], y).mul_(-1 / unit).add_(g / unit)  # (R, M)
         highest = scores.amax(1, keepdim=True)
-        balanced[rows] = -epsilon * (highest[:, 0] + scores.sub_(highest).exp_().sum(1).log())
-    return balanced + epsilon * math.log(len(y))
+        balanced[rows] = highest[:, 0] + scores.sub_(highest).exp2_().sum(1).log2()
+    return balanced.sub_(math.log2(len(y))).mul_(-unit)
 
 
-def _bounded(x: torch.Tensor, y: torch.Tensor, f: torch.Tensor, g: torch.Tensor, epsilon: float) -> Transport:
-    """What lies between both bounds; f balances g."""
+def _matched(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor, rng: torch.Generator) -> Transport:
+    """Of sets of one size: what lies midway between the potentials and a matching."""
+    f, partners_of_x = _candidates(x, y, g, rng)
+    g, partners_of_y = _candidates(y, x, f, rng)
+    by_point = matched(x, y, f, g, partners_of_x, partners_of_y) / len(x)
+    upper = float(by_point.sum())
+    lower = min(upper, float(f.double().mean() + g.double().mean()))
+    value = (upper + lower) / 2
+    if value <= 0:
+        return Transport(0.0, np.zeros(len(x)), 0.0)
+    return Transport(value, by_point * (value / upper), (upper - value) / value)
+
+
+def _candidates(
+    x: torch.Tensor, y: torch.Tensor, g: torch.Tensor, rng: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(N,) the highest potentials of x that no pair with y forbids, and (N, 2 K) partners."""
     num_x, num_y = len(x), len(y)
-    got = torch.exp((g - _balanced(y, x, f, epsilon)) / epsilon)  # by each point of y; 1 is its own weight
+    few = min(NEAREST, num_y)
+    highest, partners = torch.empty(num_x), torch.empty(num_x, 2 * few, dtype=torch.int64)
+    for rows in _tiles(num_x, num_y):
+        above = torch.cdist(x[rows], y).sub_(g)  # (R, M)
+        found = above.topk(few, largest=False)
+        some = torch.randperm(num_y, generator=rng)[: max(few, num_y // OTHERS)]
+        highest[rows], partners[rows, :few] = found.values[:, 0], found.indices
+        partners[rows, few:] = some[above[:, some].topk(few, largest=False).indices]
+    return highest, partners
+
+
+def _planned(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor, epsilon: float) -> Transport:
+    """Of sets of two sizes: what lies between the potentials and a plan with the right sums."""
+    num_x, num_y, unit = len(x), len(y), epsilon * LN2
+    f = _balanced(x, y, g, epsilon)
+    got = torch.exp2((g - _balanced(y, x, f, epsilon)) / unit)  # by each point of y; 1 is its own weight
     kept = got.clamp(min=1).reciprocal()
     lacking = (1 - got * kept) / num_y
     sent, cost, to_lacking, lowest = (torch.empty(num_x, dtype=torch.float64) for _ in range(4))
@@ -82,17 +119,17 @@ def _bounded(x: torch.Tensor, y: torch.Tensor, f: torch.Tensor, g: torch.Tensor,
         costs = torch.cdist(x[rows], y)  # (R, M)
         plan = g - costs
         lowest[rows] = -plan.amax(1).double()
-        plan = plan.add_(f[rows, None]).div_(epsilon).exp_().mul_(kept / (num_x * num_y))
+        plan = plan.add_(f[rows, None]).div_(unit).exp2_().mul_(kept / (num_x * num_y))
         sent[rows] = plan.sum(1).double()
         to_lacking[rows] = (costs @ lacking).double()
         cost[rows] = plan.mul_(costs).sum(1).double()
     unsent = (1 / num_x - sent).clamp(min=0)
     by_point = cost + unsent * to_lacking / unsent.sum().clamp(min=1e-12)
     upper, lower = float(by_point.sum()), float(lowest.mean() + g.double().mean())
-    value = lower + ABOVE * (upper - lower)
+    value = lower + ABOVE_POTENTIALS * (upper - lower)
     return Transport(value, np.asarray(by_point * (value / upper)), (upper - value) / value)
 
 
 def _tiles(num_x: int, num_y: int) -> list[slice]:
-    rows = max(1, TILE_CELLS // num_y)
+    rows = max(1, min(TILE_ROWS, TILE_CELLS // num_y))
     return [slice(start, start + rows) for start in range(0, num_x, rows)]

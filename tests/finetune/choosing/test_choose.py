@@ -187,9 +187,32 @@ def test_a_run_that_held_out_others_is_refused_where_that_matters(made: Path, tm
     run = make_run(tmp_path / "run", {100: 0.4})
     (run / "config.yaml").write_text("held_out_share: 0.1\nseed: 3\ngroup: null\n")
     said = choose(tmp_path / "choice", [run], made / "expert", "--held-out", "0.2", status=1)
-    assert "run: no action_error: was trained with other demonstrations held out; give --held-out 0.1 --seed 3" in said
+    refused = "run: no action_error: was trained with other demonstrations held out; choose among runs of its division"
+    assert f"{refused} by --held-out 0.1 --seed 3, or by data that no run has seen (--held-out 1)" in said
     assert "no support" not in said
     choose(tmp_path / "again", [run], made / "expert", "--held-out", "0.1", "--seed", "3", "--proxy", "action_error")
     choose(tmp_path / "as it says", [run], made / "expert", "--proxy", "action_error")
     one, other = ((tmp_path / name / "scores.jsonl").read_text() for name in ("again", "as it says"))
     assert one == other
+
+
+def test_runs_of_several_seeds_that_divided_alike_are_chosen_among(made: Path, tmp_path: Path) -> None:
+    """A run of before the setting divided by the seed that it trained with."""
+    divided = {"now": "seed: 8\ndivision_seed: 3", "again": "seed: 9\ndivision_seed: 3", "before": "seed: 3"}
+    runs = {name: make_run(tmp_path / name, {100: 0.4}, rollouts=False) for name in (*divided, "otherwise")}
+    for name, seeds in (divided | {"otherwise": "seed: 3\ndivision_seed: 4"}).items():
+        (runs[name] / "config.yaml").write_text(f"held_out_share: 0.3\n{seeds}\ngroup: null\n")
+    given = ["--proxy", "action_error"]
+    said = choose(tmp_path / "choice", list(runs.values()), made / "expert", *given, status=1)
+    rows = [json.loads(line) for line in (tmp_path / "choice" / "scores.jsonl").read_text().splitlines()]
+    assert [row["run"] for row in rows] == list(divided) and len({row["value"] for row in rows}) == 1
+    assert "otherwise: no action_error: was trained with other demonstrations held out" in said
+    assert "by --held-out 0.3 --seed 4, or" in said
+
+
+@pytest.mark.parametrize("text", ["held_out_share: much\nseed: 3", "held_out_share: 0.1\ndivision_seed: x", "a: [b"])
+def test_a_division_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> None:
+    run = make_run(tmp_path / "run", {100: 0.4}, rollouts=False)
+    (run / "config.yaml").write_text(text)
+    with pytest.raises(ValueError, match=r"config\.yaml: (is no YAML|held_out_share, division_seed or group is none)"):
+        read_runs([run])

@@ -62,6 +62,18 @@ def test_rewards_are_not_read(tmp_path: Path) -> None:
     assert log(tmp_path / "paid" / "out") == log(tmp_path / "unpaid" / "out")
 
 
+@needs_nano
+def test_the_division_is_not_the_seeds(tmp_path: Path) -> None:
+    """Nothing is learned at so small a rate: a NLL tells which replies were held out."""
+    write_episodes(tmp_path / "episodes", [episode(number) for number in range(8)])
+    drawn = {"a": (0, 0), "b": (1, 0), "c": (0, 1)}
+    for name, (seed, division_seed) in drawn.items():
+        given = (f"seed={seed}", f"division_seed={division_seed}", "learning_rate=1e-12", "epochs=0.1", "checkpoints=1")
+        clone.run(config(*given), tmp_path / "episodes", tmp_path / name, True)
+    a, b, c = (log(tmp_path / name)[-1]["held_out_token_nll"] for name in drawn)
+    assert a == pytest.approx(b, rel=1e-6) and a != pytest.approx(c, rel=1e-6)
+
+
 def test_one_group_alone_is_named(tmp_path: Path) -> None:
     write_episodes(tmp_path / "episodes", [episode(0), episode(1)])
     with pytest.raises(ValueError, match="all 2 demonstrations are of one group"):

@@ -3,12 +3,14 @@
 import numpy as np
 import ot
 import pytest
+import torch
 from numpy.typing import NDArray
 
 from finetune.selection.demonstrations import Demonstrations
 from finetune.selection.state_distance import state_distance
 from finetune.selection.transport import sinkhorn as module
 from finetune.selection.transport.exact import exact, is_small
+from finetune.selection.transport.matching import matched
 from finetune.selection.transport.sinkhorn import sinkhorn
 
 
@@ -43,10 +45,40 @@ def test_sinkhorn_is_within_two_percent(num_x: int, num_y: int, numbers: int) ->
     assert found.value == pytest.approx(truth, rel=0.02)
     assert abs(found.value - truth) <= found.error * found.value
     assert found.by_point.sum() == pytest.approx(found.value)
+    assert num_x != num_y or found.error < 0.01  # which a matching proves
+
+
+def points_on_one_another(seed: int, most: int) -> NDArray[np.float32]:
+    return np.random.default_rng(seed).integers(0, most, (600, 2)).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (points_on_one_another(0, 3), points_on_one_another(1, 4)),
+        (points(0, 600, 1), points(1, 600, 1) ** 2),
+        (points(0, 600), points(1, 600, shift=100)),
+        (points(0, 3), points(1, 3)),
+    ],
+    ids=["on one another", "a line", "far", "three"],
+)
+def test_what_is_claimed_holds(x: NDArray[np.float32], y: NDArray[np.float32]) -> None:
+    truth, found = exact(x, y).value, sinkhorn(x, y)
+    assert abs(found.value - truth) <= found.error * found.value + 1e-5 * truth
+    assert found.error < 0.02
+
+
+def test_a_matching_takes_the_cheapest_of_its_pairs() -> None:
+    """All pairs are candidates: it is the exact one. Of useless ones the orders along the axes are left."""
+    x, y = (torch.from_numpy(points(seed, 40)) for seed in (0, 1))
+    none, every = torch.zeros(40), torch.arange(40).repeat(40, 1)
+    assert matched(x, y, none, none, every, every).mean() == pytest.approx(exact(x.numpy(), y.numpy()).value, rel=1e-4)
+    useless = torch.zeros(40, 1, dtype=torch.int64)
+    assert matched(x, y, none, none, useless, useless).shape == (40,)
 
 
 def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    x, y = points(0, 300), points(1, 200)
+    x, y = points(0, 300), points(1, 200)  # of one size, other partners are drawn in other tiles
     whole = sinkhorn(x, y)
     monkeypatch.setattr(module, "TILE_CELLS", 7 * 200)
     assert sinkhorn(x, y).value == pytest.approx(whole.value, rel=1e-5)
@@ -54,6 +86,8 @@ def test_tiles_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_equal_points_cost_nothing() -> None:
     assert sinkhorn(np.ones((5, 2), np.float32), np.ones((4, 2), np.float32)).value == 0
+    x = points(0, 300)
+    assert sinkhorn(x, x) == (0.0, pytest.approx(np.zeros(300)), 0.0)
 
 
 def test_small_sets_are_solved_exactly() -> None:
