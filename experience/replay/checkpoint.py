@@ -18,8 +18,8 @@ from experience.storage.durable import sync_folder
 from experience.storage.frames import FrameFile, frames, packed, unpacked
 from experience.storage.values import dtype_name, dtype_of
 
-FORMAT = 2
-"""1: without fields of items, groups and ages."""
+FORMAT = 3
+"""1: without fields of items, groups and ages. 2: in the log, steps are stored and inserted by two calls always."""
 
 COUNTERS = ("inserts", "samples", "deletes", "forgone")
 """Of a limiter."""

@@ -47,7 +47,7 @@ class Durable:
             write_checkpoint(folder / "checkpoint-000000.replay", core, StepNumbers())
         numbers = StepNumbers.of_cells(cells)
         drop_all(list(cells.values()))
-        core.log = CallLog(self._log_path(), numbers, sync=sync)
+        core.log = CallLog(self._log_path(), numbers)
         core.synced = self.sync if sync else None
         self._remove_others()
 
@@ -59,7 +59,7 @@ class Durable:
             path = self.folder / f"checkpoint-{self._number + 1:06}.replay"
             write_checkpoint(path, self._core, log.numbers)
             self._number += 1
-            self._core.log = CallLog(self._log_path(), log.numbers, sync=self._core.synced is not None)
+            self._core.log = CallLog(self._log_path(), log.numbers)
             self._synced = 0
             log.file.close()
             self._remove_others()

@@ -38,7 +38,7 @@ def use(replay: Replay, number: int, random: np.random.Generator) -> None:
     if what < 2:
         replay.insert({"x": np.full(3, number), "text": "Ä" * (number % 3)}, {one: random.random() for one in NAMES})
     elif what == 2:
-        replay.insert_many(random.random((5, 4)), {name: random.random(5)})
+        replay.insert_many(random.random((5, 4)), {one: random.random(5) for one in dict.fromkeys(("uniform", name))})
     elif what == 3 and replay.info()[name].size:
         info = replay.sample(name, 7, timeout=0).info
         replay.update_priorities(name, info.key, random.random(len(info.key)))
@@ -250,8 +250,10 @@ def work(folder: Path, said: int) -> None:
     replay = Replay([Table.queue("q", 10**6)], folder=folder)
     begin = replay.info()["q"].inserts
     for number in range(begin, 10**9):
-        if number % 3 == 0:
+        if number % 6 == 0:
             replay.insert({"n": number, "x": np.full(50, number)}, {"q": 1})
+        elif number % 6 == 3:
+            replay.insert_many({"n": np.array([number]), "x": np.full((1, 50), number)}, {"q": [1]})
         else:
             with replay.trajectory_writer(2) as writer:
                 for step in (number, -number):
