@@ -82,8 +82,9 @@ def sweep_recipe(
             raise ValueError("--demonstrations and --held-out belong to --proxy; add it, or leave them out")
         sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out, jobs=jobs)
         return
-    from finetune.choosing.sweeping import proxy_sweep
+    from finetune.choosing.sweeping import demand_judgeable, proxy_sweep
 
+    demand_judgeable(recipe, module.Config, proxy)
     if demonstrations is None:
         raise ValueError(f"--proxy {proxy} needs --demonstrations: a data set of episodes")
     asked, values_of = proxy_sweep(recipe, tuple(context.args), found, proxy, demonstrations, held_out)

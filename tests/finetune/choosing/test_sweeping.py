@@ -127,4 +127,29 @@ def test_mistakes_are_told_before_a_trial(tmp_path: Path) -> None:
     fault = CliRunner().invoke(app, [*words, "reward", "--demonstrations", str(tmp_path)]).exception
     assert str(fault).startswith("--proxy reward: unknown; choose of action_error")
     fault = CliRunner().invoke(app, [*words, "token_nll", "--demonstrations", str(tmp_path)]).exception
-    assert "no episodes.parquet there" in str(fault) and not (tmp_path / "out").exists()
+    assert "no episodes.parquet there" in str(fault)
+    numbers = str(demonstrate(tmp_path / "numbers"))
+    fault = CliRunner().invoke(app, [*words, "token_nll", "--demonstrations", numbers]).exception
+    assert (
+        str(fault) == "--proxy token_nll: is of texts, and the demonstrations' actions are numbers; take action_error"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "proxy", "said"),
+    [
+        ("clone", "action_error", "a run of clone leaves no policy over numbers; give --proxy token_nll"),
+        ("clone", "state_distance", "a run of clone leaves no episodes of its own; give --proxy token_nll"),
+        ("vqa", "support", "a run of vqa leaves no episodes of its own; give --proxy token_nll"),
+        ("classify", "token_nll", "a run of classify leaves no MedGemma to judge; sweep it without --proxy"),
+    ],
+)
+def test_what_no_trial_could_be_judged_by_is_refused_before_the_first(
+    tmp_path: Path, recipe: str, proxy: str, said: str
+) -> None:
+    (tmp_path / "space.yaml").write_text("settings: {seed: [0, 1]}\n")
+    words = ["sweep", recipe, "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out")]
+    given = ["--proxy", proxy, "--demonstrations", str(demonstrate(tmp_path / "expert"))]
+    fault = CliRunner().invoke(app, [*words, *given]).exception
+    assert str(fault) == f"--proxy {proxy}: {said}" and not (tmp_path / "out").exists()
