@@ -73,6 +73,7 @@ def test_the_page_has_all_and_fetches_nothing(chosen: Path) -> None:
     page = (chosen / "choice.html").read_text()
     assert page.count("<svg") == 4 and "No reward was read" in page
     assert "action_error ↓" in page and "imitation_return ↑" in page
+    assert "1: good " in page and "3: wrong " in page
     assert "src=" not in page and "href=" not in page and "<script" not in page
 
 
@@ -216,3 +217,12 @@ def test_a_division_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> N
     (run / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: (is no YAML|held_out_share, division_seed or group is none)"):
         read_runs([run])
+
+
+def test_long_names_fit_beside_the_lines(made: Path, tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"learning-rate-of-a-thousandth-seed-{n}", {1: 0.1 * n}, rollouts=False) for n in (1, 2)
+    ]
+    choose(tmp_path / "choice", runs, made / "expert", "--proxy", "action_error")
+    page = (tmp_path / "choice" / "choice.html").read_text()
+    assert ">1: learni…-seed-2 0." in page and ">2: learni…-seed-1 0." in page
