@@ -22,16 +22,18 @@ class ProxySweep(Sweep):
     """Share of their groups; None: as the recipe divides them."""
 
 
-def demand_judgeable(recipe: str, config: type[Section], proxy: str) -> None:
-    """Refuse, before anything is trained, a proxy that no run of a recipe could be judged by.
+def demand_judgeable(recipe: str, config: type[Section], proxy: str, held_out: float | None) -> None:
+    """Refuse, before anything is trained, what no run of a recipe could be judged by.
 
     Args:
         recipe: its name.
         config: its configuration.
         proxy: a name.
+        held_out: see `proxy_sweep`.
 
     Raises:
-        ValueError: The proxy is unknown, or needs what runs of the recipe do not leave; what is possible is said.
+        ValueError: The proxy is unknown, or needs what runs of the recipe do not leave, or others are held out than the
+            recipe holds out; what is possible is said.
     """
     (name,) = proxies_named([proxy])
     if not issubclass(config, clone.Config | AnswersConfig | AlignConfig):
@@ -39,6 +41,10 @@ def demand_judgeable(recipe: str, config: type[Section], proxy: str) -> None:
     if name != "token_nll":
         lacks = "no policy over numbers" if name == "action_error" else "no episodes of its own"
         raise ValueError(f"--proxy {name}: a run of {recipe} leaves {lacks}; give --proxy token_nll")
+    if "held_out_share" in config.model_fields and held_out is not None and held_out < 1:
+        raise ValueError(
+            f"--held-out {held_out:g}: a run of {recipe} holds out its own; give --set held_out_share={held_out:g}"
+        )
 
 
 def proxy_sweep(

@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune.choosing.judging import Judging
-from finetune.choosing.sweeping import ProxyValues, proxy_sweep
+from finetune.choosing.sweeping import ProxyValues, demand_judgeable, proxy_sweep
 from finetune.cli import app
+from finetune.recipes import clone
 from finetune.sweeps import sweep as module
 from finetune.sweeps.space import Space
 from finetune.sweeps.sweep import Sweep, sweep
@@ -49,7 +50,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def test_a_sweep_is_judged_by_a_proxy(tmp_path: Path, program: list[str]) -> None:
     demonstrate(tmp_path / "expert")
-    space = Space(settings={"gain": [0.1, 0.5, 0.9, 7.0]})
+    space = Space(settings={"gain": [0.1, 0.5, 0.9, 7.0]}, full_trials=4)
     asked, values_of = proxy_sweep("clone", (), space, "action_error", tmp_path / "expert", None)
     assert not asked.space.larger_is_better  # of an error
     sweep(asked, tmp_path / "out", values_of, program)
@@ -153,3 +154,9 @@ def test_what_no_trial_could_be_judged_by_is_refused_before_the_first(
     given = ["--proxy", proxy, "--demonstrations", str(demonstrate(tmp_path / "expert"))]
     fault = CliRunner().invoke(app, [*words, *given]).exception
     assert str(fault) == f"--proxy {proxy}: {said}" and not (tmp_path / "out").exists()
+
+
+def test_a_share_that_the_recipe_would_not_hold_out_is_refused_before_the_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--held-out 0.5: a run of clone .* give --set held_out_share=0.5"):
+        demand_judgeable("clone", clone.Config, "token_nll", 0.5)
+    demand_judgeable("clone", clone.Config, "token_nll", 1)
