@@ -123,7 +123,7 @@ test-interop: $(STAMP)
 
 # The calls of a replay with its tables in Ray actors, data by value and in groups in the object store, and what only actors
 # can do: die, be several, serve many processes. Ray needs nothing of the rest of the package.
-ON_RAY := $(addprefix tests/experience/replay/test_,calls.py replay.py writers.py fill.py watch.py)
+ON_RAY := $(addprefix tests/experience/replay/test_,calls.py replay.py writers.py fields.py extensions.py fill.py watch.py)
 test-ray: export REPLAY_CLIENTS ?= $(if $(LONG),16,4)
 test-ray: export REPLAY_SECONDS ?= $(if $(LONG),30,2)
 test-ray: export REPLAY_KILLS ?= $(if $(LONG),100,6)

@@ -54,7 +54,9 @@ KINDS = ("birth_date", "city", "cond_present", "cond_absent", "cond_status")
 NUM_DEMONSTRATED, NUM_ASKED = 80, 40
 """Questions of training patients that the expert answers, and of held-out patients that a clone is asked."""
 MOST_CONDITIONS = 8
-DRAWS = 6
+DRAWS = 12
+LONGER_FROM = 6
+"""The first draws hardly learned, as their successes showed; those from here on learn longer."""
 
 
 class Case(NamedTuple):
@@ -206,12 +208,13 @@ def drawn(number: int) -> dict[str, Any]:
     if number == 0:
         return {}
     full = one(True, False)
-    rate = float(f"{np.exp(generator.uniform(np.log(1e-5), np.log(3e-3))):.3g}")
+    slowest, epochs = (1e-5, (1.0, 2.0, 3.0)) if number < LONGER_FROM else (1e-4, (4.0, 6.0, 10.0))
+    rate = float(f"{np.exp(generator.uniform(np.log(slowest), np.log(3e-3))):.3g}")
     adapter = AdapterSection(method="full") if full else AdapterSection(rank=one(4, 16, 64))
     return {
         "adapter": adapter,
         "learning_rate": rate,
-        "epochs": one(1.0, 2.0, 3.0),
+        "epochs": one(*epochs),
         "examples_per_step": one(4, 8, 16),
     }
 

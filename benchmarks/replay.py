@@ -129,7 +129,9 @@ def journal(folder: Path) -> None:
                 before, begin = log.stat().st_size, time.perf_counter()
                 replay.insert_many(many, {"t": priorities})
                 spent["ours"] += time.perf_counter() - begin
-                data = bytes(log.stat().st_size - before)
+                with log.open("rb") as written:
+                    written.seek(before)
+                    data = written.read()
                 begin = time.perf_counter()
                 file.write(data)
                 os.fsync(file.fileno())

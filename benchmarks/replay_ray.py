@@ -8,6 +8,8 @@ batches; the peer appends to a trajectory writer, and samples by `client.sample`
 of which the faster counts. Clients of ours have read the table before, as they have in steady use. Both are up all the
 time and take turns in every round; a figure is the median of rounds. Beside other programs the clock says little: items
 a second of processors' time are of all processes of a side, clients included, and say what a busy machine gets done.
+`--journal` measures inserts into a replay with a folder, each call synced, beside a bare loop that writes and syncs as
+many bytes a call.
 """
 
 import argparse
@@ -17,6 +19,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +30,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 CLIENTS = 8
+CALLS = "insert", "client", "dataset"
 IN_FLIGHT = 20
 """Items of a writer of the peer that are not yet acknowledged; 100 of 1 KB."""
 
@@ -100,7 +104,7 @@ def processor_seconds(root: int, others: int) -> float:
 class Ours:
     """A replay on a local Ray cluster, and clients in tasks of it."""
 
-    def __init__(self, sizes: Sequence[Size]) -> None:
+    def __init__(self, sizes: Sequence[Size], folder: Path | None = None) -> None:
         import ray
 
         from experience.replay import Replay, Table, rate_limiters, selectors
@@ -114,8 +118,10 @@ class Ours:
         def table(size: Size) -> Table:
             return Table("t", selectors.Uniform(), selectors.Fifo(), size.capacity, rate_limiters.MinSize(1))
 
-        self._replays = {size.name: Replay.on_ray(None, [table(size)], name=size.name) for size in sizes}
-
+        kept = {size.name: {"folder": folder / size.name, "sync": True} if folder else {} for size in sizes}
+        self._replays = {
+            size.name: Replay.on_ray(None, [table(size)], name=size.name, **kept[size.name]) for size in sizes
+        }
         self._clients = [ray.remote(num_cpus=0)(_Client).remote(self._replays) for _ in range(CLIENTS)]
         ray.get([one.measure.remote("none", sizes[0], 0.0, 0.0) for one in self._clients])
         for size in sizes:
@@ -123,12 +129,12 @@ class Ours:
             for _ in range(size.capacity // size.group):
                 next(calls)
 
-    def measure(self, what: str, name: str, seconds: float, peer: int) -> list[float]:
+    def measure(self, what: str, name: str, seconds: float, peer: int = 0, clients: int = CLIENTS) -> list[float]:
         """Return items a second, by the clock and of processors; `peer`: its process."""
         if what != "insert":
             self._ray.get([one.measure.remote("warm", SIZES[name], 0.0, 0.0) for one in self._clients])
         begin = time.time() + 2
-        begun = [one.measure.remote(what, SIZES[name], begin, begin + seconds) for one in self._clients]
+        begun = [one.measure.remote(what, SIZES[name], begin, begin + seconds) for one in self._clients[:clients]]
         return rates(begin, begin + seconds, peer, lambda: self._ray.get(begun))
 
 
@@ -293,6 +299,33 @@ def _reverb_dataset(reverb: Any, address: str, size: Size) -> Iterator[int]:
         yield len(sample.data["x"])
 
 
+def journal(folder: Path, sizes: Sequence[Size], rounds: int, seconds: float) -> None:
+    """Print what inserts get through that are synced in a folder, as shares of a bare loop of the same bytes."""
+    ours = Ours(sizes, folder)
+    for size in sizes:
+        shares: dict[int, list[float]] = {1: [], CLIENTS: []}
+        for clients, found in [*shares.items()] * rounds:
+            with next((folder / size.name).glob("calls-*")).open("rb") as log:
+                log.seek(-size.group * (4 * size.floats + 8), os.SEEK_END)
+                call = log.read()
+            mine, _ = ours.measure("insert", size.name, seconds, clients=clients)
+            found.append(mine / bare(folder / "bare", call, seconds) / size.group)
+        for clients, found in shares.items():
+            spread = f"{statistics.median(found):.0%} ({min(found):.0%} to {max(found):.0%})"
+            print(f"journal {size.name:5} {clients} clients: {spread} of bare writing and syncing")
+
+
+def bare(path: Path, call: bytes, seconds: float) -> float:
+    """Write and sync the bytes of a call, one after another; return how many a second."""
+    calls, end = 0, time.time() + seconds
+    with path.open("wb", buffering=0) as file:
+        while time.time() < end:
+            file.write(call)
+            os.fsync(file.fileno())
+            calls += 1
+    return calls / seconds
+
+
 def main() -> None:
     """Measure, and print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -300,23 +333,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=2.0)
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
+    parser.add_argument("--calls", nargs="*", default=list(CALLS), help="Of insert, client and dataset (the peer's).")
+    parser.add_argument("--journal", action="store_true")
     parser.add_argument("--serve", action="store_true", help="Internal: be the peer.")
     asked = parser.parse_args()
     if asked.serve:
         serve([SIZES[name] for name in asked.sizes])
         return
     sizes = [SIZES[name] for name in asked.sizes]
+    if asked.journal:
+        with tempfile.TemporaryDirectory() as folder:
+            journal(Path(folder), sizes, asked.rounds, asked.seconds)
+        return
     ours, peer = Ours(sizes), Peer(asked.peer, sizes) if asked.peer else None
     found: dict[tuple[str, str, str], list[list[float]]] = {}
     for _ in range(asked.rounds):
         for name in asked.sizes:
-            for what in ("insert", "client", "dataset"):
+            for what in asked.calls:
                 if what != "dataset":
                     mine = ours.measure(what, name, asked.seconds, peer.process if peer else 0)
                     found.setdefault((name, what, "ours"), []).append(mine)
                 if peer:
                     found.setdefault((name, what, "dm-reverb"), []).append(peer.measure(what, name, asked.seconds))
-                print({key: values[-1] for key, values in found.items()}, file=sys.stderr)
+                now = {kind: round(values[-1][0]) for (*of, kind), values in found.items() if of == [name, what]}
+                print(name, what, now, file=sys.stderr)
     for (name, what, kind), values in found.items():
         clock, processors = (
             f"{statistics.median(one):>10,.0f} ({min(one):,.0f} to {max(one):,.0f})"

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from experience.replay.core import Core
-from experience.replay.data.arena import Cell, LeafSpec
+from experience.replay.data.arena import Cell, Cells, LeafSpec
 from experience.replay.data.errors import Broken
-from experience.replay.log import items_as_written, items_of, structure_as_written, structure_of
+from experience.replay.log import StepNumbers, items_as_written, items_of, structure_as_written, structure_of
 from experience.replay.tables.live import LiveTable
 from experience.replay.tables.rate_limiters import LimiterState, RateLimiter
 from experience.replay.tables.table import Table
@@ -25,33 +25,27 @@ COUNTERS = ("inserts", "samples", "deletes", "forgone")
 """Of a limiter."""
 
 
-def write_checkpoint(path: Path, core: Core, numbers: dict[tuple[int, int], int], next_number: int) -> int:
-    """Write all that a replay holds, whole or not at all; return the number of the next step.
+def write_checkpoint(path: Path, core: Core, numbers: StepNumbers) -> None:
+    """Write all that a replay holds, whole or not at all.
 
     Whoever calls holds the lock.
 
     Args:
         path: Of the file.
         core: What is written.
-        numbers: Arena (its id) and row to the number of the step, of steps that have one; the others get theirs here.
-        next_number: Of the next step.
+        numbers: Of its steps.
     """
     draft = path.with_name(path.name + ".partial")
     draft.unlink(missing_ok=True)
     file = FrameFile(draft)
     arenas = [arena for arena in core.store.arenas.values() if len(arena)]
-    for arena in arenas:
-        for row in arena.rows():
-            if (id(arena), row) not in numbers:
-                numbers[id(arena), row] = next_number
-                next_number += 1
-    file.append(packed({"format": FORMAT, "next": next_number, "tables": list(core.tables), "arenas": len(arenas)}))
+    head = {"format": FORMAT, "next": numbers.next, "tables": list(core.tables), "arenas": len(arenas)}
+    file.append(packed(head))
     for arena in arenas:
         rows = arena.rows()
         leaves = [None if one is None else [dtype_name(one.dtype), list(one.shape)] for one in arena.leaves]
         told = {"structure": structure_as_written(arena.structure), "leaves": leaves}
-        steps = np.array([numbers[id(arena), row] for row in rows], np.int64)
-        file.append(packed({**told, "steps": steps}))
+        file.append(packed({**told, "steps": numbers.of(arena, rows)}))
         for leaf in range(len(arena.leaves)):
             file.append(packed(arena.read(leaf, rows)))
     for live in core.tables.values():
@@ -60,7 +54,6 @@ def write_checkpoint(path: Path, core: Core, numbers: dict[tuple[int, int], int]
     file.close()
     draft.replace(path)
     sync_folder(path.parent)
-    return next_number
 
 
 def read_checkpoint(path: Path, core: Core, *, replace_limiters: bool = False) -> dict[int, Cell]:
@@ -93,7 +86,7 @@ def read_checkpoint(path: Path, core: Core, *, replace_limiters: bool = False) -
         rows = arena.put_many(
             [_objects(one) if isinstance(one, list) else one for one in columns], len(told["steps"]), 1
         )
-        cells.update(zip(told["steps"].tolist(), (Cell(arena, row) for row in rows), strict=True))
+        cells.update(zip(told["steps"].tolist(), Cells(arena, np.asarray(rows)).each(), strict=True))
     for live in core.tables.values():
         _fill(live, read.next(), cells, path, replace_limiters)
     if read.next() != "end":
@@ -122,17 +115,16 @@ class _Reader:
         return unpacked(payload)
 
 
-def _table(live: LiveTable, numbers: dict[tuple[int, int], int]) -> dict[str, Any]:
+def _table(live: LiveTable, numbers: StepNumbers) -> dict[str, Any]:
     state = live.state
-    rows = [row for row, one in enumerate(state.data) if one is not None]
-    items = [state.data[row] for row in rows]
+    rows = np.sort(state.order.oldest(len(state)))
     return {
         "description": description(state.table),
         "limiter": asdict(state.limiter.limiter),
         "counters": {name: getattr(state.limiter, name) for name in COUNTERS},
         "generator": state.generator.bit_generator.state,
-        "rows": np.array(rows, np.int64),
-        "items": items_as_written([one for one in items if one is not None], numbers),
+        "rows": rows,
+        "items": items_as_written(state.contents.of_many(rows), numbers),
         **state.arrays(),
     }
 

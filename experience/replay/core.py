@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 
 from experience.replay.data.arena import Cell, Cells, Store
-from experience.replay.data.items import Data
+from experience.replay.data.items import Data, part
 from experience.replay.data.structure import Flat, unflatten
 from experience.replay.log import CallLog
 from experience.replay.tables.draws import Draw
 from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import Deadline, LiveTable
-from experience.replay.tables.table import Table, TableState
+from experience.replay.tables.state import TableState
+from experience.replay.tables.table import Table
 
 
 class Core:
@@ -66,24 +67,18 @@ class Core:
 
     def put(self, data: Any, references: int = 1) -> Cell:
         """Store the data of a step, with so many references."""
+        number = self.log.put(data, 1) if self.log else None
         cell = self.store.put(data, references)
         if self.log:
-            try:
-                self.log.put([cell], data)
-            except BaseException:
-                cell.arena.drop([cell.row] * references)
-                raise
+            self.log.numbers.number(Cells(cell.arena, [cell.row]), number)
         return cell
 
     def put_many(self, flat: Flat, count: int, references: int) -> Cells:
         """Store the data of steps, stacked, with so many references each."""
+        numbers = self.log.put(unflatten(*flat), count, batched=True) if self.log else None
         cells = self.store.put_many(flat, count, references)
         if self.log:
-            try:
-                self.log.put(cells.each(), unflatten(*flat), batched=True)
-            except BaseException:
-                cells.arena.drop([*cells.rows] * references)
-                raise
+            self.log.numbers.number(cells, numbers)
         return cells
 
     def insert(
@@ -130,11 +125,10 @@ class Core:
                     continue
                 if self.max_bytes is not None:
                     self._make_room(live, self.max_bytes)
-                some = Cells(cells.arena, cells.rows[start : start + allowed])
-                weights = priorities[start : start + allowed]
-                known = fields and fields[start : start + allowed]
+                where = slice(start, start + allowed)
+                some, weights, known = part(cells, where), priorities[where], fields and fields[where]
                 if self.log:
-                    self.log.insert(live, some.each(), weights.tolist(), known)
+                    self.log.insert(live, some, weights, known)
             except BaseException:
                 cells.arena.drop(cells.rows[start:])
                 live.changed()

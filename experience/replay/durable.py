@@ -11,7 +11,7 @@ from experience.replay.checkpoint import read_checkpoint, write_checkpoint
 from experience.replay.core import Core
 from experience.replay.data.arena import Cell
 from experience.replay.data.items import drop_all
-from experience.replay.log import CallLog, calls_in, repeat
+from experience.replay.log import CallLog, StepNumbers, calls_in, repeat
 
 
 class Durable:
@@ -44,10 +44,10 @@ class Durable:
             for live in core.tables.values():
                 live.state.limiter.limiter = live.state.table.rate_limiter
         else:
-            write_checkpoint(folder / "checkpoint-000000.replay", core, {}, 0)
+            write_checkpoint(folder / "checkpoint-000000.replay", core, StepNumbers())
+        numbers = StepNumbers.of_cells(cells)
         drop_all(list(cells.values()))
-        numbers = {(id(arena), row): number for number, (arena, row) in cells.items() if arena.uses(row)}
-        core.log = CallLog(self._log_path(), numbers, 1 + max(cells, default=-1))
+        core.log = CallLog(self._log_path(), numbers, sync=sync)
         core.synced = self.sync if sync else None
         self._remove_others()
 
@@ -57,9 +57,9 @@ class Durable:
             log = self._core.log
             assert log is not None
             path = self.folder / f"checkpoint-{self._number + 1:06}.replay"
-            next_number = write_checkpoint(path, self._core, log.numbers, log.next_number)
+            write_checkpoint(path, self._core, log.numbers)
             self._number += 1
-            self._core.log = CallLog(self._log_path(), log.numbers, next_number)
+            self._core.log = CallLog(self._log_path(), log.numbers, sync=self._core.synced is not None)
             self._synced = 0
             log.file.close()
             self._remove_others()

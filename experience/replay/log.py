@@ -5,61 +5,97 @@ Steps have numbers; items name the steps that they are made of, so that what the
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from experience.replay.data.arena import Arena, Cell, Store
-from experience.replay.data.items import Column, Data, Part, Trajectory, drop_all
+from experience.replay.data.arena import Arena, Cell, Cells, Store
+from experience.replay.data.items import Column, Data, Part, Trajectory, drop_all, of_one_arena
 from experience.replay.data.structure import Structure, flatten
 from experience.replay.tables.fields import Fields, as_written, fields_of
 from experience.replay.tables.live import LiveTable
 from experience.storage.frames import FrameFile, frames, packed, unpacked
 
 
+class StepNumbers:
+    """The numbers of steps, by where they lie."""
+
+    def __init__(self, next_number: int = 0) -> None:
+        self.next = next_number
+        self._of: dict[Arena, Any] = {}
+        """By row."""
+
+    @classmethod
+    def of_cells(cls, cells: dict[int, Cell]) -> Self:
+        """Return the numbers by which cells are named."""
+        made = cls(1 + max(cells, default=-1))
+        found: dict[Arena, dict[int, int]] = {}
+        for number, (arena, row) in cells.items():
+            found.setdefault(arena, {})[row] = number
+        for arena, numbers in found.items():
+            made.number(Cells(arena, list(numbers)), list(numbers.values()))
+        return made
+
+    def number(self, cells: Cells, numbers: Any) -> None:
+        """Say which numbers steps have, (n,) int64."""
+        arena, rows = cells
+        known = self._of.get(arena, np.zeros(0, np.int64))
+        if len(known) < arena.capacity:
+            self._of[arena] = known = np.resize(known, arena.capacity)
+        known[rows] = numbers
+
+    def of(self, arena: Arena, rows: Any) -> Any:
+        """Return the numbers of steps, (n,) int64."""
+        return self._of[arena][rows]
+
+
 class CallLog:
     """Calls being written."""
 
-    def __init__(self, path: Path, numbers: dict[tuple[int, int], int], next_number: int) -> None:
+    def __init__(self, path: Path, numbers: StepNumbers, *, sync: bool) -> None:
         """Append to a file.
 
         Args:
             path: Of the file.
-            numbers: Arena (its id) and row to the number of the step that lies there.
-            next_number: Of the next step.
+            numbers: Of the steps that are there.
+            sync: Calls that insert are synced before they return.
         """
         self.file = FrameFile(path)
         self.numbers = numbers
-        self.next_number = next_number
+        self._sync = sync
 
-    def put(self, cells: Sequence[Cell], data: Any, *, batched: bool = False) -> None:
-        """Write that steps were stored; `batched`: their data is stacked."""
-        self.file.append(packed({"call": "put", "first": self.next_number, "data": data, "batched": batched}))
-        for number, (arena, row) in enumerate(cells, start=self.next_number):
-            self.numbers[id(arena), row] = number
-        self.next_number += len(cells)
+    def put(self, data: Any, count: int, *, batched: bool = False) -> Any:
+        """Write that steps are stored, and return their numbers, (count,) int64; `batched`: their data is stacked."""
+        first = self.numbers.next
+        self.file.append(packed({"call": "put", "first": first, "data": data, "batched": batched}))
+        self.numbers.next += count
+        if self._sync:
+            self.file.begin_sync()
+        return np.arange(first, first + count)
 
     def insert(
         self,
         live: LiveTable,
-        items: Sequence[Data],
-        priorities: Sequence[float],
+        items: Sequence[Data] | Cells,
+        priorities: Any,
         fields: Sequence[Fields] | None = None,
     ) -> None:
-        """Write that items are inserted."""
+        """Write that items are inserted; priorities (n,)."""
         written = items_as_written(items, self.numbers)
         known = {"fields": as_written(fields)} if fields else {}
-        self.call("insert", live, items=written, priorities=list(priorities), **known)
+        self.call("insert", live, items=written, priorities=priorities, **known)
 
     def call(self, name: str, live: LiveTable, **values: Any) -> None:
         """Write that a table is changed."""
         self.file.append(packed({"call": name, "table": live.state.table.name, **values}))
 
 
-def items_as_written(items: Sequence[Data], numbers: dict[tuple[int, int], int]) -> Any:
+def items_as_written(items: Sequence[Data] | Cells, numbers: StepNumbers) -> Any:
     """Return items by the numbers of their steps: an array of single steps, or a list of columns each."""
-    if all(isinstance(one, Cell) for one in items):
-        return np.array([numbers[id(one.arena), one.row] for one in items if isinstance(one, Cell)], np.int64)
+    if isinstance(items, Cells):
+        return numbers.of(*items)
+    if cells := of_one_arena(items):
+        return numbers.of(*cells)
     return [_item_as_written(one, numbers) for one in items]
 
 
@@ -110,7 +146,7 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
             for one in items:
                 one.hold()
             known = fields_of(call["fields"]) if "fields" in call else None
-            state.insert_many(items, np.array(call["priorities"]), known)
+            state.insert_many(of_one_arena(items) or items, np.array(call["priorities"]), known)
         elif call["call"] == "sample":
             drop_all(state.sample_many(call["count"]).gone)
         elif call["call"] == "update":
@@ -125,11 +161,11 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
             state.reset()
 
 
-def _item_as_written(item: Data, numbers: dict[tuple[int, int], int]) -> Any:
+def _item_as_written(item: Data, numbers: StepNumbers) -> Any:
     if isinstance(item, Cell):
-        return numbers[id(item.arena), item.row]
+        return int(numbers.of(*item))
     columns = [
-        [column.squeeze, [[part.leaf, [numbers[id(part.arena), row] for row in part.rows]] for part in column.parts]]
+        [column.squeeze, [[part.leaf, numbers.of(part.arena, list(part.rows)).tolist()] for part in column.parts]]
         for column in item.columns
     ]
     return [structure_as_written(item.structure), columns]

@@ -15,7 +15,7 @@ from experience.replay.batch import Batch
 from experience.replay.core import Core
 from experience.replay.data.arena import Store
 from experience.replay.data.errors import RateLimited
-from experience.replay.data.items import Data, drop_all, hold_all, joined_data
+from experience.replay.data.items import Data, drop_all, hold_all
 from experience.replay.data.structure import flatten
 from experience.replay.durable import Durable
 from experience.replay.structured import Pattern, StructuredWriter
@@ -119,8 +119,9 @@ class Replay:
             RateLimited: A table does not take it in time; those before it in `priorities` have.
         """
         core = self.core
-        demand_fields(fields)
         tables = core.lives(priorities)
+        if fields is not None:
+            demand_fields(fields)
         for name, priority in priorities.items():
             if not 0 <= priority < math.inf:
                 raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
@@ -133,7 +134,8 @@ class Replay:
                 for name, priority in priorities.items():
                     keys[name] = core.insert(tables[name], cell, priority, timeout, fields)
             except BaseException:
-                cell.arena.drop([cell.row] * (len(priorities) - len(keys) - 1))
+                for _ in range(len(priorities) - len(keys) - 1):
+                    cell.drop()
                 raise
         core.acknowledge()
         return keys
@@ -169,7 +171,7 @@ class Replay:
         tables = self.core.lives(priorities)
         weights = {name: np.asarray(given, np.float64) for name, given in priorities.items()}
         for name, given in weights.items():
-            if given.shape != (count,) or not (given >= 0).all() or np.isinf(given).any():
+            if given.shape != (count,) or not _are_priorities(given):
                 raise ValueError(f"table {name!r}: expected {count} priorities, finite and from 0")
         if fields is not None:
             each = [fields] if isinstance(fields, Fields) else fields
@@ -187,7 +189,8 @@ class Replay:
                 for name, given in weights.items():
                     keys[name] = self.core.insert_many(tables[name], cells, given, timeout, fields)
             except BaseException:
-                cells.arena.drop([*cells.rows] * (len(weights) - len(keys) - 1))
+                for _ in range(len(weights) - len(keys) - 1):
+                    cells.drop()
                 raise
         self.core.acknowledge()
         return keys
@@ -210,7 +213,9 @@ class Replay:
         live, deadline = self.core.live(table), Deadline(timeout)
         if not is_whole(num_samples, 1):
             raise ValueError(f"got num_samples={num_samples!r}; expected a whole number from 1")
-        drawn, gone, missing = list[Draw](), list[Data](), num_samples
+        drawn: list[Draw] = []
+        gone: list[Data] = []
+        missing = num_samples
         with self.core.lock:
             try:
                 while missing:
@@ -218,17 +223,20 @@ class Replay:
                     if waited and not live.wait("sample", deadline):
                         break
                     draw = self.core.sample(live, missing)
-                    info = draw.info._replace(rate_limited=np.full(len(draw.info.key), waited))
-                    drawn.append(draw._replace(info=info))
+                    if waited:
+                        draw.info.rate_limited[:] = True
+                    drawn.append(draw)
                     gone += draw.gone
                     missing -= draw.num_draws
                     if missing:  # others may remove what was drawn, while this waits
                         gone += hold_all(draw.data)
                 if not drawn:
                     raise live.refusal("sample", num_samples, deadline)
-                batch = Batch(joined_data([one.data for one in drawn]), joined([one.info for one in drawn]))
+                whole = joined(drawn)
+                batch = Batch(whole.data, whole.info)
             finally:
-                drop_all(gone)
+                if gone:
+                    drop_all(gone)
         self.core.acknowledge()
         return batch
 
@@ -254,7 +262,7 @@ class Replay:
         """
         live = self.core.live(table)
         keys, priorities = np.asarray(keys, np.int64), np.asarray(priorities, np.float64)
-        if keys.shape != priorities.shape or not (priorities >= 0).all() or np.isinf(priorities).any():
+        if keys.shape != priorities.shape or not _are_priorities(priorities):
             raise ValueError(f"table {table!r}: expected as many priorities as keys, finite and from 0")
         with self.core.lock:
             count = self.core.update(live, keys, priorities)
@@ -357,3 +365,9 @@ class Replay:
         if self._durable is None:
             raise ValueError("the replay has no folder; give it one: Replay(tables, folder=...)")
         return self._durable
+
+
+def _are_priorities(given: Any) -> bool:
+    """Whether numbers are finite and from 0; of some with a NaN both the least and the largest are NaN."""
+    least, largest = np.minimum.reduce(given, None, initial=0.0), np.maximum.reduce(given, None, initial=0.0)
+    return bool(least >= 0 and largest < math.inf)

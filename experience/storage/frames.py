@@ -6,13 +6,15 @@ synced survives the loss of power. A frame that a crash cut, and whatever follow
 
 import os
 import struct
+import sys
 from collections.abc import Iterator, Sequence
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
 from experience.storage.durable import lock, sync_folder
-from experience.storage.values import decode, encode
+from experience.storage.values import LARGE_BYTES, decode, encode
 
 HEAD = struct.Struct("<QI")
 """Length and CRC-32 of a frame."""
@@ -36,7 +38,7 @@ class FrameFile:
             raise ValueError(f"{path}: is being written by another process; give each process its own")
         if cut := cut_bytes(path):
             self._file.truncate(self._file.tell() - cut)
-        self.num_bytes = path.stat().st_size
+        self.num_bytes = self._begun = path.stat().st_size
         sync_folder(path.parent)
 
     def append(self, parts: Sequence[Any], *, sync: bool = False) -> None:
@@ -48,11 +50,11 @@ class FrameFile:
         checksum, size = 0, 0
         for part in parts:
             checksum, size = crc32(part, checksum), size + len(part)
-        frame = b"".join([HEAD.pack(size, checksum), *parts])
         try:
-            view = memoryview(frame)
-            while view:
-                view = view[self._file.write(view) :]
+            for piece in _pieces([HEAD.pack(size, checksum), *parts]):
+                view = memoryview(piece)
+                while view:
+                    view = view[self._file.write(view) :]
             if sync:
                 self.sync()
         except OSError as fault:
@@ -60,7 +62,17 @@ class FrameFile:
             raise OSError(
                 fault.errno, f"{self.path}: cannot be written ({fault.strerror}); what was recorded until now is kept"
             ) from fault
-        self.num_bytes += len(frame)
+        self.num_bytes += HEAD.size + size
+
+    def begin_sync(self) -> None:
+        """Let what was written begin to reach the disk, so that `sync` waits less; to be called when it is not far.
+
+        Linux does so with whole pages that it is told will not be read.
+        """
+        whole = self.num_bytes - self.num_bytes % PAGESIZE
+        if sys.platform == "linux" and whole - self._begun >= LARGE_BYTES:
+            os.posix_fadvise(self._file.fileno(), self._begun, whole - self._begun, os.POSIX_FADV_DONTNEED)
+            self._begun = whole
 
     def sync(self) -> None:
         """Make what was written survive the loss of power."""
@@ -88,9 +100,9 @@ def cut_bytes(path: Path) -> int:
         return path.stat().st_size - whole
 
 
-def packed(value: Any) -> list[bytes]:
-    """Return the parts of a frame that holds a value (see `storage.values`)."""
-    text, buffers = encode(value)
+def packed(value: Any) -> list[Any]:
+    """Return the parts of a frame that holds a value (see `storage.values`); large ones are views of its arrays."""
+    text, buffers = encode(value, views=True)
     data = text.encode()
     return [SIZE.pack(len(buffers)), *(SIZE.pack(len(one)) for one in (data, *buffers)), data, *buffers]
 
@@ -105,6 +117,20 @@ def unpacked(payload: bytes) -> Any:
         place += size
     text, *buffers = parts
     return decode(text.decode(), buffers)
+
+
+def _pieces(parts: Sequence[Any]) -> Iterator[Any]:
+    """Parts that follow one another: the small ones joined, large ones as they are, since joining copies."""
+    small = []
+    for part in parts:
+        if len(part) < LARGE_BYTES:
+            small.append(part)
+        else:
+            yield b"".join(small)
+            yield part
+            small = []
+    if small:
+        yield b"".join(small)
 
 
 def _frame(file: IO[bytes]) -> bytes:

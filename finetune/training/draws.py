@@ -42,7 +42,10 @@ def step_generator(seed: int, stage: str, step: int) -> torch.Generator:
 def seed_streams(seed: int, *names: object) -> None:
     """Set the global generators of torch, NumPy and Python, which dropout and other people's transforms draw from."""
     number = seed_of(seed, *names)
-    torch.manual_seed(number)
+    if torch.accelerator.is_available():
+        torch.manual_seed(number)
+    else:  # the same on a CPU, without the stack trace that torch would write for an accelerator to come
+        torch.default_generator.manual_seed(number)
     np.random.seed(number % 2**32)
     random.seed(number)
 

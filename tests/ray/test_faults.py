@@ -31,7 +31,7 @@ def test_a_client_of_another_version_is_refused(new: OnRay, monkeypatch: pytest.
     replay = new([Table.queue("q", 5)], name="of this version")
     with monkeypatch.context() as patched:
         patched.setattr(calls, "PROTOCOL", 99)
-        with pytest.raises(WrongVersion, match="client speaks version 99 of the replay's calls, its actor 1; install"):
+        with pytest.raises(WrongVersion, match="client speaks version 99 of the replay's calls, its actor 2; install"):
             replay.insert(0, {"q": 1})
         with pytest.raises(WrongVersion):
             Replay.on_ray(None, [Table.queue("q", 5)], name="of this version")
@@ -114,7 +114,7 @@ def test_faults_of_a_folder_and_of_data_keep_their_names(new: OnRay, tmp_path: A
 def test_many_inserts_that_wait_let_a_sample_through(new: OnRay) -> None:
     """More than the threads of the actor: those of samples are others."""
     replay = new([Table.queue("q", 1)])
-    waiting = [replay._actors[0].begin("insert", "insert", (number, {"q": 1.0}, None)) for number in range(1100)]
+    waiting = [replay._actors[0].begin("insert", "insert", number, ({"q": 1.0}, None)) for number in range(1100)]
     heard = [item for _ in range(11) for item in replay.sample("q", 100).data.tolist()]
     ray.get(waiting)
     assert sorted(heard) == list(range(1100))

@@ -35,12 +35,12 @@ def group(first: int, count: int) -> Any:
 def arena() -> GroupArena:
     if not ray.is_initialized():
         ray.init(log_to_driver=False)
-    return GroupArena(None, [LeafSpec(np.dtype(np.float64), (1 << 14,))], {})
+    return GroupArena(None, [LeafSpec(np.dtype(np.float64), (1 << 16,))], {})
 
 
 def test_rows_are_gathered_to_groups_and_read_back() -> None:
     held = arena()
-    rows = [held.put([np.full(1 << 14, number, float)], 1) for number in range(11)]
+    rows = [held.put([np.full(1 << 16, number, float)], 1) for number in range(11)]
     assert held.row_bytes * 8 == GROUP_BYTES and held.num_bytes == 11 * held.row_bytes
     first, second = (held.take(0, [row]).numbers[0] for row in (rows[0], rows[8]))
     assert first != second
@@ -48,14 +48,14 @@ def test_rows_are_gathered_to_groups_and_read_back() -> None:
     assert held.values(rows[10])[0][0] == 10
     held.drop(rows)
     assert held.num_bytes == held.kept_bytes == 0 and not len(held)
-    many = held.put_many([np.arange(20.0)[:, None] * np.ones(1 << 14)], 20, 1)
+    many = held.put_many([np.arange(20.0)[:, None] * np.ones(1 << 16)], 20, 1)
     assert len(np.unique(held.take(0, many).numbers)) == 1  # what comes together lies together
     assert held.read(0, many)[:, 0].tolist() == list(range(20))
 
 
 def test_the_store_holds_twice_what_is_in_use_at_most() -> None:
     held, chosen = arena(), np.random.default_rng(0)
-    values = {held.put([np.full(1 << 14, number, float)], 1): number for number in range(160)}
+    values = {held.put([np.full(1 << 16, number, float)], 1): number for number in range(160)}
     for row in chosen.permutation(list(values)).tolist():
         held.drop([row])
         del values[row]
@@ -134,7 +134,7 @@ def test_a_reference_that_has_expired_is_named(new: OnRay) -> None:
     replay = new([fifo()])
     replay.insert_many(group(0, 9), {"t": np.ones(9)})
     known, reference = replay._begin_sample(0, "t", 3, None)
-    sampled = ray.get(reference)
+    (sampled,) = ray.get(reference)
     ray.kill(replay._actors[0].handle)
     with pytest.raises(Unavailable):
         while True:

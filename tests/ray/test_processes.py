@@ -1,6 +1,7 @@
 """Many processes at once: bounds that hold at every operation, items that are there once, and kills at random points.
 
-Short; `make test-ray LONG=1` sets REPLAY_CLIENTS, REPLAY_SECONDS and REPLAY_KILLS.
+Short; `make test-ray LONG=1` sets REPLAY_CLIENTS, REPLAY_SECONDS and REPLAY_KILLS. A kill takes as long as Python and
+Ray take to start, seconds on a busy machine: REPLAY_KILLS may be had in parts of different REPLAY_SEED.
 """
 
 import os
@@ -15,12 +16,13 @@ import numpy as np
 import pytest
 import ray
 
-from experience.replay import Extension, RateLimited, Table, Unavailable, rate_limiters, selectors
+from experience.replay import Expired, Extension, RateLimited, Table, Unavailable, rate_limiters, selectors
 from tests.ray.everywhere import OnRay, pid_of
 
 CLIENTS = int(os.environ.get("REPLAY_CLIENTS", "4"))
 SECONDS = float(os.environ.get("REPLAY_SECONDS", "2"))
 KILLS = int(os.environ.get("REPLAY_KILLS", "6"))
+SEED = int(os.environ.get("REPLAY_SEED", "0"))
 
 
 @ray.remote(num_cpus=0)
@@ -102,27 +104,39 @@ def test_no_item_is_lost_or_doubled(new: OnRay, tmp_path: Path) -> None:
 
 @ray.remote(num_cpus=0)
 class Inserter:
-    """A process that inserts, writes down what was acknowledged, and is killed."""
+    """A process that inserts, or writes, and writes down what was acknowledged, and is killed."""
 
     def pid(self) -> int:
         return os.getpid()
 
     def run(self, replay: Any, number: int, folder: Path) -> None:
         said = os.open(folder / f"said-{number}", os.O_CREAT | os.O_WRONLY | os.O_APPEND)
+        give = write if number % 2 else insert
         for item in range(10**6):
             if (folder / "stop").exists():
                 return
             names = [10**6 * number + 3 * item + place for place in range(3 if item % 3 else 1)]
             try:
-                if len(names) == 1:
-                    replay.insert(data(names[0]), {"q": 1})
-                else:
-                    whole = {"n": np.array(names), "x": np.stack([data(name)["x"] for name in names])}
-                    replay.insert_many(whole, {"q": np.ones(len(names))})
-            except Unavailable:
+                give(replay, names)
+            except (Unavailable, Expired):
                 time.sleep(0.05)  # whether it was done is not known: the next
                 continue
             os.write(said, "".join(f"{name}\n" for name in names).encode())
+
+
+def insert(replay: Any, names: list[int]) -> None:
+    if len(names) == 1:
+        replay.insert(data(names[0]), {"q": 1})
+    else:
+        whole = {"n": np.array(names), "x": np.stack([data(name)["x"] for name in names])}
+        replay.insert_many(whole, {"q": np.ones(len(names))})
+
+
+def write(replay: Any, names: list[int]) -> None:
+    with replay.trajectory_writer(1) as writer:
+        for name in names:
+            writer.append(data(name))
+            writer.create_item("q", 1, {key: writer.history[key][-1] for key in ("n", "x")})
 
 
 def data(name: int) -> dict[str, Any]:
@@ -130,42 +144,54 @@ def data(name: int) -> dict[str, Any]:
 
 
 def test_kills_at_random_points(new: OnRay, tmp_path: Path) -> None:
-    """Of the actor and of clients, by SIGKILL; what was acknowledged is there, once and whole."""
-    chosen = random.Random(0)
+    """Of the actor, of clients and writers, by SIGKILL; what was acknowledged is there, once and whole.
+
+    The queue is emptied now and then: the start of an actor with all items of the run would take the longest.
+    """
+    chosen = random.Random(SEED)
     table = Table.queue("q", 10**6)
     replay = new([table], folder=tmp_path / "replay", sync=True, least_row_bytes=1 << 14)
     inserters: list[Any] = []
-    pids: list[int] = []
+    alive: list[tuple[int, Any]] = []
 
     def begin() -> None:
         inserters.append(Inserter.remote())
-        pids.append(ray.get(inserters[-1].pid.remote()))
-        inserters[-1].run.remote(replay, len(inserters), tmp_path)
+        pid = ray.get(inserters[-1].pid.remote())
+        alive.append((pid, inserters[-1].run.remote(replay, len(inserters), tmp_path)))
 
-    for _ in range(max(2, CLIENTS // 2)):
+    for _ in range(3):
         begin()
-    killed = Counter[str]()
+    killed, found = Counter[str](), Counter[int]()
     for kill in range(KILLS):
+        victim = "client" if kill % 3 == 2 else "actor"
+        pid = alive.pop(0)[0] if victim == "client" else pid_of(replay)
         time.sleep(chosen.random() * 0.5)
-        if kill % 3 < 2:
-            os.kill(pid_of(replay), signal.SIGKILL)
-            killed["actor"] += 1
-        else:
-            os.kill(pids.pop(0), signal.SIGKILL)
-            killed["client"] += 1
+        if kill % 6 == 1:  # amid or after a checkpoint
+            replay._actors[0].begin("call", "checkpoint", ())
+            time.sleep(chosen.random() * 0.05)
+        os.kill(pid, signal.SIGKILL)
+        killed[victim] += 1
+        if victim == "client":
             begin()
-    time.sleep(0.5)
+        if kill % 10 == 9:
+            pid_of(replay)  # it is back
+            found += held(replay)
     (tmp_path / "stop").touch()
-    pid_of(replay)  # it is back
-    found = Counter[int]()
-    while True:
-        try:
-            batch = replay.sample("q", 500, timeout=3)
-        except RateLimited:
-            break
-        assert (batch.data["x"] == batch.data["n"][:, None]).all()
-        found.update(batch.data["n"].tolist())
+    ray.get([run for _, run in alive])
+    pid_of(replay)
+    found += held(replay)
     said = [int(line) for path in tmp_path.glob("said-*") for line in path.read_text().splitlines()]
     assert killed["actor"] and killed["client"] and len(said) > KILLS
     assert not set(said) - set(found), "what was acknowledged is lost"
     assert set(found.values()) == {1}, "an item is there twice"
+
+
+def held(replay: Any) -> Counter[int]:
+    """Sample what the queue holds now."""
+    found, missing = Counter[int](), replay.info()["q"].size
+    while missing:
+        batch = replay.sample("q", min(missing, 500))
+        assert (batch.data["x"] == batch.data["n"][:, None]).all()
+        found.update(batch.data["n"].tolist())
+        missing -= len(batch)
+    return found

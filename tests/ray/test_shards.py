@@ -8,7 +8,7 @@ import pytest
 
 from experience.replay import Fields, RateLimited, Replay, Table, rate_limiters, selectors
 from experience.replay.on_ray.actor import Standing
-from experience.replay.on_ray.shards import by_shard, global_keys, shares
+from experience.replay.on_ray.shards import by_shard, global_keys, shard_of, shares
 from tests.ray.everywhere import OnRay
 
 
@@ -104,12 +104,18 @@ def test_a_folder_of_shards(new: OnRay, tmp_path: Any) -> None:
     assert math.isclose(again.sample("t").info.probability[0], 0.1)
 
 
+def test_a_group_s_shard_is_the_same_from_every_process() -> None:
+    """CRC-32 of a, b and c: e8b7be43, 71beeff9, 06b9df6f."""
+    assert [shard_of(Fields(group=name), 4, 9) for name in "abc"] == [3, 1, 3]
+    assert shard_of(Fields(), 4, 9) == shard_of(None, 4, 9) == 9
+
+
 def test_one_shard_is_the_least() -> None:
     with pytest.raises(ValueError, match="got shards=0; expected 1 or more"):
         Replay.on_ray(None, [table()], shards=0)
 
 
-def test_fields_of_all_shards_and_no_groups(new: OnRay) -> None:
+def test_fields_of_all_shards(new: OnRay) -> None:
     replay = new([Table.queue("q", 9, max_age=1)], shards=2)
     for version in (3, 3, 4, 4):
         replay.insert(version, {"q": 1}, fields=Fields(version, tokens=10))
@@ -117,7 +123,52 @@ def test_fields_of_all_shards_and_no_groups(new: OnRay) -> None:
     assert (info.counts, info.policy_version, info.tokens, info.size) == ("items", 4, 40, 4)
     assert replay.set_policy_version("q", 5) == 2 and replay.info()["q"].stale == 2
     assert replay.sample("q", 9, timeout=0).info.staleness.tolist() == [1, 1]
-    with pytest.raises(
-        ValueError, match=r"'g': the items of a group lie in one actor; give shards=1, or no group_size"
-    ):
-        new([Table.queue("g", 9, group_size=2)], shards=2)
+
+
+@pytest.mark.parametrize("least_row_bytes", [1, 1 << 20])
+def test_groups_lie_in_one_shard_each_and_come_whole(new: OnRay, least_row_bytes: int) -> None:
+    """Twelve groups of three, of priority 0 to 11, their items inserted mixed: one by one, and in calls of many."""
+    grouped = table(selectors.Prioritized(1.0), group_size=3)
+    replay = new([grouped], shards=3, least_row_bytes=least_row_bytes)
+    names = np.arange(36) % 12
+    fields = [Fields(group=f"prompt {name}", tokens=place) for place, name in enumerate(names.tolist())]
+    keys = np.zeros(36, np.int64)
+    for place in range(10):
+        keys[place] = replay.insert(place, {"t": names[place]}, fields=fields[place])["t"]
+    keys[10:] = replay.insert_many(np.arange(10, 36), {"t": names[10:]}, fields=fields[10:])["t"]
+    info = replay.info()["t"]
+    assert (info.size, info.groups, info.incomplete) == (36, 12, 0)
+    assert len({tuple(keys[names == name] % 3) for name in range(12)}) == 3  # all shards, each group in one
+    counts = np.zeros(12)
+    for _ in range(5):
+        batch = replay.sample("t", 1000)
+        places = batch.data.reshape(-1, 3)
+        assert (places == places[:, :1] + [0, 12, 24]).all() and (keys[batch.data] == batch.info.key).all()
+        assert batch.info.tokens.tolist() == batch.data.tolist() and set(batch.info.table_size.tolist()) == {12}
+        assert np.allclose(batch.info.probability, names[batch.data] / 66, rtol=1e-12)
+        counts += np.bincount(names[places[:, 0]], minlength=12)
+    expected = 5000 * np.arange(12) / 66
+    assert counts[0] == 0 and ((counts - expected)[1:] ** 2 / expected[1:]).sum() < 29.6  # 10 degrees, p = 0.001
+    assert replay.delete("t", keys[names == 5][:1]) == 3 and replay.info()["t"].groups == 11
+
+
+def test_a_queue_of_groups_over_shards_gives_each_once(new: OnRay) -> None:
+    replay = new([Table.queue("q", 100, group_size=2)], shards=2)
+    fields = [Fields(group=f"g{number % 10}") for number in range(21)]
+    replay.insert_many({"x": np.arange(21), "y": np.ones((21, 2))}, {"q": np.ones(21)}, fields=fields)
+    batch = replay.sample("q", 50, timeout=0.3)
+    pairs = batch.data["x"].reshape(-1, 2)
+    assert sorted(pairs.tolist()) == [[number, number + 10] for number in range(10)]
+    with pytest.raises(RateLimited, match="1 items are not counted: their groups are not complete"):
+        replay.sample("q", timeout=0.05)
+
+
+def test_what_cannot_go_to_its_shard_is_refused(new: OnRay) -> None:
+    replay = new([Table.queue("q", 100, group_size=2)], shards=2)
+    with pytest.raises(ValueError, match=r"'q': a writer stays with one shard.*use insert or insert_many, or shards=1"):
+        replay.trajectory_writer(1)
+    fields = [Fields(group=f"g{number}") for number in range(9)]
+    for data, priorities in ((np.arange(8), np.ones(9)), (np.arange(9), np.ones(8)), (7, np.ones(9))):
+        with pytest.raises(ValueError, match="got 9 fields; expected as many steps, stacked, and as many priorities"):
+            replay.insert_many(data, {"q": priorities}, fields=fields)
+    assert replay.info()["q"].size == 0

@@ -4,8 +4,7 @@ Source: the chunk store of Reverb (Cassirer et al., arXiv:2102.04736), whose chu
 them. Here a row does; rows of one structure lie in one arena, so that a batch of them is one `take` a column.
 """
 
-from collections.abc import Hashable, Iterable, Sequence
-from itertools import repeat
+from collections.abc import Hashable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,15 +37,16 @@ class Arena:
 
     def __len__(self) -> int:
         """Rows in use."""
-        return len(self.references) - len(self._free)
+        return self.capacity - len(self._free)
 
-    def rows(self) -> list[int]:
-        """Return the rows in use."""
-        return [row for row, count in enumerate(self.references) if count]
+    @property
+    def capacity(self) -> int:
+        """Rows, in use or not."""
+        return len(self.references)
 
-    def uses(self, row: int) -> bool:
-        """Whether a row is in use."""
-        return row < len(self.references) and self.references[row] > 0
+    def rows(self) -> Any:
+        """Return the rows in use, (n,) int64."""
+        return np.array(self.references, np.int64).nonzero()[0]
 
     def fits(self, leaves: Sequence[Any]) -> bool:
         """Say whether leaves, in order, are what the columns hold."""
@@ -64,8 +64,8 @@ class Arena:
         if not self._free:
             self._grow(1)
         row = self._free.pop()
-        for number, column in enumerate(self.columns):
-            column[row] = leaves[number]
+        for column, leaf in zip(self.columns, leaves, strict=True):
+            column[row] = leaf
         self.references[row] = references
         self.num_bytes += self.row_bytes
         if self.ragged:
@@ -74,15 +74,15 @@ class Arena:
             self.num_bytes += self._loose_bytes(row)
         return row
 
-    def put_many(self, leaves: Sequence[Any], count: int, references: int) -> list[int]:
-        """Store rows, each leaf with a first axis of `count`, and return them."""
+    def put_many(self, leaves: Sequence[Any], count: int, references: int) -> Any:
+        """Store rows, each leaf with a first axis of `count`, and return them, (count,) int64."""
         if len(self._free) < count:
             self._grow(count - len(self._free))
         start = len(self._free) - count
         rows = sorted(self._free[start:])
         del self._free[start:]
         where: Any = rows
-        if rows and rows == list(range(rows[0], rows[0] + count)):
+        if count and rows[-1] - rows[0] == count - 1:
             where = slice(rows[0], rows[0] + count)  # which NumPy copies as one
         for column, leaf in zip(self.columns, leaves, strict=True):
             column[where] = leaf
@@ -91,42 +91,38 @@ class Arena:
         self.num_bytes += self.row_bytes * count
         if self.ragged:
             self.num_bytes += sum(map(self._loose_bytes, rows))
-        return rows
+        return np.array(rows, np.int64) if where is rows else np.arange(where.start, where.stop)
 
-    def hold(self, rows: Iterable[int]) -> None:
-        """Take one more reference of rows."""
-        for row in rows:
-            self.references[row] += 1
+    def hold_one(self, row: int) -> None:
+        """Take one more reference of a row."""
+        self.references[row] += 1
+
+    def drop(self, rows: Any) -> None:
+        """Drop one reference of rows, (n,) int64; a row without any is free."""
+        references, freed = self.references, []
+        for row in rows.tolist():
+            left = references[row] - 1
+            references[row] = left
+            if not left:
+                freed.append(row)
+        if freed:
+            self._release(freed)
 
     def drop_one(self, row: int) -> None:
         """Drop one reference of a row, as `drop` does."""
         left = self.references[row] - 1
-        if left or self.ragged or len(self._free) + 1 == len(self.references):
-            self.drop((row,))
-        else:
-            self.references[row] = 0
-            self._free.append(row)
-            self.num_bytes -= self.row_bytes
-
-    def drop(self, rows: Iterable[int]) -> None:
-        """Drop one reference of rows; a row without any is free, and an arena without rows gives back its memory."""
-        free, references = self._free, self.references
-        before = len(free)
-        for row in rows:
-            left = references[row] - 1
-            references[row] = left
-            if not left:
-                free.append(row)
-        if self.ragged:
-            self._forget(free[before:])
-        self.num_bytes -= self.row_bytes * (len(free) - before)
-        if len(free) == len(references) and len(free) * self.row_bytes > KEPT_BYTES:
-            self._clear()
+        self.references[row] = left
+        if not left:
+            if self.ragged or len(self._free) + 1 == len(self.references):
+                self._release([row])
+            else:
+                self._free.append(row)
+                self.num_bytes -= self.row_bytes
 
     def take(self, leaf: int, rows: Any) -> Any:
         """Return a copy of rows of a column, of the shape of `rows` and that of the leaf; of a ragged one a list."""
         taken = self.columns[leaf].take(rows, axis=0)
-        return _own_all(taken.tolist()) if self.leaves[leaf] is None else taken
+        return _own_all(taken.tolist()) if leaf in self.ragged else taken
 
     def read(self, leaf: int, rows: Any) -> Any:
         """Return what `take` does; where that leaves the reading to another process, read here."""
@@ -135,6 +131,15 @@ class Arena:
     def values(self, row: int) -> list[Any]:
         """Return copies of the leaves of a row."""
         return [_own(column[row]) for column in self.columns]
+
+    def _release(self, rows: list[int]) -> None:
+        """Rows are free; an arena without any in use gives back its memory."""
+        self._free += rows
+        self.num_bytes -= self.row_bytes * len(rows)
+        if self.ragged:
+            self._forget(rows)
+        if len(self._free) == self.capacity and self.capacity * self.row_bytes > KEPT_BYTES:
+            self._clear()
 
     def _forget(self, rows: Sequence[int]) -> None:
         for row in rows:
@@ -146,14 +151,14 @@ class Arena:
         return sum(_size_of(self.columns[number][row]) for number in self.ragged)
 
     def _grow(self, least: int) -> None:
-        old = len(self.references)
+        old = self.capacity
         new = max(2 * old, old + least, FIRST_ROWS)
         for number, column in enumerate(self.columns):
             spec = self.leaves[number]
             larger = np.empty((new, *spec.shape), spec.dtype) if spec else np.empty(new, object)
             larger[:old] = column
             self.columns[number] = larger
-        self.references.extend(repeat(0, new - old))
+        self.references += [0] * (new - old)
         self.cells.extend(Cell(self, row) for row in range(old, new))
         self._free.extend(range(new - 1, old - 1, -1))
 
@@ -162,6 +167,7 @@ class Arena:
             np.empty((0, *spec.shape), spec.dtype) if spec else np.empty(0, object) for spec in self.leaves
         ]
         self.references: list[int] = []
+        """Of each row."""
         self.cells: list[Cell] = []
         self._free: list[int] = []
 
@@ -185,27 +191,24 @@ class Cell(NamedTuple):
 
     def hold(self) -> None:
         """Take one more reference."""
-        self.arena.references[self.row] += 1
+        self[0].hold_one(self[1])
 
 
 class Cells(NamedTuple):
     """Rows of one arena."""
 
     arena: Arena
-    rows: Sequence[int]
+    rows: Any
+    """(n,) int64."""
 
     def drop(self) -> None:
         """Drop one reference of each."""
         self.arena.drop(self.rows)
 
-    def hold(self) -> None:
-        """Take one more reference of each."""
-        self.arena.hold(self.rows)
-
     def each(self) -> list[Cell]:
         """Return them one by one."""
         cells = self.arena.cells
-        return [cells[row] for row in self.rows]
+        return [cells[row] for row in self.rows.tolist()]
 
 
 class Store:
@@ -245,7 +248,7 @@ class Store:
         leaves = [
             _objects(leaf) if spec is None else leaf for spec, leaf in zip(arena.leaves, flat.leaves, strict=True)
         ]
-        return Cells(arena, arena.put_many(leaves, count, references))
+        return Cells(arena, np.asarray(arena.put_many(leaves, count, references)))
 
     def restored(self, structure: Structure, specs: Sequence[LeafSpec | None]) -> Arena:
         """Return a new arena as a checkpoint describes it."""

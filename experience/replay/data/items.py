@@ -36,12 +36,12 @@ class Trajectory:
     def hold(self) -> None:
         """Take a reference of every row."""
         for arena, row in self._rows():
-            arena.hold((row,))
+            arena.hold_one(row)
 
     def drop(self) -> None:
         """Drop a reference of every row."""
         for arena, row in self._rows():
-            arena.drop((row,))
+            arena.drop_one(row)
 
     def _rows(self) -> list[tuple[Arena, int]]:
         found = {
@@ -64,10 +64,9 @@ def stacked(items: Sequence[Data] | Cells) -> Flat:
     Raises:
         ValueError: The items differ in structure.
     """
-    cells = items if isinstance(items, Cells) else of_one_arena(items)
-    if cells:
-        arena, rows = cells.arena, np.asarray(cells.rows)
-        return Flat(arena.structure, [_column(arena, leaf, rows) for leaf in range(len(arena.leaves))])
+    if cells := items if isinstance(items, Cells) else of_one_arena(items):
+        arena, rows = cells
+        return Flat(arena.structure, [_as_array(arena.take(leaf, rows)) for leaf in range(len(arena.leaves))])
     assert not isinstance(items, Cells)
     first = items[0]
     if isinstance(first, Trajectory) and (alike := _alike(items)):
@@ -96,10 +95,13 @@ def hold_all(items: Sequence[Data] | Cells) -> list[Data]:
     return each
 
 
+def part(items: Sequence[Data] | Cells, where: slice) -> Any:
+    """Return some of items, in the form that they are in."""
+    return Cells(items.arena, items.rows[where]) if isinstance(items, Cells) else items[where]
+
+
 def joined_data(parts: Sequence[Sequence[Data] | Cells]) -> Any:
     """Return items, one after another."""
-    if len(parts) == 1 and isinstance(parts[0], Cells):
-        return parts[0]
     found: list[Data] = []
     for part in parts:
         found += part.each() if isinstance(part, Cells) else part
@@ -111,8 +113,8 @@ def of_one_arena(items: Sequence[Data]) -> Cells | None:
     if not items or not isinstance(items[0], Cell):
         return None
     arena = items[0].arena
-    rows = [one.row for one in items if type(one) is Cell and one.arena is arena]
-    return Cells(arena, rows) if len(rows) == len(items) else None
+    rows = [one[1] for one in items if type(one) is Cell and one[0] is arena]
+    return Cells(arena, np.array(rows, np.int64)) if len(rows) == len(items) else None
 
 
 def structure_of(item: Data) -> Structure:
@@ -153,12 +155,8 @@ def _alike(items: Sequence[Any]) -> list[Any] | None:
             if further or not same or one.columns[number].squeeze != column.squeeze:
                 return None
             rows.append(other.rows[0] if column.squeeze else other.rows)
-        leaves.append(_column(part.arena, part.leaf, np.array(rows)))
+        leaves.append(_as_array(part.arena.take(part.leaf, np.array(rows))))
     return leaves
-
-
-def _column(arena: Arena, leaf: int, rows: Any) -> Any:
-    return _as_array(arena.take(leaf, rows))
 
 
 def _as_array(values: Any) -> Any:

@@ -8,17 +8,27 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from experience.replay.batch import Batch
 from experience.replay.data.arena import LeafSpec
 from experience.replay.data.errors import Expired, WrongVersion
 from experience.replay.data.structure import Flat
 from experience.replay.on_ray.groups import Group, GroupStore, Taken
+from experience.replay.on_ray.slabs import Borrower, Lent
 from experience.replay.tables.live import Deadline
 from experience.replay.tables.selectors import total_weight
 from experience.replay.tables.table import Table
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the calls between client and actor; another number for every change that an older one would not understand."""
+
+IN_THE_MESSAGE_BYTES = 1 << 20
+"""Ray sends arrays up to so many bytes with the call, larger ones through its object store, which at 100 KB, where it
+would begin by itself, costs twice as much. Heard by a cluster that is started here."""
+
+BYTES_OF_INFO = 100
+"""Of an item, about."""
 
 CALLS_AT_ONCE = 1000
 """Of a kind that may wait; what is more waits before the actor."""
@@ -58,9 +68,11 @@ class Standing(NamedTuple):
     """What a shard's table weighs."""
 
     size: int
+    """Items, or complete groups."""
     weight: float | None
-    """Sum of what its items are drawn in proportion to; None: one item as another, or no chance at all."""
+    """Sum of what they are drawn in proportion to; None: one as another, or no chance at all."""
     can_sample: bool
+    items_of_a_draw: int = 1
 
 
 class ReplayActor:
@@ -85,6 +97,7 @@ class ReplayActor:
         """
         number, self._shards = shard
         self._store = GroupStore(least_row_bytes)
+        self._slabs = Borrower()
         self._writers: dict[str, Any] = {}
         self._fault: Exception | None = None
         try:
@@ -111,15 +124,52 @@ class ReplayActor:
         self._check(protocol)
         return int(self._replay.num_bytes)
 
-    def insert(self, protocol: int, name: str, arguments: tuple[Any, ...]) -> Any:
-        """Call `insert` or `insert_many`."""
-        self._check(protocol)
-        return getattr(self._replay, name)(*arguments)
+    def insert(self, protocol: int, name: str, data: Any, others: tuple[Any, ...]) -> Any:
+        """Call `insert` or `insert_many`; with data that may be lent.
 
-    def sample(self, protocol: int, known: Any, arguments: tuple[Any, ...]) -> Sampled:
-        """Call `sample`; `known`: numbers of the groups that the client has, (n,) int64."""
+        Raises:
+            NotHere: It is lent, and cannot be read.
+        """
         self._check(protocol)
-        batch: Batch = self._replay.sample(*arguments)
+        data = self._slabs.data(data) if isinstance(data, Lent) else data
+        return getattr(self._replay, name)(data, *others)
+
+    def sample(
+        self, protocol: int, known: Any, table: str, count: int, timeout: float | None, ahead: int
+    ) -> list[Sampled]:
+        """Call `sample`, and once more for those ahead, if there are any.
+
+        Args:
+            protocol: Of the client.
+            known: Numbers of the groups that the client has, (n,) int64.
+            table: Its name.
+            count: Of items.
+            timeout: For the first batch.
+            ahead: How many further batches may come along as one, as long as nothing waits for them and the answer
+                goes with the message.
+        """
+        self._check(protocol)
+        batch = self._replay.sample(table, count, timeout)
+        room = ahead and IN_THE_MESSAGE_BYTES // (_num_bytes(batch) + BYTES_OF_INFO * len(batch)) - 1
+        more = [self._more(table, count, min(ahead, room))] if room > 0 else []
+        return [self._told(known, one) for one in (batch, *more) if one]
+
+    def _more(self, table: str, count: int, batches: int) -> Batch | None:
+        """Draw as many batches as do not wait; None where a draw may change whether the next has to."""
+        core = self._replay.core
+        with core.lock:
+            live = core.live(table)
+            its = live.state.table
+            if its.rate_limiter.counts != "items" or its.group_size or its.max_times_sampled or its.extensions:
+                return None
+            if not (most := live.state.most_samples(batches * count) // count * count):
+                return None
+            draw = core.sample(live, most)
+            batch = Batch(draw.data, draw.info)
+        core.acknowledge()
+        return batch
+
+    def _told(self, known: Any, batch: Batch) -> Sampled:
         groups: dict[int, Group] = {}
         if batch.columns:
             structure, leaves = batch.columns
@@ -144,12 +194,15 @@ class ReplayActor:
         self._check(protocol)
         with self._replay.core.lock:
             state = self._replay.core.live(table).state
-            return Standing(len(state), total_weight(state.sampler), state.limiter.can_sample())
+            size = len(state) if state.groups is None else len(state.groups)
+            weight, per_draw = total_weight(state.sampler), state.table.group_size or 1
+            return Standing(size, weight, state.limiter.can_sample(), per_draw)
 
     def write(self, protocol: int, writer: str, made_as: tuple[str, Any] | None, calls: Iterable[ToldWriter]) -> Any:
         """Do what a writer was told, and return what the last call gives; `made_as`: it is new."""
         self._check(protocol)
         if made_as:
+            self._refuse_writers_of_groups()
             kind, argument = made_as
             self._writers[writer] = getattr(self._replay, kind)(argument)
         if writer not in self._writers:
@@ -163,6 +216,14 @@ class ReplayActor:
         if name == "close":
             del self._writers[writer]
         return result
+
+    def _refuse_writers_of_groups(self) -> None:
+        for live in self._replay.core.tables.values():
+            if live.state.table.group_size and self._shards > 1:
+                raise ValueError(
+                    f"table {live.state.table.name!r}: a writer stays with one shard, and the items of a group with "
+                    "another; use insert or insert_many, or shards=1"
+                )
 
     def _check(self, protocol: int) -> None:
         if protocol != PROTOCOL:
@@ -185,6 +246,12 @@ def folder_of(folder: Path, shard: int, shards: int) -> Path:
     if others := found - {shards}:
         raise ValueError(f"{folder}: holds a replay of {min(others)} shards; got shards={shards}; give as many")
     return folder / f"shard-{shard}-of-{shards}" if shards > 1 else folder
+
+
+def _num_bytes(batch: Batch) -> int:
+    """What the data takes in a message; more than fits where that cannot be told, or it lies elsewhere."""
+    leaves = batch.columns.leaves if batch.columns else [None]
+    return sum(leaf.nbytes if isinstance(leaf, np.ndarray) else IN_THE_MESSAGE_BYTES for leaf in leaves)
 
 
 def _rows(taken: Taken) -> Rows:

@@ -16,9 +16,11 @@ import ray
 
 from experience.replay.batch import Batch
 from experience.replay.data.errors import RateLimited, Unavailable, WrongVersion
+from experience.replay.data.structure import flatten, unflatten
 from experience.replay.on_ray import shards
-from experience.replay.on_ray.actor import CALLS_AT_ONCE, MAY_WAIT, ReplayActor, Standing
+from experience.replay.on_ray.actor import CALLS_AT_ONCE, IN_THE_MESSAGE_BYTES, MAY_WAIT, ReplayActor, Standing
 from experience.replay.on_ray.calls import Actor, Groups
+from experience.replay.on_ray.slabs import Lender, NotHere
 from experience.replay.on_ray.writer import RayWriter
 from experience.replay.structured import Pattern
 from experience.replay.tables.fields import Fields
@@ -28,9 +30,7 @@ from experience.replay.tables.table import Table
 NAMESPACE = "open-medgemma"
 """Of the actors' names."""
 
-IN_THE_MESSAGE = "RAY_max_direct_call_object_size", str(1 << 20)
-"""Ray sends arrays up to so many bytes with the call, larger ones through its object store, which at 100 KB, where it
-would begin by itself, costs twice as much. Heard by a cluster that is started here."""
+IN_THE_MESSAGE = "RAY_max_direct_call_object_size", str(IN_THE_MESSAGE_BYTES)
 
 LOOK_S = 0.1
 """How old what a client knows of the shards' weights may be, and how long it waits for all before it looks again."""
@@ -48,10 +48,6 @@ def connect(
     """Return the replay of a name; the first who asks makes it (see `Replay.on_ray`)."""
     if num_shards < 1:
         raise ValueError(f"got shards={num_shards}; expected 1 or more")
-    if num_shards > 1 and (grouped := [table.name for table in tables if table.group_size]):
-        raise ValueError(
-            f"table {grouped[0]!r}: the items of a group lie in one actor; give shards=1, or no group_size"
-        )
     if not ray.is_initialized():
         os.environ.setdefault(*IN_THE_MESSAGE)
         ray.init(address=address, log_to_driver=False)
@@ -101,6 +97,7 @@ class RayReplay:
         """
         self._actors = list(actors)
         self._groups = [Groups() for _ in actors]
+        self._lenders = [Lender() for _ in actors]
         self._generator = np.random.default_rng()
         self._turn = counted(int(self._generator.integers(len(actors))))
         self._standings: dict[str, tuple[float, list[Standing]]] = {}
@@ -111,8 +108,9 @@ class RayReplay:
     def insert(
         self, data: Any, priorities: Mapping[str, float], timeout: float | None = None, fields: Fields | None = None
     ) -> dict[str, int]:
-        """See `Replay.insert`; into one of the shards, each in its turn."""
-        keys: dict[str, int] = self._insert("insert", data, dict(priorities), timeout, fields)
+        """See `Replay.insert`; into the shard of its group, or each in its turn."""
+        shard = shards.shard_of(fields, len(self._actors), self._next_shard())
+        keys: dict[str, int] = self._insert(shard, "insert", data, dict(priorities), timeout, fields)
         return keys
 
     def insert_many(
@@ -122,9 +120,12 @@ class RayReplay:
         timeout: float | None = None,
         fields: Sequence[Fields] | None = None,
     ) -> dict[str, Any]:
-        """See `Replay.insert_many`; all into one of the shards, each in its turn."""
-        keys: dict[str, Any] = self._insert("insert_many", data, dict(priorities), timeout, fields)
-        return keys
+        """See `Replay.insert_many`; into the shards of their groups, or all into one, each in its turn."""
+        turn, deadline = self._next_shard(), Deadline(timeout)
+        own = [shards.shard_of(one, len(self._actors), turn) for one in fields] if isinstance(fields, Sequence) else []
+        if len(set(own)) < 2:
+            return self._insert(own[0] if own else turn, "insert_many", data, dict(priorities), timeout, fields)
+        return self._insert_apart(np.array(own), data, priorities, deadline, fields)
 
     def sample(self, table: str, num_samples: int = 1, timeout: float | None = None) -> Batch:
         """See `Replay.sample`.
@@ -134,12 +135,13 @@ class RayReplay:
             Expired: What was sampled lay with an actor that has died since.
         """
         if len(self._actors) == 1:
-            return self._end_sample(0, self._begin_sample(0, table, num_samples, timeout))
+            (batch,) = self._end_sample(0, self._begin_sample(0, table, num_samples, timeout))
+            return batch
         deadline, drawn = Deadline(timeout), list[Batch]()
         missing = num_samples
-        while missing > 0 and (batch := self._sample_some(table, missing, deadline)):
-            drawn.append(batch)
-            missing -= len(batch)
+        while missing > 0 and (some := self._sample_some(table, missing, deadline)):
+            drawn.append(some[0])
+            missing -= some[1]
         if not drawn:
             why = self.info()[table].why_no_sample or "a shard could be sampled from just now"
             waited_s = time.monotonic() - deadline.begin
@@ -147,7 +149,7 @@ class RayReplay:
         return shards.in_order(drawn)
 
     def batches(
-        self, table: str, num_samples: int, timeout: float | None = None, *, in_flight: int = 4
+        self, table: str, num_samples: int, timeout: float | None = None, *, in_flight: int = 8
     ) -> Iterator[Batch]:
         """See `Replay.batches`; some are asked for before they are needed, with several shards none.
 
@@ -155,18 +157,24 @@ class RayReplay:
             table: Its name.
             num_samples: Of a batch.
             timeout: Seconds to wait for the limiter; None: without end.
-            in_flight: How many are asked for ahead. Their items count as sampled, also if nobody takes them.
+            in_flight: How many are asked for ahead, in two calls if they are small. Their items count as sampled, also
+                if nobody takes them.
         """
-        begun, ended = deque[tuple[Any, Any]](), False
-        while begun or not ended:
-            while len(self._actors) == 1 and len(begun) < in_flight and not ended:
-                begun.append(self._begin_sample(0, table, num_samples, timeout))
+        begun, ready, ended = deque[tuple[int, Any]](), deque[Batch](), False
+        together = max(1, in_flight // 2) if len(self._actors) == 1 else 0
+        while begun or ready or not ended:
+            while together and not ended and sum(many for many, _ in begun) + len(ready) + together <= in_flight:
+                begun.append((together, self._begin_sample(0, table, num_samples, timeout, together - 1)))
             try:
-                batch = self._end_sample(0, begun.popleft()) if begun else self.sample(table, num_samples, timeout)
+                if not ready and begun:
+                    ready += (came := self._end_sample(0, begun.popleft()[1]))
+                    together = max(1, min(in_flight // 2, 2 * len(came)))
+                elif not ready:
+                    ready.append(self.sample(table, num_samples, timeout))
             except RateLimited:
                 ended = True  # those asked for before may have come through
                 continue
-            yield batch
+            yield ready.popleft()
 
     def update_priorities(self, table: str, keys: Any, priorities: Any) -> int:
         """See `Replay.update_priorities`."""
@@ -236,9 +244,35 @@ class RayReplay:
     def _next_shard(self) -> int:
         return next(self._turn) % len(self._actors)
 
-    def _insert(self, name: str, *arguments: Any) -> dict[str, Any]:
-        shard = self._next_shard()
-        keys = self._actors[shard].ask("insert", name, arguments)
+    def _insert_apart(
+        self, own: Any, data: Any, priorities: Mapping[str, Any], deadline: Deadline, fields: Any
+    ) -> dict[str, Any]:
+        """Insert steps, each into its shard, one shard after another; `own`: shard of each, (n,) int64."""
+        structure, leaves = flatten(data)
+        given = {name: np.asarray(one) for name, one in priorities.items()}
+        if any(np.shape(one)[:1] != own.shape for one in (*leaves, *given.values())):
+            raise ValueError(f"got {len(own)} fields; expected as many steps, stacked, and as many priorities")
+        keys = {name: np.zeros(len(own), np.int64) for name in given}
+        for shard in np.unique(own).tolist():
+            mine = np.nonzero(own == shard)[0]
+            some = unflatten(structure, [leaf[mine] for leaf in leaves])
+            weights, known = {name: one[mine] for name, one in given.items()}, [fields[one] for one in mine.tolist()]
+            for name, its in self._insert(shard, "insert_many", some, weights, deadline.left_s(), known).items():
+                keys[name][mine] = its
+        return keys
+
+    def _insert(self, shard: int, name: str, data: Any, *others: Any) -> dict[str, Any]:
+        actor, lender = self._actors[shard], self._lenders[shard]
+        keys = None
+        if filled := lender.filled(data):
+            slab, lent = filled
+            try:
+                keys = actor.ask("insert", name, lent, others)
+                lender.free(slab)  # not after a fault, when the call may go on
+            except NotHere:
+                lender.stop()
+        if keys is None:
+            keys = actor.ask("insert", name, data, others)
         return {table: shards.global_keys(mine, shard, len(self._actors)) for table, mine in keys.items()}
 
     def _all(self, name: str, arguments: Sequence[tuple[Any, ...]] = ()) -> list[Any]:
@@ -247,17 +281,24 @@ class RayReplay:
         begun = [actor.begin("call", name, mine) for actor, mine in zip(self._actors, each, strict=True)]
         return [actor.end(reference) for actor, reference in zip(self._actors, begun, strict=True)]
 
-    def _begin_sample(self, shard: int, table: str, count: int, timeout: float | None) -> tuple[Any, Any]:
+    def _begin_sample(
+        self, shard: int, table: str, count: int, timeout: float | None, ahead: int = 0
+    ) -> tuple[Any, Any]:
         known = self._groups[shard].known()
         numbers = np.fromiter(known, np.int64, len(known))
-        return known, self._actors[shard].begin("sample", numbers, (table, count, timeout))
+        return known, self._actors[shard].begin("sample", numbers, table, count, timeout, ahead)
 
-    def _end_sample(self, shard: int, begun: tuple[Any, Any]) -> Batch:
+    def _end_sample(self, shard: int, begun: tuple[Any, Any]) -> list[Batch]:
+        """Return what `_begin_sample` asked for, and what came along, in batches as large as the first."""
         known, reference = begun
-        return self._groups[shard].batch(self._actors[shard].end(reference), known)
+        first, *more = [self._groups[shard].batch(one, known) for one in self._actors[shard].end(reference)]
+        return [first, *(part for batch in more for part in shards.parts(batch, len(first)))]
 
-    def _sample_some(self, table: str, count: int, deadline: Deadline) -> Batch | None:
-        """Draw shards, and items from them, as many as the limiters let through; None: the time is up."""
+    def _sample_some(self, table: str, count: int, deadline: Deadline) -> tuple[Batch, int] | None:
+        """Draw shards, and items or groups from them, as many as the limiters let through, and say how many that are.
+
+        None: the time is up.
+        """
         while True:
             standings = self._standing(table)
             probabilities = shards.shares(standings)
@@ -268,11 +309,12 @@ class RayReplay:
                 batches = []
                 for shard, one in begun:
                     with suppress(RateLimited):
-                        batches.append((shard, self._end_sample(shard, one)))
-                if sum(len(batch) for _, batch in batches) < count:
+                        batches += [(shard, batch) for batch in self._end_sample(shard, one)]
+                found = sum(len(batch) for _, batch in batches) // standings[0].items_of_a_draw
+                if found < count:
                     del self._standings[table]
                 if batches:
-                    return shards.joined(batches, draws, probabilities, [one.size for one in standings])
+                    return shards.joined(batches, draws, probabilities, standings), found
             elif not self._wait(table, deadline):
                 return None
 

@@ -15,7 +15,7 @@ import ray
 from experience.replay.data.arena import Arena, LeafSpec, Store
 from experience.replay.data.structure import Structure
 
-GROUP_BYTES = 1 << 20
+GROUP_BYTES = 4 << 20
 """Rows that come in smaller numbers are gathered to as much before they are put."""
 
 

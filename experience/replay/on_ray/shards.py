@@ -1,11 +1,13 @@
 """Several actors as one replay: what is drawn from which, and with which probability over all.
 
-A shard is drawn in proportion to the weight of its items, and an item within it. The reported probability is the
+A shard is drawn in proportion to the weight of its items, and an item within it; so are groups, each of which lies in
+one shard. The reported probability is the
 product, with the weights that the shard was drawn by: true of the draw even when others change the shards meanwhile.
 """
 
 from collections.abc import Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 
@@ -13,6 +15,7 @@ from experience.replay.batch import Batch, batch_of
 from experience.replay.data.structure import Flat
 from experience.replay.on_ray.actor import Standing
 from experience.replay.tables.draws import SampleInfo
+from experience.replay.tables.fields import Fields
 from experience.replay.tables.live import TableInfo, Waits
 
 
@@ -31,6 +34,13 @@ def shares(standings: Sequence[Standing]) -> Any:
     return scaled / total if total else scaled
 
 
+def shard_of(fields: Fields | None, shards: int, otherwise: int) -> int:
+    """Return where an item goes: to its group, which lies in one shard, or to where the caller's turn is."""
+    if isinstance(fields, Fields) and fields.group is not None:
+        return crc32(fields.group.encode()) % shards
+    return otherwise
+
+
 def global_keys(keys: Any, shard: int, shards: int) -> Any:
     """Return keys of a shard's items as keys of the replay's."""
     return keys * shards + shard
@@ -41,22 +51,26 @@ def by_shard(keys: Any, shards: int) -> list[tuple[Any, Any]]:
     return [((mine := np.nonzero(keys % shards == shard)[0]), keys[mine] // shards) for shard in range(shards)]
 
 
-def joined(batches: Sequence[tuple[int, Batch]], draws: Any, probabilities: Any, sizes: Any) -> Batch:
+def joined(
+    batches: Sequence[tuple[int, Batch]], draws: Any, probabilities: Any, standings: Sequence[Standing]
+) -> Batch:
     """Return what was drawn from several shards as one batch, in the order in which the shards were drawn.
 
     Args:
-        batches: Shard, and what it gave: as many items as it was drawn for, or fewer.
+        batches: Shard, and what it gave: as many items, or groups, as it was drawn for, or fewer.
         draws: Shards in the order in which they were drawn, (n,) int64.
         probabilities: Of each shard, (shards,).
-        sizes: Items of each shard, (shards,); those of the shards drawn from are taken from the batches.
+        standings: Of each shard; the sizes of those drawn from are taken from the batches.
     """
-    parts, places, table_size = [], [], np.array(sizes, np.int64)
+    parts, places, table_size = [], [], np.array([one.size for one in standings], np.int64)
+    of_a_draw = np.arange(standings[0].items_of_a_draw)
     for shard, batch in batches:
         keys = global_keys(batch.info.key, shard, len(table_size))
         parts.append(batch.info._replace(key=keys, probability=batch.info.probability * probabilities[shard]))
-        places.append(np.nonzero(draws == shard)[0][: len(batch)])
+        places.append(np.nonzero(draws == shard)[0][: len(batch) // len(of_a_draw)])
         table_size[shard] = batch.info.table_size[-1]
     order = np.argsort(np.concatenate(places))
+    order = (order[:, None] * len(of_a_draw) + of_a_draw).ravel()
     info = SampleInfo(*(np.concatenate(column)[order] for column in zip(*parts, strict=True)))
     info = info._replace(table_size=np.full(len(order), table_size.sum()))
     return one_batch([batch for _, batch in batches], order, info)
@@ -85,6 +99,19 @@ def one_batch(batches: Sequence[Batch], order: Any, info: SampleInfo) -> Batch:
         return Batch.of_columns(Flat(columns[0].structure, [np.concatenate(leaf)[order] for leaf in leaves]), info)
     flats = [batch.flat(place) for batch in batches for place in range(len(batch))]
     return batch_of([flats[place] for place in order.tolist()], info)
+
+
+def parts(batch: Batch, size: int) -> list[Batch]:
+    """Return a batch as several of so many items."""
+    found = []
+    for start in range(0, len(batch), size):
+        info = SampleInfo(*(column[start : start + size] for column in batch.info))
+        if columns := batch.columns:
+            leaves = [leaf[start : start + size] for leaf in columns.leaves]
+            found.append(Batch.of_columns(Flat(columns.structure, leaves), info))
+        else:
+            found.append(batch_of([batch.flat(place) for place in range(start, start + len(info.key))], info))
+    return found
 
 
 def merged_info(infos: Sequence[Mapping[str, TableInfo]]) -> dict[str, TableInfo]:

@@ -76,9 +76,11 @@ class RayWriter:
         self, kind: type[BaseException] | None, fault: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Flush, unless an exception ended it."""
-        if kind is None:
-            self.flush()
-        self.close()
+        try:
+            if kind is None:
+                self.flush()
+        finally:
+            self.close()
 
     def _later(self, name: str, *arguments: Any, **options: Any) -> None:
         self._told.append((name, arguments, options))

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from experience.replay.data.arena import Cells
-from experience.replay.data.items import Data
+from experience.replay.data.items import Data, joined_data
 
 
 class SampleInfo(NamedTuple):
@@ -34,6 +34,15 @@ class SampleInfo(NamedTuple):
     """Its name, or None. Objects."""
 
 
+class Drawn(NamedTuple):
+    """What was selected, (n,) each."""
+
+    rows: Any
+    """int64."""
+    probabilities: Any
+    """float64, of each draw; 1 where the selector leaves nothing to chance."""
+
+
 class Draw(NamedTuple):
     """Items that were drawn."""
 
@@ -54,9 +63,13 @@ def together(infos: Sequence[SampleInfo]) -> SampleInfo:
     return SampleInfo(*(np.array(column, kind) for column, kind in zip(columns, TYPES, strict=True)))
 
 
-def joined(infos: Sequence[SampleInfo]) -> SampleInfo:
-    """Return arrays of what is known of items, one after another."""
-    return infos[0] if len(infos) == 1 else SampleInfo(*map(np.concatenate, zip(*infos, strict=True)))
+def joined(draws: Sequence[Draw]) -> Draw:
+    """Return draws, one after another, as one."""
+    if len(draws) == 1:
+        return draws[0]
+    data, infos, gone, num_draws = zip(*draws, strict=True)
+    info = SampleInfo(*map(np.concatenate, zip(*infos, strict=True)))
+    return Draw(joined_data(data), info, [one for some in gone for one in some], sum(num_draws))
 
 
 def earlier(rows: Any) -> Any:

@@ -7,18 +7,20 @@ arXiv:1704.04651 (2018), on priorities of neighbouring steps.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import numpy as np
 
 from experience.replay.tables.fields import is_whole
-from experience.replay.tables.table import Extension, TableState
+from experience.replay.tables.state import TableState
+from experience.replay.tables.table import Extension
 
 
 def diffusion(share: float, reach: int = 1) -> Extension:
     """Return an extension that spreads new priorities to the items inserted before and after.
 
-    A neighbour d places away gets share**d of the new priority and keeps the rest of its own. For one table.
+    A neighbour d places away gets share**d of the new priority and keeps the rest of its own.
 
     Args:
         share: Above 0, at most 1.
@@ -33,46 +35,38 @@ def diffusion(share: float, reach: int = 1) -> Extension:
         on_insert=spread.insert,
         on_update=spread.update,
         on_delete=spread.delete,
-        on_reset=lambda state: spread.forget(),
+        on_reset=spread.forget,
     )
 
 
 class _Diffusion:
-    """Knows which item stands before and after each, in the order of their insertion."""
+    """Spreads the priorities of tables, each to its own items."""
 
     def __init__(self, share: float, reach: int) -> None:
         self._share, self._reach = share, reach
-        self._spreading = False
-        self.forget()
+        self._of: WeakKeyDictionary[TableState, _Neighbours] = WeakKeyDictionary()
 
-    def forget(self) -> None:
-        self._before: dict[int, int | None] = {}
-        self._after: dict[int, int | None] = {}
-        self._last: int | None = None
+    def __reduce__(self) -> tuple[type[Self], tuple[float, int]]:
+        """To an actor it goes without the tables that it knows here."""
+        return type(self), (self._share, self._reach)
+
+    def forget(self, state: TableState) -> None:
+        self._of.pop(state, None)
 
     def insert(self, state: TableState, keys: Any) -> None:
-        self._know(state)
-        self._add(int(keys[0]))
+        self._neighbours(state).add(int(keys[0]))
 
     def delete(self, state: TableState, keys: Any) -> None:
-        self._know(state)
-        key = int(keys[0])
-        before, after = self._before.pop(key), self._after.pop(key)
-        if before is not None:
-            self._after[before] = after
-        if after is None:
-            self._last = before
-        else:
-            self._before[after] = before
+        self._neighbours(state).remove(int(keys[0]))
 
     def update(self, state: TableState, keys: Any) -> None:
-        if self._spreading:
+        known = self._neighbours(state)
+        if known.spreading:
             return
-        self._know(state)
         given = dict(zip(keys.tolist(), state.priorities[state.rows_of(keys)].tolist(), strict=True))
         mixed: dict[int, float] = {}
         for key, priority in given.items():
-            for neighbours in (self._before, self._after):
+            for neighbours in (known.before, known.after):
                 other = neighbours[key]
                 for step in range(1, self._reach + 1):
                     if other is None:
@@ -82,23 +76,44 @@ class _Diffusion:
                         mixed[other] = own + self._share**step * (priority - own)
                     other = neighbours[other]
         if mixed:
-            self._spreading = True
+            known.spreading = True
             try:
                 state.update(np.array(list(mixed), np.int64), np.array(list(mixed.values())))
             finally:
-                self._spreading = False
+                known.spreading = False
 
-    def _know(self, state: TableState) -> None:
-        """Take in the items that were there before, as those of a checkpoint were."""
-        if not self._before:
+    def _neighbours(self, state: TableState) -> _Neighbours:
+        """Those of a table; of items that were there before, as those of a checkpoint were, too."""
+        if state not in self._of:
+            self._of[state] = _Neighbours()
             for key in state.keys[state.order.oldest(len(state))].tolist():
-                self._add(key)
+                self._of[state].add(key)
+        return self._of[state]
 
-    def _add(self, key: int) -> None:
-        if key not in self._before:
+
+class _Neighbours:
+    """Which item of a table stands before and after each, in the order of their insertion."""
+
+    def __init__(self) -> None:
+        self.before: dict[int, int | None] = {}
+        self.after: dict[int, int | None] = {}
+        self.spreading = False
+        self._last: int | None = None
+
+    def add(self, key: int) -> None:
+        if key not in self.before:
             if self._last is not None:
-                self._after[self._last] = key
-            self._before[key], self._after[key], self._last = self._last, None, key
+                self.after[self._last] = key
+            self.before[key], self.after[key], self._last = self._last, None, key
+
+    def remove(self, key: int) -> None:
+        before, after = self.before.pop(key), self.after.pop(key)
+        if before is not None:
+            self.after[before] = after
+        if after is None:
+            self._last = before
+        else:
+            self.before[after] = before
 
 
 @dataclass

@@ -13,7 +13,8 @@ LARGEST = 2**63 - 1
 
 def is_whole(value: Any, least: int) -> bool:
     """Whether a value is a whole number, of Python or of NumPy, from `least` to LARGEST."""
-    return isinstance(value, Integral) and not isinstance(value, bool) and least <= int(value) <= LARGEST
+    is_number = type(value) is int or (isinstance(value, Integral) and not isinstance(value, bool))
+    return is_number and least <= int(value) <= LARGEST
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ class FieldColumns:
         """Return the fields of rows, (n,) int64; `newest`: the policy version that they are measured by."""
         if not self.used:
             count = len(rows)
-            return Known(np.full(count, -1), np.zeros(count, int), np.zeros(count, int), np.empty(count, object))
+            return Known(_NONE.repeat(count), np.zeros(count, int), np.zeros(count, int), np.empty(count, object))
         if len(rows) and (largest := int(max(rows))) >= len(self.tokens):
             self._grow(2 * largest + 64)
         versions = self.policy_version[rows]
@@ -124,6 +125,8 @@ class FieldColumns:
 
 
 NOTHING = Fields()
+
+_NONE = np.array([-1])
 
 
 def as_written(fields: Sequence[Fields]) -> dict[str, Any]:

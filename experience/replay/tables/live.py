@@ -6,7 +6,7 @@ import time
 from typing import Literal, NamedTuple
 
 from experience.replay.data.errors import RateLimited
-from experience.replay.tables.table import TableState
+from experience.replay.tables.state import TableState
 
 Call = Literal["insert", "sample"]
 

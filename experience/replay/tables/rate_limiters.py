@@ -128,15 +128,16 @@ class LimiterState:
     def can_insert(self, count: int = 1) -> bool:
         """Whether so many inserts may follow at once."""
         limiter = self.limiter
-        if self.inserts - self.deletes + count <= limiter.min_size_to_sample:
+        if limiter.max_diff == math.inf or self.inserts - self.deletes + count <= limiter.min_size_to_sample:
             return True
         return (self.inserts + count) * limiter.samples_per_insert - self.samples - self.forgone <= limiter.max_diff
 
     def can_sample(self, count: int = 1) -> bool:
         """Whether so many samples may follow at once."""
         limiter = self.limiter
-        enough = self.inserts - self.deletes >= limiter.min_size_to_sample
-        return enough and self.difference - count >= limiter.min_diff
+        if self.inserts - self.deletes < limiter.min_size_to_sample:
+            return False
+        return limiter.min_diff == -math.inf or self.difference - count >= limiter.min_diff
 
     def most_inserts(self, count: int) -> int:
         """Return how many inserts may follow at once, `count` at most."""

@@ -7,14 +7,13 @@ Source: Cassirer et al., Reverb, arXiv:2102.04736 (2021); reverb/cc/selectors.
 """
 
 import heapq
-from collections import OrderedDict
-from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
+from experience.replay.tables.draws import Drawn
+from experience.replay.tables.order import Order
 from experience.replay.tables.weights import BlockSums
 
 
@@ -61,28 +60,19 @@ LARGEST_WEIGHT = 1e290
 """Of an item: sums stay finite."""
 
 
-class Drawn(NamedTuple):
-    """What was selected, (n,) each."""
-
-    rows: Any
-    """int64."""
-    probabilities: Any
-    """float64, of each draw; 1 where the selector leaves nothing to chance."""
-
-
 class SelectorState(Protocol):
     """What a table tells a selector, and asks it."""
 
     def insert(self, row: int, priority: float) -> None:
         """A new item lies in a row."""
 
-    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
-        """New items lie in rows; priorities (n,) float64."""
+    def insert_many(self, rows: Any, priorities: Any) -> None:
+        """New items lie in rows; (n,) each, int64 and float64."""
 
     def replace(self, row: int, priority: float) -> None:
         """The item of a row is gone, and a new one lies there."""
 
-    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+    def replace_many(self, rows: Any, priorities: Any) -> None:
         """The items of rows are gone, and new ones lie there."""
 
     def update(self, rows: Any, priorities: Any) -> None:
@@ -120,68 +110,6 @@ def total_weight(state: SelectorState) -> float | None:
     return state.total if isinstance(state, _Prioritized) else None
 
 
-class Order:
-    """Items in the order of their insertion."""
-
-    def __init__(self, *, newest_first: bool = False) -> None:
-        self._newest_first = newest_first
-        self._rows: OrderedDict[int, None] = OrderedDict()
-
-    def insert(self, row: int, priority: float) -> None:
-        """Put a row at the end."""
-        self._rows[row] = None
-
-    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
-        """Put rows at the end."""
-        self._rows.update(dict.fromkeys(rows))
-
-    def replace(self, row: int, priority: float) -> None:
-        """Move a row to the end."""
-        self._rows.move_to_end(row)
-
-    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
-        """Move rows to the end."""
-        for row in rows:
-            self._rows.move_to_end(row)
-
-    def update(self, rows: Any, priorities: Any) -> None:
-        """Priorities mean nothing here."""
-
-    def delete(self, row: int) -> None:
-        """Take a row out."""
-        del self._rows[row]
-
-    def first(self) -> int:
-        """Return the row that was inserted first, of at least one."""
-        return next(iter(self._rows))
-
-    def turn(self) -> int:
-        """Move the row that was inserted first to the end, and return it."""
-        row = next(iter(self._rows))
-        self._rows.move_to_end(row)
-        return row
-
-    def oldest(self, count: int) -> list[int]:
-        """Return the rows that were inserted first."""
-        return list(islice(self._rows, count))
-
-    def draw(self, generator: np.random.Generator) -> tuple[int, float]:
-        """Return the row at the end that counts."""
-        return next(reversed(self._rows) if self._newest_first else iter(self._rows)), 1.0
-
-    def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
-        """Return the same row so many times."""
-        return Drawn(np.full(count, self.draw(generator)[0]), np.ones(count))
-
-    def state(self) -> dict[str, Any]:
-        """Return the rows in order."""
-        return {"rows": np.array(list(self._rows), np.int64)}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over the rows in order."""
-        self._rows = OrderedDict.fromkeys(state["rows"].tolist())
-
-
 class _Dense:
     """Rows in places from 0 without a gap: the last one moves to where one goes."""
 
@@ -191,14 +119,22 @@ class _Dense:
         self.places = np.zeros(64, np.int64)
         """Row to place."""
 
-    def append(self, rows: Sequence[int]) -> None:
+    def append(self, row: int) -> None:
+        if self.count == len(self.rows) or row >= len(self.places):
+            self.append_many(np.array([row]))
+        else:
+            self.rows[self.count] = row
+            self.places[row] = self.count
+            self.count += 1
+
+    def append_many(self, rows: Any) -> None:
         stop = self.count + len(rows)
         if stop > len(self.rows):
             self.rows = np.resize(self.rows, max(stop, 2 * len(self.rows)))
         self.rows[self.count : stop] = rows
-        if (largest := max(rows)) >= len(self.places):
+        if (largest := int(rows.max())) >= len(self.places):
             self.places = np.resize(self.places, 2 * largest)
-        self.places[list(rows)] = np.arange(self.count, stop)
+        self.places[rows] = np.arange(self.count, stop)
         self.count = stop
 
     def remove(self, row: int) -> int:
@@ -212,7 +148,7 @@ class _Dense:
     def restore(self, rows: Any) -> None:
         self.count = 0
         if len(rows):
-            self.append(rows.tolist())
+            self.append_many(rows)
 
 
 class _Uniform:
@@ -220,15 +156,15 @@ class _Uniform:
         self._dense = _Dense()
 
     def insert(self, row: int, priority: float) -> None:
-        self._dense.append((row,))
+        self._dense.append(row)
 
-    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
-        self._dense.append(rows)
+    def insert_many(self, rows: Any, priorities: Any) -> None:
+        self._dense.append_many(rows)
 
     def replace(self, row: int, priority: float) -> None:
         """Any row is like any other."""
 
-    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+    def replace_many(self, rows: Any, priorities: Any) -> None:
         """Any row is like any other."""
 
     def update(self, rows: Any, priorities: Any) -> None:
@@ -253,22 +189,26 @@ class _Uniform:
 class _Prioritized:
     def __init__(self, priority_exponent: float) -> None:
         self._exponent = priority_exponent
+        self._largest = LARGEST_WEIGHT ** (1 / max(priority_exponent, 1))
+        """A larger priority counts as this one."""
         self._dense = _Dense()
         self._sums = BlockSums()
 
     def insert(self, row: int, priority: float) -> None:
-        self._dense.append((row,))
+        self._dense.append(row)
+        self._sums.make_room(self._dense.count)
         self._sums.set(self._dense.count - 1, self._weight(priority))
 
-    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
+    def insert_many(self, rows: Any, priorities: Any) -> None:
         start = self._dense.count
-        self._dense.append(rows)
+        self._dense.append_many(rows)
+        self._sums.make_room(self._dense.count)
         self._sums.set_many(np.arange(start, self._dense.count), self._weights(priorities))
 
     def replace(self, row: int, priority: float) -> None:
         self._sums.set(int(self._dense.places[row]), self._weight(priority))
 
-    def replace_many(self, rows: Sequence[int], priorities: Any) -> None:
+    def replace_many(self, rows: Any, priorities: Any) -> None:
         self._sums.set_many(self._dense.places[rows], self._weights(priorities))
 
     def update(self, rows: Any, priorities: Any) -> None:
@@ -276,7 +216,7 @@ class _Prioritized:
 
     def delete(self, row: int) -> None:
         place, last = self._dense.remove(row), self._dense.count
-        self._sums.set(place, float(self._sums.get(last)))
+        self._sums.set(place, self._sums.get_one(last))
         self._sums.set(last, 0.0)
 
     @property
@@ -288,7 +228,7 @@ class _Prioritized:
         if not total:
             return _any(self._dense, generator)
         place = self._sums.draw(generator.random())
-        return int(self._dense.rows[place]), float(self._sums.get(place)) / total
+        return self._dense.rows.item(place), self._sums.get_one(place) / total
 
     def draw_many(self, count: int, generator: np.random.Generator) -> Drawn:
         total = self._sums.total
@@ -308,15 +248,12 @@ class _Prioritized:
         self._sums.set_many(np.arange(self._dense.count), state["weights"])
 
     def _weight(self, priority: float) -> float:
-        try:
-            return min(float(priority**self._exponent), LARGEST_WEIGHT) if priority else 0.0
-        except OverflowError:
-            return LARGEST_WEIGHT
+        return float(min(priority, self._largest) ** self._exponent) if priority else 0.0
 
     def _weights(self, priorities: Any) -> Any:
-        with np.errstate(over="ignore"):
-            weights = np.minimum(priorities**self._exponent, LARGEST_WEIGHT)
-        return np.where(priorities == 0, 0.0, weights)
+        if self._exponent == 0:
+            return (priorities > 0).astype(np.float64)
+        return np.minimum(priorities, self._largest) ** self._exponent
 
 
 class _Heap:
@@ -337,15 +274,15 @@ class _Heap:
             self._heap = [entry for entry in self._heap if self._given.get(entry[2]) == entry[1]]
             heapq.heapify(self._heap)
 
-    def insert_many(self, rows: Sequence[int], priorities: Any) -> None:
-        for row, priority in zip(rows, priorities.tolist(), strict=True):
+    def insert_many(self, rows: Any, priorities: Any) -> None:
+        for row, priority in zip(rows.tolist(), priorities.tolist(), strict=True):
             self.insert(row, priority)
 
     replace = insert
     replace_many = insert_many
 
     def update(self, rows: Any, priorities: Any) -> None:
-        self.insert_many(rows.tolist(), priorities)
+        self.insert_many(rows, priorities)
 
     def delete(self, row: int) -> None:
         del self._given[row]
@@ -372,7 +309,7 @@ class _Heap:
 
 
 def _any(dense: _Dense, generator: np.random.Generator) -> tuple[int, float]:
-    return int(dense.rows[int(generator.random() * dense.count)]), 1.0 / dense.count
+    return dense.rows.item(int(generator.random() * dense.count)), 1.0 / dense.count
 
 
 def _any_many(dense: _Dense, count: int, generator: np.random.Generator) -> Drawn:

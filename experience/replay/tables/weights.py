@@ -25,20 +25,18 @@ class BlockSums:
         """Number of places; the same weights in as many places are drawn alike to the last bit."""
         return int(self._flat.size)
 
+    def make_room(self, count: int) -> None:
+        """Have so many places at least."""
+        if count > self._flat.size:
+            self._resize(2 * count - 2)
+
     def set(self, place: int, weight: float) -> None:
         """Set the weight of a place."""
-        if place >= self._flat.size:
-            self._resize(2 * place)
         self._flat[place] = weight
         self._marked[place // self._width] = self._changed = True
 
     def set_many(self, places: Any, weights: Any) -> None:
         """Set weights; (k,) each. Of several for one place the last counts."""
-        if not len(places):
-            return
-        largest = int(places.max())
-        if largest >= self._flat.size:
-            self._resize(2 * largest)
         self._flat[places] = weights
         self._marked[places // self._width] = self._changed = True
 
@@ -46,19 +44,24 @@ class BlockSums:
         """Return the weights of places."""
         return self._flat[places]
 
+    def get_one(self, place: int) -> float:
+        """Return the weight of a place."""
+        return self._flat.item(place)
+
     @property
     def total(self) -> float:
         """Sum of all weights."""
-        self._sum()
-        return float(self._tops[-1])
+        if self._changed:
+            self._sum()
+        return float(self._tops.item(-1))
 
     def draw(self, uniform: float) -> int:
         """Return the place that a number in [0, 1) falls on; the total must be above 0."""
-        self._sum()
-        target = uniform * self._tops[-1]
-        block = min(int(self._tops.searchsorted(target, "right")), self._last)
-        inner = self._blocks[block].cumsum()
-        rest = max(target - (self._tops[block] - self._sums[block]), 0.0)
+        target = uniform * self.total
+        tops = self._tops
+        block = min(int(tops.searchsorted(target, "right")), self._last)
+        inner = self._inner[block]
+        rest = max(target - (tops.item(block) - inner.item(-1)), 0.0)
         place = int(inner.searchsorted(rest, "right"))
         if place == self._width:  # by rounding: the last weight of the block
             place = int(inner.searchsorted(inner[-1], "left"))
@@ -66,22 +69,20 @@ class BlockSums:
 
     def draw_many(self, uniform: Any) -> Any:
         """Return the places that numbers in [0, 1) fall on, (k,) int64."""
-        self._sum()
-        target = uniform * self._tops[-1]
+        target = uniform * self.total
         block = np.minimum(self._tops.searchsorted(target, "right"), self._last)
-        inner = self._blocks[block].cumsum(axis=1)
-        rest = np.maximum(target - (self._tops[block] - self._sums[block]), 0.0)
+        inner = self._inner[block]
+        rest = np.maximum(target - (self._tops[block] - inner[:, -1]), 0.0)
         rest = np.minimum(rest, np.nextafter(inner[:, -1], 0.0))
-        return block * self._width + (inner <= rest[:, None]).sum(axis=1)
+        return block * self._width + (inner <= rest[:, None]).argmin(axis=1)
 
     def _sum(self) -> None:
-        if self._changed:
-            blocks = self._marked.nonzero()[0]
-            self._sums[blocks] = self._blocks[blocks].cumsum(axis=1)[:, -1]
-            self._tops = self._sums.cumsum()
-            positive = self._sums.nonzero()[0]
-            self._last = int(positive[-1]) if len(positive) else 0
-            self._marked[blocks] = self._changed = False
+        blocks = self._marked.nonzero()[0]
+        self._inner[blocks] = self._blocks[blocks].cumsum(axis=1)
+        self._tops = self._inner[:, -1].cumsum()
+        positive = self._inner[:, -1].nonzero()[0]
+        self._last = int(positive[-1]) if len(positive) else 0
+        self._marked[blocks] = self._changed = False
 
     def _resize(self, size: int) -> None:
         self._width = max(LEAST_WIDTH, int(np.sqrt(size)) // 16)
@@ -90,8 +91,12 @@ class BlockSums:
         flat[: self._flat.size] = self._flat
         self._flat = flat
         self._blocks = flat.reshape(count, self._width)
-        self._sums = np.zeros(count)
+        self._inner = np.zeros((count, self._width))
+        """Of each place the sum of its block up to it."""
         self._tops = np.zeros(count)
+        """Of each block the sum up to it."""
         self._last = 0
+        """Block above 0."""
         self._marked = np.ones(count, bool)
+        """Blocks whose weights have changed since they were summed."""
         self._changed = True

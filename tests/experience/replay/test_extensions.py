@@ -14,11 +14,14 @@ def table(*extensions: Extension, max_size: int = 6, **options: Any) -> Table:
     return Table("t", selectors.MaxHeap(), selectors.Fifo(), max_size, limiter, extensions=extensions, **options)
 
 
-def priorities(replay: Replay) -> list[float]:
-    """From the oldest item to the newest."""
-    state = replay.core.tables["t"].state
-    found: list[float] = state.priorities[state.order.oldest(len(state))].tolist()
-    return found
+def priorities(replay: Replay, name: str = "t") -> list[float]:
+    """From the oldest item to the newest, taken out one after another."""
+    found: dict[int, float] = {}
+    while replay.info()[name].size:
+        info = replay.sample(name).info
+        found[info.key.item()] = info.priority.item()
+        replay.delete(name, info.key)
+    return [found[key] for key in sorted(found)]
 
 
 def test_a_new_priority_spreads_to_both_sides_and_not_further_than_its_reach() -> None:
@@ -26,8 +29,21 @@ def test_a_new_priority_spreads_to_both_sides_and_not_further_than_its_reach() -
         replay = Replay([table(diffusion(0.5, reach))])
         keys = replay.insert_many(np.arange(6), {"t": np.zeros(6)})["t"]
         replay.update_priorities("t", keys[3:4], [8])
-        assert priorities(replay) == expected
         assert replay.sample("t").data.tolist() == [3]
+        assert priorities(replay) == expected
+
+
+def test_one_extension_keeps_the_items_of_two_tables_apart_and_those_of_two_replays() -> None:
+    limiter = rate_limiters.MinSize(1)
+    spread = diffusion(0.5, 1)
+    both = [Table(name, selectors.Uniform(), selectors.Fifo(), 6, limiter, extensions=[spread]) for name in ("t", "u")]
+    for _ in range(2):
+        replay = Replay(both)
+        keys = [replay.insert(number, {"t": 0.0, "u": 0.0}) for number in range(3)]  # the same in both tables
+        replay.delete("u", [keys[1]["u"]])
+        replay.update_priorities("t", [keys[2]["t"]], [8])
+        replay.update_priorities("u", [keys[2]["u"]], [4])
+        assert priorities(replay, "t") == [0, 4, 8] and priorities(replay, "u") == [2, 4]
 
 
 def test_priorities_that_were_given_together_stay_and_what_is_gone_is_passed_over() -> None:
@@ -51,8 +67,10 @@ def test_diffusion_goes_on_from_a_checkpoint_and_from_the_log(tmp_path: Path) ->
                 replay = Replay([table(diffusion(0.5))], folder=folder)
             replay.update_priorities("t", keys[2:3], [8])
             replay.insert(0, {"t": 0})
-        replay.close()
-        return priorities(Replay([table(diffusion(0.5))], folder=folder)) if again else priorities(replay)
+        if again:
+            replay.close()
+            replay = Replay([table(diffusion(0.5))], folder=folder)
+        return priorities(replay)
 
     assert used(tmp_path, again=True) == used(None, again=False) == [8, 6, 0, 0, 0, 0]
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from experience.replay import Extension, RateLimited, Replay, Table, rate_limiters, selectors
-from experience.replay.tables.table import TableState
+from experience.replay.tables.state import TableState
 
 CLIENTS = int(os.environ.get("REPLAY_THREADS", "24"))
 SECONDS = float(os.environ.get("REPLAY_SECONDS", "1"))
