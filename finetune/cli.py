@@ -48,7 +48,7 @@ def run_recipe(
     elif hasattr(module, "run_table"):
         module.run_table(resolved, _table(table, data), out, quiet)
     else:
-        raise ValueError(f"recipe {recipe} learns from sets with a card; give --data DIR")
+        raise ValueError(f"recipe {recipe} learns from a folder of data, no table; give --data DIR")
 
 
 @app.command("sweep", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -82,8 +82,9 @@ def sweep_recipe(
             raise ValueError("--demonstrations and --held-out belong to --proxy; add it, or leave them out")
         sweep(Sweep(recipe=recipe, arguments=tuple(context.args), space=found), out, jobs=jobs)
         return
-    from finetune.choosing.sweeping import proxy_sweep
+    from finetune.choosing.sweeping import demand_judgeable, proxy_sweep
 
+    demand_judgeable(recipe, module.Config, proxy, held_out)
     if demonstrations is None:
         raise ValueError(f"--proxy {proxy} needs --demonstrations: a data set of episodes")
     asked, values_of = proxy_sweep(recipe, tuple(context.args), found, proxy, demonstrations, held_out)
@@ -123,6 +124,8 @@ def choose_run(
     from finetune.choosing.runs import read_runs
 
     names, found = proxies_named(proxy), read_runs(runs)
+    if data is None and table.table is None:
+        raise ValueError("nothing judges; give demonstrations (--data EPISODES), or a table of yours (--table T)")
     by = data if data is not None and table.table is None else _table(table, data)
     asked = Judging(by, 0.25 if held_out is None else held_out, seed, table.group or None, embed, device)
     choice = choose(found, names, asked if held_out is not None else asked.divided_as(found[0]), out, quiet)

@@ -4,6 +4,7 @@ A run's folder holds evals/STAGE/step-N, each as `finetune.live.task_metric` wri
 there is a teacher.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from evals.tasks.task import Task
 from medsiglip.metrics.statistics import Estimate, grouped_bootstrap_ci
 
 AGREEMENT = "same_as_teacher"
-COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700")
+COLOURS = ("#1f6feb", "#d1242f", "#1a7f37", "#8250df", "#9a6700", "#0e7490", "#bf3989", "#57606a")
 
 
 class ItemValues(NamedTuple):
@@ -75,36 +76,41 @@ def differences(task: Task, runs: Sequence[Path], stage: str, other: str) -> dic
 
 
 def plot(curves: Mapping[str, Sequence[Mapping[str, Any]]], title: str) -> str:
-    """An SVG: a line a name over steps, its 95 % interval as a band."""
+    """An SVG: a line a name over steps with a dot a point, its 95 % interval as a band where there is one."""
     points = [point for line in curves.values() for point in line]
     last = max(point["step"] for point in points) or 1
     bounds = [bound for point in points for bound in (*point["ci95"], point["value"]) if bound is not None]
     low, high = min(bounds), max(max(bounds), min(bounds) + 1e-3)
+    decimals = max(2, 1 - math.floor(math.log10((high - low) / 4)))  # so that neighbouring lines of the grid differ
+    has_intervals = any(point["ci95"][0] is not None for point in points)
 
     def at(step: float, value: float) -> str:
         return f"{50 + 400 * step / last:.1f},{230 - 200 * (value - low) / (high - low):.1f}"
 
-    drawn = [f'<text x="50" y="18">{title}, 95 % intervals over groups</text>']
+    drawn = [f'<text x="50" y="18">{title}{", 95 % intervals over groups" if has_intervals else ""}</text>']
     drawn += [f'<path d="M{at(0, v)} L{at(last, v)}" stroke="#ddd"/>' for v in np.linspace(low, high, 5)]
-    drawn += [f'<text x="4" y="{at(0, v).split(",")[1]}">{v:.2f}</text>' for v in np.linspace(low, high, 5)]
+    drawn += [f'<text x="4" y="{at(0, v).split(",")[1]}">{v:.{decimals}f}</text>' for v in np.linspace(low, high, 5)]
     drawn += [f'<text x="50" y="250">0</text><text x="400" y="250">{last} steps</text>']
     for place, (name, line) in enumerate(curves.items()):
-        drawn += _line(name, line, COLOURS[place % len(COLOURS)], 40 + 18 * place, at)
+        drawn += _line(line, COLOURS[place % len(COLOURS)], at)
+        said = f"{name} {line[-1]['value']:.{decimals + 1}f}"
+        drawn.append(f'<text x="470" y="{40 + 18 * place}" fill="{COLOURS[place % len(COLOURS)]}">{said}</text>')
     return (
         '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 260" font-family="sans-serif" font-size="12">'
         f"{''.join(drawn)}</svg>\n"
     )
 
 
-def _line(name: str, line: Sequence[Mapping[str, Any]], colour: str, height: int, at: Any) -> Iterator[str]:
+def _line(line: Sequence[Mapping[str, Any]], colour: str, at: Any) -> Iterator[str]:
     with_interval = [point for point in line if point["ci95"][0] is not None]
     if with_interval:
         upper = [at(point["step"], point["ci95"][1]) for point in with_interval]
         lower = [at(point["step"], point["ci95"][0]) for point in reversed(with_interval)]
         yield f'<polygon points="{" ".join(upper + lower)}" fill="{colour}" opacity="0.12"/>'
-    along = " ".join(at(point["step"], point["value"]) for point in line)
-    yield f'<polyline points="{along}" fill="none" stroke="{colour}" stroke-width="2"/>'
-    yield f'<text x="470" y="{height}" fill="{colour}">{name} {line[-1]["value"]:.3f}</text>'
+    places = [at(point["step"], point["value"]) for point in line]
+    yield f'<polyline points="{" ".join(places)}" fill="none" stroke="{colour}" stroke-width="2"/>'
+    for x, y in (place.split(",") for place in places):
+        yield f'<circle cx="{x}" cy="{y}" r="2.5" fill="{colour}"/>'
 
 
 def _of_run(task: Task, evals: Path, stage: str, step: int) -> dict[str, ItemValues]:

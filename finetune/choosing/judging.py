@@ -85,6 +85,17 @@ class Judge:
             replies = of_dialogues(self.held_out) if isinstance(self.held_out, Dialogues) else None
         self._decoders = Decoders(replies, asked.device, asked.max_tokens) if replies else None
 
+    def demand_kind(self, proxy: Proxy) -> None:
+        """Refuse a proxy of numbers where texts are demonstrated, and one of texts where numbers are.
+
+        Raises:
+            ValueError: What it is of, and which to take.
+        """
+        if proxy == "token_nll" and self._decoders is None:
+            raise ValueError("is of texts, and the demonstrations' actions are numbers; take action_error")
+        if proxy == "action_error" and self._decoders is not None:
+            raise ValueError("is of actions that are numbers, and the demonstrations are texts; take token_nll")
+
     def score(self, proxy: Proxy, run: Run, checkpoint: Checkpoint) -> Score:
         """Compute a proxy of a checkpoint.
 
@@ -98,15 +109,15 @@ class Judge:
         return score
 
     def _score(self, proxy: Proxy, run: Run, checkpoint: Checkpoint) -> Score:
+        self.demand_kind(proxy)
         if proxy in HELD_OUT and not isinstance(self.asked.data, Table):
             if self.one_group:
                 raise ValueError(self.one_group)
             _demand_same_division(run, self.asked)
         if proxy == "action_error":
-            return action_error(_act(checkpoint), _numbers(self.held_out))
-        if proxy == "token_nll":
-            if self._decoders is None:
-                raise ValueError("is of texts, and the demonstrations' actions are numbers; take action_error")
+            assert isinstance(self.held_out, Demonstrations)
+            return action_error(_act(checkpoint), self.held_out)
+        if self._decoders is not None and proxy == "token_nll":
             return self._decoders.token_nll(checkpoint)
         rollouts = self._rollouts(checkpoint)
         demand_same_space(self._kept_states, rollouts, str(checkpoint.rollouts))
@@ -184,12 +195,6 @@ def _act(checkpoint: Checkpoint) -> Act:
             return policy(torch.from_numpy(states)).numpy()
 
     return act
-
-
-def _numbers(found: Demonstrations | Dialogues | None) -> Demonstrations:
-    if not isinstance(found, Demonstrations):
-        raise ValueError("is of actions that are numbers, and the demonstrations are texts; take token_nll")
-    return found
 
 
 def _demand_same_division(run: Run, asked: Judging) -> None:

@@ -10,10 +10,12 @@ from markupsafe import Markup, escape
 from evals.report.over_steps import plot
 from finetune.selection.ranking import Ranked
 from finetune.selection.scores import Score
-from medsiglip.performance.page import estimate_text
+from medsiglip.metrics.statistics import Estimate
 
 MOST_LINES = 8
 """Of a chart: those of the first runs."""
+MOST_LETTERS = 14
+"""Of a run's name beside its line."""
 
 
 def render(
@@ -37,10 +39,10 @@ def render(
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         (Path(__file__).parent / "page.html").read_text(encoding="utf-8")
     )
-    shown = [one.run for one in ranking[:MOST_LINES]]
-    found = {proxy: {run: _points(scores[run], proxy) for run in shown} for proxy in proxies}
+    shown = {f"{place}: {_short(one.run)}": one.run for place, one in enumerate(ranking[:MOST_LINES], start=1)}
+    found = {proxy: {name: _points(scores[run], proxy) for name, run in shown.items()} for proxy in proxies}
     charts = {
-        proxy: Markup(plot({str(escape(run)): points for run, points in lines.items() if points}, proxy))
+        proxy: Markup(plot({str(escape(name)): points for name, points in lines.items() if points}, proxy))
         for proxy, lines in found.items()
         if any(lines.values())
     }
@@ -53,8 +55,19 @@ def render(
         chosen=chosen,
         charts=charts,
         num_hidden=len(ranking) - len(shown),
-        text=lambda score: estimate_text(score.estimate()),
+        text=lambda score: _text(score.estimate()),
     )
+
+
+def _short(name: str) -> str:
+    """What begins it and what ends it: names of runs often differ in the end."""
+    half = MOST_LETTERS // 2
+    return name if len(name) <= MOST_LETTERS else f"{name[: half - 1]}…{name[-half:]}"
+
+
+def _text(estimate: Estimate) -> str:
+    low, high = estimate.ci95
+    return f"{estimate.value:.4g} ({low:.4g} to {high:.4g})" if isfinite(low) else f"{estimate.value:.4g}"
 
 
 def _points(curve: Mapping[int, Mapping[str, Score]], proxy: str) -> list[dict[str, Any]]:

@@ -60,7 +60,8 @@ def read_runs(folders: list[Path]) -> list[Run]:
     Raises:
         ValueError: There is no such folder, it holds nothing to choose, or it is given twice.
     """
-    if twice := next((folder for folder in folders if folders.count(folder) > 1), None):
+    places = [folder.resolve() for folder in folders]
+    if twice := next((folder for folder, place in zip(folders, places, strict=True) if places.count(place) > 1), None):
         raise ValueError(f"{twice}: given twice; give each run once")
     depth = 2 if any(folder.name.isdecimal() for folder in folders) else 1  # trials of a sweep are numbers
     while len({_name(folder, depth) for folder in folders}) < len(folders):

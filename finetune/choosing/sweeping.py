@@ -5,8 +5,12 @@ from pathlib import Path
 
 from finetune.choosing.judging import LARGER_IS_BETTER, Judge, Judging, Proxy, proxies_named
 from finetune.choosing.runs import read_run
+from finetune.configuration import Section
+from finetune.recipes import clone
 from finetune.sweeps.space import Space
 from finetune.sweeps.sweep import Sweep
+from finetune.tables.aligning import AlignConfig
+from finetune.tables.learning import AnswersConfig
 
 
 class ProxySweep(Sweep):
@@ -16,6 +20,31 @@ class ProxySweep(Sweep):
     demonstrations: str
     held_out: float | None
     """Share of their groups; None: as the recipe divides them."""
+
+
+def demand_judgeable(recipe: str, config: type[Section], proxy: str, held_out: float | None) -> None:
+    """Refuse, before anything is trained, what no run of a recipe could be judged by.
+
+    Args:
+        recipe: its name.
+        config: its configuration.
+        proxy: a name.
+        held_out: see `proxy_sweep`.
+
+    Raises:
+        ValueError: The proxy is unknown, or needs what runs of the recipe do not leave, or others are held out than the
+            recipe holds out; what is possible is said.
+    """
+    (name,) = proxies_named([proxy])
+    if not issubclass(config, clone.Config | AnswersConfig | AlignConfig):
+        raise ValueError(f"--proxy {name}: a run of {recipe} leaves no MedGemma to judge; sweep it without --proxy")
+    if name != "token_nll":
+        lacks = "no policy over numbers" if name == "action_error" else "no episodes of its own"
+        raise ValueError(f"--proxy {name}: a run of {recipe} leaves {lacks}; give --proxy token_nll")
+    if "held_out_share" in config.model_fields and held_out is not None and held_out < 1:
+        raise ValueError(
+            f"--held-out {held_out:g}: a run of {recipe} holds out its own; give --set held_out_share={held_out:g}"
+        )
 
 
 def proxy_sweep(
@@ -32,11 +61,14 @@ def proxy_sweep(
         held_out: share of their groups that no trial learns; None: as each trial says.
 
     Raises:
-        ValueError: There is no such proxy, or the demonstrations cannot be read.
+        ValueError: There is no such proxy, or the demonstrations cannot be read or are not of its kind.
     """
     (name,) = proxies_named([proxy])
     judging = Judging(demonstrations, 0.25 if held_out is None else held_out)
-    Judge(judging)  # demonstrations that cannot be read would fail every trial
+    try:
+        Judge(judging).demand_kind(name)  # what judges no trial would be found after the first has been trained
+    except ValueError as fault:
+        raise ValueError(f"--proxy {name}: {fault}") from fault
     directed = space.model_copy(update={"larger_is_better": name in LARGER_IS_BETTER})
     asked = ProxySweep(
         recipe=recipe,

@@ -10,12 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import safe_open
 from torch import nn
 
 from finetune.configuration import Section
 from finetune.training.ranks import ALONE
 from finetune.training.state import write_whole
+from medsiglip.checkpoints.safetensors_files import opened
 
 Activation = Literal["relu", "tanh"]
 Act = Callable[[Any], Any]
@@ -114,13 +114,17 @@ def load_policy(path: Path) -> Policy:
     """Read what `save_policy` wrote.
 
     Raises:
-        ValueError: There is no such file.
+        ValueError: There is no such file, it is cut short, or something else.
     """
     if not path.is_file():
         raise ValueError(f"{path}: no such policy; expected a file that `save_policy` wrote")
-    with safe_open(path, "pt") as file:
+    with opened([path], "pt") as files:
+        file = files[path]
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
-        shape = Shape.model_validate(json.loads(file.metadata()["shape"]))
+        told = (file.metadata() or {}).get("shape")
+    if told is None:
+        raise ValueError(f"{path}: says no shape of a policy; expected a file that `save_policy` wrote")
+    shape = Shape.model_validate(json.loads(told))
     low, high = tensors["action_low"], tensors["action_high"]
     policy = Policy(len(tensors["observation_mean"]), low, high, shape)
     policy.load_state_dict(tensors)

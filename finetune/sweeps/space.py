@@ -56,7 +56,10 @@ def read_space(name: str) -> Space:
     if not path.is_file():
         shipped = ", ".join(sorted(file.stem for file in FOLDER.glob("*.yaml")))
         raise ValueError(f"space {name!r}: no such file; give a YAML of settings, or one of {shipped}")
-    space = load_config(Space, [path], [])
+    try:
+        space = load_config(Space, [path], [])
+    except ValueError as fault:
+        raise ValueError(f"{path}: {fault}") from fault
     for key, values in space.settings.items():
         if isinstance(values, list) and not values:
             raise ValueError(f"{path}: {key} has no values; give some, or leave it out")

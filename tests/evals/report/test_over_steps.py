@@ -78,3 +78,13 @@ def test_the_plot_has_a_line_and_a_band_a_name(runs: list[Path]) -> None:
     heights = [[float(point.split(",")[1]) for point in line.attrib["points"].split()] for line in lines]
     assert heights[0][0] == heights[1][0] > heights[0][1] > heights[1][1]  # up is better, and both began alike
     assert len([element for element in drawn.iter() if element.tag.endswith("polygon")]) == 2
+
+
+def test_a_plot_of_small_figures_without_intervals() -> None:
+    """One point shows as a dot, the grid's lines have labels that differ, and no interval is spoken of."""
+    points = [{"step": 5, "value": 0.001, "ci95": [None, None]}, {"step": 9, "value": 0.0013, "ci95": [None, None]}]
+    drawn = ElementTree.fromstring(plot({"one": points[:1], "two": points}, "error"))
+    texts = [element.text or "" for element in drawn.iter() if element.tag.endswith("text")]
+    assert texts[:6] == ["error", "0.00100", "0.00125", "0.00150", "0.00175", "0.00200"]
+    assert "one 0.001000" in texts and "two 0.001300" in texts
+    assert len([element for element in drawn.iter() if element.tag.endswith("circle")]) == 3

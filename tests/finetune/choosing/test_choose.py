@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from experience import Episode, Step, write_episodes
@@ -73,6 +75,7 @@ def test_the_page_has_all_and_fetches_nothing(chosen: Path) -> None:
     page = (chosen / "choice.html").read_text()
     assert page.count("<svg") == 4 and "No reward was read" in page
     assert "action_error ↓" in page and "imitation_return ↑" in page
+    assert "1: good " in page and "3: wrong " in page
     assert "src=" not in page and "href=" not in page and "<script" not in page
 
 
@@ -127,6 +130,13 @@ def test_a_broken_checkpoint_is_named(made: Path, tmp_path: Path) -> None:
     said = choose(tmp_path / "choice", [run], made / "expert", "--proxy", "action_error", status=1)
     assert "run: no action_error at step 100: is nan: what this checkpoint gives is not finite" in said
     assert json.loads((tmp_path / "choice" / "chosen.json").read_text())["step"] == 200
+    path = run / "checkpoints" / "0000100" / "policy.safetensors"
+    path.write_bytes(path.read_bytes()[:-40])
+    said = choose(tmp_path / "again", [run], made / "expert", "--proxy", "action_error", status=1)
+    assert f"run: no action_error at step 100: {path}: weights do not load" in said
+    save_file({"weight": torch.zeros(2)}, path)
+    said = choose(tmp_path / "again", [run], made / "expert", "--proxy", "action_error", status=1)
+    assert f"at step 100: {path}: says no shape of a policy" in said
 
 
 def test_a_proxy_that_no_policy_of_this_kind_has_is_named(made: Path, tmp_path: Path) -> None:
@@ -170,7 +180,9 @@ def test_runs_that_are_none_are_named(made: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="holds no checkpoint; expected checkpoints/STEP"):
         read_runs([tmp_path])
     with pytest.raises(ValueError, match="given twice"):
-        read_runs([made / "good", made / "good"])
+        read_runs([made / "good", made / "weak" / ".." / "good"])
+    words = ["choose", str(made / "good"), "--proxy", "action_error", "--out", str(tmp_path / "c")]
+    assert str(CliRunner().invoke(app, words).exception).startswith("nothing judges; give demonstrations (--data")
     assert choose(tmp_path / "c", [made / "good"], made / "expert", "--held-out", "2", status=2).startswith(
         "--held-out 2"
     )
@@ -216,3 +228,12 @@ def test_a_division_that_cannot_be_read_is_named(tmp_path: Path, text: str) -> N
     (run / "config.yaml").write_text(text)
     with pytest.raises(ValueError, match=r"config\.yaml: (is no YAML|held_out_share, division_seed or group is none)"):
         read_runs([run])
+
+
+def test_long_names_fit_beside_the_lines(made: Path, tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / f"learning-rate-of-a-thousandth-seed-{n}", {1: 0.1 * n}, rollouts=False) for n in (1, 2)
+    ]
+    choose(tmp_path / "choice", runs, made / "expert", "--proxy", "action_error")
+    page = (tmp_path / "choice" / "choice.html").read_text()
+    assert ">1: learni…-seed-2 0." in page and ">2: learni…-seed-1 0." in page

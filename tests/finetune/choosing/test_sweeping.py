@@ -9,8 +9,9 @@ import pytest
 from typer.testing import CliRunner
 
 from finetune.choosing.judging import Judging
-from finetune.choosing.sweeping import ProxyValues, proxy_sweep
+from finetune.choosing.sweeping import ProxyValues, demand_judgeable, proxy_sweep
 from finetune.cli import app
+from finetune.recipes import clone
 from finetune.sweeps import sweep as module
 from finetune.sweeps.space import Space
 from finetune.sweeps.sweep import Sweep, sweep
@@ -49,7 +50,7 @@ def lines(out: Path) -> list[dict[str, Any]]:
 
 def test_a_sweep_is_judged_by_a_proxy(tmp_path: Path, program: list[str]) -> None:
     demonstrate(tmp_path / "expert")
-    space = Space(settings={"gain": [0.1, 0.5, 0.9, 7.0]})
+    space = Space(settings={"gain": [0.1, 0.5, 0.9, 7.0]}, full_trials=4)
     asked, values_of = proxy_sweep("clone", (), space, "action_error", tmp_path / "expert", None)
     assert not asked.space.larger_is_better  # of an error
     sweep(asked, tmp_path / "out", values_of, program)
@@ -127,4 +128,35 @@ def test_mistakes_are_told_before_a_trial(tmp_path: Path) -> None:
     fault = CliRunner().invoke(app, [*words, "reward", "--demonstrations", str(tmp_path)]).exception
     assert str(fault).startswith("--proxy reward: unknown; choose of action_error")
     fault = CliRunner().invoke(app, [*words, "token_nll", "--demonstrations", str(tmp_path)]).exception
-    assert "no episodes.parquet there" in str(fault) and not (tmp_path / "out").exists()
+    assert "no episodes.parquet there" in str(fault)
+    numbers = str(demonstrate(tmp_path / "numbers"))
+    fault = CliRunner().invoke(app, [*words, "token_nll", "--demonstrations", numbers]).exception
+    assert (
+        str(fault) == "--proxy token_nll: is of texts, and the demonstrations' actions are numbers; take action_error"
+    )
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("recipe", "proxy", "said"),
+    [
+        ("clone", "action_error", "a run of clone leaves no policy over numbers; give --proxy token_nll"),
+        ("clone", "state_distance", "a run of clone leaves no episodes of its own; give --proxy token_nll"),
+        ("vqa", "support", "a run of vqa leaves no episodes of its own; give --proxy token_nll"),
+        ("classify", "token_nll", "a run of classify leaves no MedGemma to judge; sweep it without --proxy"),
+    ],
+)
+def test_what_no_trial_could_be_judged_by_is_refused_before_the_first(
+    tmp_path: Path, recipe: str, proxy: str, said: str
+) -> None:
+    (tmp_path / "space.yaml").write_text("settings: {seed: [0, 1]}\n")
+    words = ["sweep", recipe, "--space", str(tmp_path / "space.yaml"), "--out", str(tmp_path / "out")]
+    given = ["--proxy", proxy, "--demonstrations", str(demonstrate(tmp_path / "expert"))]
+    fault = CliRunner().invoke(app, [*words, *given]).exception
+    assert str(fault) == f"--proxy {proxy}: {said}" and not (tmp_path / "out").exists()
+
+
+def test_a_share_that_the_recipe_would_not_hold_out_is_refused_before_the_first(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--held-out 0.5: a run of clone .* give --set held_out_share=0.5"):
+        demand_judgeable("clone", clone.Config, "token_nll", 0.5)
+    demand_judgeable("clone", clone.Config, "token_nll", 1)

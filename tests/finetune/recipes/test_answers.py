@@ -73,4 +73,4 @@ def test_what_is_refused_before_the_first_step(tmp_path: Path) -> None:
     said = CliRunner().invoke(app, ["run", "answers", "--out", str(tmp_path / "e")])
     assert "give a table of yours (--table T)" in str(said.exception)
     said = CliRunner().invoke(app, ["run", "nano", "--table", str(table), "--out", str(tmp_path / "e")])
-    assert "learns from sets with a card; give --data DIR" in str(said.exception)
+    assert "learns from a folder of data, no table; give --data DIR" in str(said.exception)

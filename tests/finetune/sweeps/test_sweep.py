@@ -158,6 +158,7 @@ def test_the_reports_learning_rates_ship() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("learning_rate: [1.0e-4]", "space.yaml: configuration settings: Field required"),
         ("settings: {}", "varies nothing; name a setting"),
         ("settings: {learning_rate: []}", "learning_rate has no values"),
         ("settings: {learning_rate: {low: 2, high: 1}}", "give low below high"),
