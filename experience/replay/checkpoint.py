@@ -94,6 +94,11 @@ def read_checkpoint(path: Path, core: Core, *, replace_limiters: bool = False) -
     return cells
 
 
+def format_of(path: Path) -> int:
+    """Return the format of a checkpoint, which is that of the log behind it."""
+    return int(_Reader(path).next()["format"])
+
+
 def description(table: Table) -> dict[str, Any]:
     """Return what a checkpoint says of the definition of a table, its limiter apart."""
     selectors = {"sampler": repr(table.sampler), "remover": repr(table.remover)}

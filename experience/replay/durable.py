@@ -7,7 +7,7 @@ calls-000003.log           what was called afterwards
 from pathlib import Path
 from threading import Lock
 
-from experience.replay.checkpoint import read_checkpoint, write_checkpoint
+from experience.replay.checkpoint import FORMAT, format_of, read_checkpoint, write_checkpoint
 from experience.replay.core import Core
 from experience.replay.data.arena import Cell
 from experience.replay.data.items import drop_all
@@ -50,6 +50,8 @@ class Durable:
         core.log = CallLog(self._log_path(), numbers)
         core.synced = self.sync if sync else None
         self._remove_others()
+        if found and format_of(found[-1]) < FORMAT:  # whose readers would not know what is logged from now on
+            self.checkpoint()
 
     def checkpoint(self) -> Path:
         """Write a checkpoint, begin a new log, and remove the ones before; return the file."""

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experience.replay import Broken, Replay, Table, rate_limiters, selectors
+from experience.replay.checkpoint import FORMAT, format_of
 from experience.storage.frames import HEAD, FrameFile, cut_bytes
 
 
@@ -233,6 +234,8 @@ def test_what_the_first_version_wrote_is_read(tmp_path: Path) -> None:
     table = Table("t", selectors.Uniform(), selectors.Fifo(), 5, rate_limiters.MinSize(1), max_times_sampled=2)
     with Replay([table], folder=tmp_path) as replay:
         assert replay.info()["t"][1:6] == (5, 5, 6, 3, 1)
+        (kept,) = tmp_path.glob("checkpoint-*")  # an older version refuses it, and does not misread what is logged now
+        assert format_of(kept) == FORMAT > 2
         replay.checkpoint()
     batch = Replay([table], folder=tmp_path).sample("t", 9, timeout=0)  # the draws that it made itself
     assert batch.info.key.tolist() == [0, 4294967299, 1, 4, 0, 4294967299, 1, 2, 4]
