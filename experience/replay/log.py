@@ -167,7 +167,8 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
 def _insert(live: LiveTable, items: Sequence[Data], priorities: Any, fields: Sequence[Fields] | None = None) -> None:
     for one in items:
         one.hold()
-    live.state.insert_many(of_one_arena(items) or items, priorities, fields)
+    if items:
+        live.state.insert_many(of_one_arena(items) or items, priorities, fields)
 
 
 def _item_as_written(item: Data, numbers: StepNumbers) -> Any:

@@ -141,6 +141,14 @@ def test_a_log_cut_anywhere_gives_its_whole_calls(tmp_path: Path) -> None:
         ]
 
 
+def test_an_insert_of_no_steps_is_read_again(tmp_path: Path) -> None:
+    with Replay(tables(), folder=tmp_path) as replay:
+        for count in (0, 2, 0):
+            replay.insert_many(np.ones((count, 3)), {name: np.ones(count) for name in NAMES})
+    with Replay(tables(), folder=tmp_path) as again:
+        assert [info.size for info in again.info().values()] == [2] * len(NAMES)
+
+
 def test_large_steps_in_a_log_that_is_cut(tmp_path: Path) -> None:
     steps = np.random.default_rng(0).random((3, 2, 20_000))  # 312 KB a call: a frame that is written in pieces
     with Replay([Table.queue("q", 10)], folder=tmp_path, sync=True) as replay:
