@@ -40,7 +40,7 @@ def exact(x: NDArray[np.float32], y: NDArray[np.float32]) -> Transport:
         by_point = np.zeros(len(x))
         by_point[rows] = cost[rows, columns] / len(x)
         return Transport(float(by_point.sum()), by_point, 0.0)
-    plan = _program(cost)
+    plan = _program(cost / (cost.max() or 1.0))  # the solver gives up on numbers far from 1
     by_point = (plan * cost).sum(axis=1)
     return Transport(float(by_point.sum()), by_point, 0.0)
 

@@ -34,6 +34,8 @@ RELAXATION = 1.7
 NEAREST, OTHERS = 4, 8
 """Partners of a point that a matching may take: so many of all points, and as many of an eighth of them, another one
 for each tile, so that points that lie on one another do not all want the same partners."""
+ROUNDING = 2.0**-22
+"""Of float32, as a share: some of the last bits."""
 ABOVE_POTENTIALS = 0.1
 """Of sets of two sizes, where the value lies between both bounds: the lower one is by far the nearer there."""
 
@@ -46,13 +48,22 @@ def sinkhorn(x: NDArray[np.float32], y: NDArray[np.float32], seed: int = 0) -> T
         y: (M, d).
         seed: Of the points on which it begins, and of partners that are drawn.
     """
-    centre = y.mean(axis=0)
-    one, other = (torch.from_numpy(np.ascontiguousarray(points - centre, np.float32)) for points in (x, y))
+    centre = np.median(y, axis=0)  # one far point does not move it, so that near ones are not rounded
+    scale = max(float(np.abs(points - centre.astype(np.float64)).max()) for points in (x, y))
+    if scale == 0:
+        return Transport(0.0, np.zeros(len(x)), 0.0)
+    one, other = (((points - centre.astype(np.float64)) / scale).astype(np.float32) for points in (x, y))
+    value, by_point, error = _scaled(torch.from_numpy(one), torch.from_numpy(other), seed)
+    return Transport(value * scale, by_point * scale, error)
+
+
+def _scaled(one: torch.Tensor, other: torch.Tensor, seed: int) -> Transport:
+    """Of points around 0, as far as 1 along an axis."""
     rng = torch.Generator().manual_seed(seed)
     few_x, few_y = (points[torch.randperm(len(points), generator=rng)[:COARSE_POINTS]] for points in (one, other))
     mean_cost = float(torch.cdist(few_x, few_y).mean())
-    if mean_cost == 0:
-        return Transport(0.0, np.zeros(len(x)), 0.0)
+    if mean_cost == 0:  # of these few, and not of all
+        mean_cost = float(one.norm(dim=1).mean() + other.norm(dim=1).mean())
     g = torch.zeros(len(few_y))
     for share in COARSE_SHARES:
         for _ in range(COARSE_ROUNDS):
@@ -83,12 +94,7 @@ def _matched(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor, rng: torch.Gener
     f, partners_of_x = _candidates(x, y, g, rng)
     g, partners_of_y = _candidates(y, x, f, rng)
     by_point = matched(x, y, f, g, partners_of_x, partners_of_y) / len(x)
-    upper = float(by_point.sum())
-    lower = min(upper, float(f.double().mean() + g.double().mean()))
-    value = (upper + lower) / 2
-    if value <= 0:
-        return Transport(0.0, np.zeros(len(x)), 0.0)
-    return Transport(value, by_point * (value / upper), (upper - value) / value)
+    return _between(x, y, f, g, by_point, 0.5)
 
 
 def _candidates(
@@ -99,7 +105,7 @@ def _candidates(
     few = min(NEAREST, num_y)
     highest, partners = torch.empty(num_x), torch.empty(num_x, 2 * few, dtype=torch.int64)
     for rows in _tiles(num_x, num_y):
-        above = torch.cdist(x[rows], y).sub_(g)  # (R, M)
+        above = _bounds(torch.cdist(x[rows], y), x[rows], y)[0].sub_(g)  # (R, M)
         found = above.topk(few, largest=False)
         some = torch.randperm(num_y, generator=rng)[: max(few, num_y // OTHERS)]
         highest[rows], partners[rows, :few] = found.values[:, 0], found.indices
@@ -114,20 +120,43 @@ def _planned(x: torch.Tensor, y: torch.Tensor, g: torch.Tensor, epsilon: float) 
     got = torch.exp2((g - _balanced(y, x, f, epsilon)) / unit)  # by each point of y; 1 is its own weight
     kept = got.clamp(min=1).reciprocal()
     lacking = (1 - got * kept) / num_y
-    sent, cost, to_lacking, lowest = (torch.empty(num_x, dtype=torch.float64) for _ in range(4))
+    sent, cost, to_lacking = (torch.empty(num_x, dtype=torch.float64) for _ in range(3))
+    lowest = torch.empty(num_x)
     for rows in _tiles(num_x, num_y):
         costs = torch.cdist(x[rows], y)  # (R, M)
-        plan = g - costs
-        lowest[rows] = -plan.amax(1).double()
-        plan = plan.add_(f[rows, None]).div_(unit).exp2_().mul_(kept / (num_x * num_y))
+        plan = (g - costs).add_(f[rows, None]).div_(unit).exp2_().mul_(kept / (num_x * num_y))
         sent[rows] = plan.sum(1).double()
-        to_lacking[rows] = (costs @ lacking).double()
-        cost[rows] = plan.mul_(costs).sum(1).double()
+        least, most = _bounds(costs, x[rows], y)
+        lowest[rows] = least.sub_(g).amin(1)
+        to_lacking[rows] = (most @ lacking).double()
+        cost[rows] = plan.mul_(most).sum(1).double()
     unsent = (1 / num_x - sent).clamp(min=0)
     by_point = cost + unsent * to_lacking / unsent.sum().clamp(min=1e-12)
-    upper, lower = float(by_point.sum()), float(lowest.mean() + g.double().mean())
-    value = lower + ABOVE_POTENTIALS * (upper - lower)
-    return Transport(value, np.asarray(by_point * (value / upper)), (upper - value) / value)
+    share = ROUNDING * float(f.abs().max() + g.abs().max()) / unit  # of the plan, that its sums may be wrong by
+    by_point += share * (x.norm(dim=1).mean() + y.norm(dim=1).mean()) / num_x
+    return _between(x, y, lowest, g, by_point.numpy(), ABOVE_POTENTIALS)
+
+
+def _bounds(costs: torch.Tensor, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(R, M) what pairs cost at least and at most; of near ones, cdist rounds the difference of large squares."""
+    squares = costs.square_()
+    slack = ROUNDING * (1 + math.sqrt(x.shape[1])) * (x.square().sum(1, keepdim=True) + y.square().sum(1))
+    return (squares - slack).clamp_(min=0).sqrt_(), squares.add_(slack).sqrt_()
+
+
+def _between(
+    x: torch.Tensor, y: torch.Tensor, f: torch.Tensor, g: torch.Tensor, by_point: NDArray[np.float64], share: float
+) -> Transport:
+    """What lies a share of the way from what potentials bound to the sum of `by_point`, both less sure by rounding."""
+    found = float(by_point.sum())
+    if found == 0:
+        return Transport(0.0, by_point, 0.0)
+    slack = ROUNDING * sum(float(one.norm(dim=1).double().mean()) for one in (x, y))
+    slack += ROUNDING * sum(float(one.abs().double().mean()) for one in (f, g))
+    upper = found + slack
+    lower = min(max(float(f.double().mean() + g.double().mean()) - slack, 0.0), upper)
+    value = lower + share * (upper - lower)
+    return Transport(value, by_point * (value / found), (upper - value) / value)
 
 
 def _tiles(num_x: int, num_y: int) -> list[slice]:

@@ -127,3 +127,30 @@ def test_a_number_that_never_changes_is_left_alone() -> None:
     one = state_distance(rollouts(agent, [40]), rollouts(expert, [40])).value
     agent[:, 1] = 0.2
     assert 0 < state_distance(rollouts(agent, [40]), rollouts(expert, [40])).value - one < 0.1
+
+
+@pytest.mark.parametrize("num_y", [130, 100])
+@pytest.mark.parametrize("far", ["clusters", "point", "numbers", "tiny numbers"])
+def test_the_claim_holds_where_float32_rounds(far: str, num_y: int) -> None:
+    """Near points far from the others: what they cost is less than the last bits of what the others do."""
+    rng = np.random.default_rng(0)
+    x, y = (rng.normal(size=(number, 3)) for number in (130, num_y))
+    if far == "clusters":
+        x[:65], y[: num_y // 2] = x[:65] + 1e6, y[: num_y // 2] + 1e6
+    elif far == "point":
+        x[0] = y[0] = 1e6
+    else:
+        x, y = (points * (1e25 if far == "numbers" else 1e-25) for points in (x, y))
+    one, other = x.astype(np.float32), y.astype(np.float32)
+    true, found = exact(one, other).value, sinkhorn(one, other)
+    assert abs(true - found.value) <= found.error * found.value * (1 + 1e-6) and found.value > 0
+    assert found.by_point.sum() == pytest.approx(found.value)
+
+
+def test_points_that_the_first_look_does_not_see(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "COARSE_POINTS", 2)
+    x = np.zeros((60, 3), np.float32)
+    y = x.copy()
+    y[-1] = 3  # which few draws of two points hold
+    for seed in range(3):
+        assert sinkhorn(x, y, seed).value == pytest.approx(np.sqrt(27) / 60, rel=1e-4)
