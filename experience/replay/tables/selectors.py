@@ -253,6 +253,8 @@ class _Prioritized:
     def _weights(self, priorities: Any) -> Any:
         if self._exponent == 0:
             return (priorities > 0).astype(np.float64)
+        if len(priorities) == 1:  # NumPy's power of arrays may differ in the last bit
+            return np.array([self._weight(priorities.item(0))])
         return np.minimum(priorities, self._largest) ** self._exponent
 
 

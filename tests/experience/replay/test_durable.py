@@ -141,6 +141,21 @@ def test_a_log_cut_anywhere_gives_its_whole_calls(tmp_path: Path) -> None:
         ]
 
 
+def test_weights_come_again_to_the_last_bit(tmp_path: Path) -> None:
+    """What was inserted one by one is inserted again as one of many, whose powers are NumPy's."""
+    table = Table("t", selectors.Prioritized(0.6), selectors.Fifo(), 100, rate_limiters.MinSize(1))
+    found = []
+    for folder in (None, tmp_path):
+        replay = Replay([table], folder=folder)
+        for priority in np.random.default_rng(0).random(300).tolist():
+            replay.insert(0, {"t": priority})
+        if folder:
+            replay.close()
+            replay = Replay([table], folder=folder)
+        found.append(replay.sample("t", 1000).info.probability.tolist())
+    assert found[0] == found[1]
+
+
 def test_an_insert_of_no_steps_is_read_again(tmp_path: Path) -> None:
     with Replay(tables(), folder=tmp_path) as replay:
         for count in (0, 2, 0):
