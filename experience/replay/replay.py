@@ -266,7 +266,7 @@ class Replay:
         if keys.shape != priorities.shape or not _are_priorities(priorities):
             raise ValueError(f"table {table!r}: expected as many priorities as keys, finite and from 0")
         with self.core.lock:
-            count = self.core.update(live, keys, priorities)
+            count = self.core.update(live, keys.ravel(), priorities.ravel())
         self.core.acknowledge()
         return count
 
@@ -293,7 +293,7 @@ class Replay:
         """
         live = self.core.live(table)
         with self.core.lock:
-            count = self.core.delete(live, np.asarray(keys, np.int64))
+            count = self.core.delete(live, np.asarray(keys, np.int64).ravel())
         self.core.acknowledge()
         return count
 

@@ -155,11 +155,5 @@ def _is_there(path: str, number: int) -> bool:
         return False
 
 
-def _room(leaf: Any) -> int:
-    """Bytes of an array in a slab; 0 for what is none."""
-    is_array = isinstance(leaf, np.ndarray) and not leaf.dtype.hasobject
-    return -(-int(leaf.nbytes) // ALIGNED) * ALIGNED if is_array else 0
-
-
 def _array(memory: Any, place: Place) -> Any:
     return np.ndarray(place.shape, place.dtype, memory, place.start)

@@ -156,6 +156,16 @@ def test_weights_come_again_to_the_last_bit(tmp_path: Path) -> None:
     assert found[0] == found[1]
 
 
+def test_a_single_key_is_one_of_an_array(tmp_path: Path) -> None:
+    """Else the log holds a call that fails again whenever the folder is opened."""
+    with Replay(tables(), folder=tmp_path) as replay:
+        keys = replay.insert_many(np.arange(4), {"uniform": np.ones(4)})["uniform"]
+        assert replay.update_priorities("uniform", keys[0], 2.0) == 1
+        assert replay.delete("uniform", keys[1]) == 1
+        assert replay.delete("uniform", keys[2:].reshape(1, 2)) == 2
+    assert Replay(tables(), folder=tmp_path).sample("uniform").info.priority.tolist() == [2.0]
+
+
 def test_an_insert_of_no_steps_is_read_again(tmp_path: Path) -> None:
     with Replay(tables(), folder=tmp_path) as replay:
         for count in (0, 2, 0):
