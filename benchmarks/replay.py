@@ -5,7 +5,7 @@
 1 KB of float32 an item, one thread, uniform and prioritized (exponent 0.6), sizes of 20,000 items, all full. Ours has
 its limiter, remover and keys; the peers have none of these. PYTHON is an environment with torchrl and cpprb; without it
 they are `not measured`. Figures are items a second of the thread's own time: the median of `--rounds` rounds, in each
-of which all take turns. `--journal` measures the log of calls beside a bare loop of writing and syncing as many bytes.
+of which all take turns. `--journal` measures the log of calls beside a bare loop that writes and syncs the same bytes.
 """
 
 import argparse
@@ -112,7 +112,7 @@ def cpprb(prioritized: bool) -> Measured:
 
 
 def journal(folder: Path) -> None:
-    """Inserts of 100 KB, each synced, beside a bare loop that writes and syncs as many bytes."""
+    """Inserts of 100 KB, each synced, beside a bare loop that writes and syncs the same bytes."""
     import numpy as np
 
     from experience.replay import Replay, Table, rate_limiters, selectors

@@ -18,8 +18,8 @@ from experience.storage.durable import sync_folder
 from experience.storage.frames import FrameFile, frames, packed, unpacked
 from experience.storage.values import dtype_name, dtype_of
 
-FORMAT = 2
-"""1: without fields of items, groups and ages."""
+FORMAT = 3
+"""1: without fields of items, groups and ages. 2: in the log, steps are stored and inserted by two calls always."""
 
 COUNTERS = ("inserts", "samples", "deletes", "forgone")
 """Of a limiter."""
@@ -92,6 +92,11 @@ def read_checkpoint(path: Path, core: Core, *, replace_limiters: bool = False) -
     if read.next() != "end":
         raise Broken(f"{path}: does not end where it should; take an older checkpoint")
     return cells
+
+
+def format_of(path: Path) -> int:
+    """Return the format of a checkpoint, which is that of the log behind it."""
+    return int(_Reader(path).next()["format"])
 
 
 def description(table: Table) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,13 @@ from experience.replay.tables.state import TableState
 from experience.replay.tables.table import Table
 
 
+class Tables(dict[str, LiveTable]):
+    """Tables at work by their names; one that is not there is refused."""
+
+    def __missing__(self, name: str) -> LiveTable:
+        raise ValueError(f"got the table {name!r}; expected one of {', '.join(self)}")
+
+
 class Core:
     """Tables and what they hold. Whoever calls a method holds `lock`."""
 
@@ -32,10 +39,10 @@ class Core:
         self.log: CallLog | None = None
         self.synced: Callable[[], None] | None = None
         """Called before a call that changed something returns, without the lock."""
-        self.tables = {
-            table.name: LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock)
+        self.tables = Tables(
+            (table.name, LiveTable(TableState(table, np.random.default_rng([seed, place])), self.lock))
             for place, table in enumerate(tables)
-        }
+        )
 
     def live(self, table: str) -> LiveTable:
         """Return a table at work.
@@ -43,21 +50,16 @@ class Core:
         Raises:
             ValueError: There is no such table.
         """
-        if table not in self.tables:
-            raise ValueError(f"got the table {table!r}; expected one of {', '.join(self.tables)}")
         return self.tables[table]
 
-    def lives(self, priorities: Collection[str]) -> dict[str, LiveTable]:
-        """Return the tables, which those of an insert are among.
+    def lives(self, priorities: Collection[str]) -> Tables:
+        """Return the tables, if there is one to insert into.
 
         Raises:
-            ValueError: There is none to insert into, or one is not there.
+            ValueError: There is none.
         """
         if not priorities:
             raise ValueError("got no table to insert into; expected priorities={TABLE: PRIORITY}")
-        for name in priorities:
-            if name not in self.tables:
-                self.live(name)
         return self.tables
 
     def acknowledge(self) -> None:
@@ -67,18 +69,34 @@ class Core:
 
     def put(self, data: Any, references: int = 1) -> Cell:
         """Store the data of a step, with so many references."""
-        number = self.log.put(data, 1) if self.log else None
+        if not self.log:
+            return self.store.put(data, references)
+        number = self.log.put(data, 1)
         cell = self.store.put(data, references)
-        if self.log:
-            self.log.numbers.number(Cells(cell.arena, [cell.row]), number)
+        self.log.numbers.number(Cells(cell.arena, [cell.row]), number)
         return cell
 
-    def put_many(self, flat: Flat, count: int, references: int) -> Cells:
-        """Store the data of steps, stacked, with so many references each."""
-        numbers = self.log.put(unflatten(*flat), count, batched=True) if self.log else None
+    def takes_at_once(self, priorities: Collection[str], count: int) -> bool:
+        """Whether tables take so many items of single steps now, with no wait and nothing else to log in between."""
+        states = [self.tables[name].state for name in priorities]
+        return self.max_bytes is None and all(
+            state.most_inserts(count) == count and not state.table.extensions for state in states
+        )
+
+    def put_many(self, flat: Flat, count: int, references: int, inserted: Mapping[str, Any] | None = None) -> Cells:
+        """Store the data of steps, stacked, with so many references each.
+
+        Args:
+            flat: The data.
+            count: Of steps.
+            references: Of each.
+            inserted: Tables that they are inserted into at once, to priorities: logged here.
+        """
+        if not self.log:
+            return self.store.put_many(flat, count, references)
+        numbers = self.log.put(unflatten(*flat), count, batched=True, inserted=inserted)
         cells = self.store.put_many(flat, count, references)
-        if self.log:
-            self.log.numbers.number(cells, numbers)
+        self.log.numbers.number(cells, numbers)
         return cells
 
     def insert(
@@ -111,8 +129,18 @@ class Core:
         priorities: Any,
         timeout: float | None,
         fields: Sequence[Fields] | None = None,
+        *,
+        logged: bool = False,
     ) -> Any:
         """Insert items one after another and return their keys; takes over a reference of each, whatever happens.
+
+        Args:
+            live: The table.
+            cells: Data of the items.
+            priorities: (n,).
+            timeout: Seconds to wait; None: without end.
+            fields: Of each.
+            logged: Whether the log has them, from `put_many`.
 
         Raises:
             RateLimited: The limiter does not let all through in time; those that it did are in the table.
@@ -127,7 +155,7 @@ class Core:
                     self._make_room(live, self.max_bytes)
                 where = slice(start, start + allowed)
                 some, weights, known = part(cells, where), priorities[where], fields and fields[where]
-                if self.log:
+                if self.log and not logged:
                     self.log.insert(live, some, weights, known)
             except BaseException:
                 cells.arena.drop(cells.rows[start:])

@@ -7,7 +7,7 @@ calls-000003.log           what was called afterwards
 from pathlib import Path
 from threading import Lock
 
-from experience.replay.checkpoint import read_checkpoint, write_checkpoint
+from experience.replay.checkpoint import FORMAT, format_of, read_checkpoint, write_checkpoint
 from experience.replay.core import Core
 from experience.replay.data.arena import Cell
 from experience.replay.data.items import drop_all
@@ -47,9 +47,11 @@ class Durable:
             write_checkpoint(folder / "checkpoint-000000.replay", core, StepNumbers())
         numbers = StepNumbers.of_cells(cells)
         drop_all(list(cells.values()))
-        core.log = CallLog(self._log_path(), numbers, sync=sync)
+        core.log = CallLog(self._log_path(), numbers)
         core.synced = self.sync if sync else None
         self._remove_others()
+        if found and format_of(found[-1]) < FORMAT:  # whose readers would not know what is logged from now on
+            self.checkpoint()
 
     def checkpoint(self) -> Path:
         """Write a checkpoint, begin a new log, and remove the ones before; return the file."""
@@ -59,7 +61,7 @@ class Durable:
             path = self.folder / f"checkpoint-{self._number + 1:06}.replay"
             write_checkpoint(path, self._core, log.numbers)
             self._number += 1
-            self._core.log = CallLog(self._log_path(), log.numbers, sync=self._core.synced is not None)
+            self._core.log = CallLog(self._log_path(), log.numbers)
             self._synced = 0
             log.file.close()
             self._remove_others()

@@ -3,7 +3,7 @@
 Steps have numbers; items name the steps that they are made of, so that what they share is written once.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -52,25 +52,29 @@ class StepNumbers:
 class CallLog:
     """Calls being written."""
 
-    def __init__(self, path: Path, numbers: StepNumbers, *, sync: bool) -> None:
+    def __init__(self, path: Path, numbers: StepNumbers) -> None:
         """Append to a file.
 
         Args:
             path: Of the file.
             numbers: Of the steps that are there.
-            sync: Calls that insert are synced before they return.
         """
         self.file = FrameFile(path)
         self.numbers = numbers
-        self._sync = sync
 
-    def put(self, data: Any, count: int, *, batched: bool = False) -> Any:
-        """Write that steps are stored, and return their numbers, (count,) int64; `batched`: their data is stacked."""
+    def put(self, data: Any, count: int, *, batched: bool = False, inserted: Mapping[str, Any] | None = None) -> Any:
+        """Write that steps are stored, and return their numbers, (count,) int64.
+
+        Args:
+            data: Of one, or if `batched` of all, stacked.
+            count: Of steps.
+            batched: Whether the data is stacked.
+            inserted: Tables that all are inserted into at once, to priorities, (count,).
+        """
         first = self.numbers.next
-        self.file.append(packed({"call": "put", "first": first, "data": data, "batched": batched}))
+        known = {"inserted": inserted} if inserted else {}
+        self.file.append(packed({"call": "put", "first": first, "data": data, "batched": batched, **known}))
         self.numbers.next += count
-        if self._sync:
-            self.file.begin_sync()
         return np.arange(first, first + count)
 
     def insert(
@@ -139,14 +143,13 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
             flat = flatten(data)
             new = store.put_many(flat, len(flat.leaves[0])).each() if call["batched"] else [store.put(data)]
             cells.update(enumerate(new, start=first))
+            for name, priorities in call.get("inserted", {}).items():
+                _insert(tables[name], new, priorities)
             continue
         state = tables[call["table"]].state
         if call["call"] == "insert":
-            items = items_of(call["items"], cells)
-            for one in items:
-                one.hold()
             known = fields_of(call["fields"]) if "fields" in call else None
-            state.insert_many(of_one_arena(items) or items, np.array(call["priorities"]), known)
+            _insert(tables[call["table"]], items_of(call["items"], cells), np.array(call["priorities"]), known)
         elif call["call"] == "sample":
             drop_all(state.sample_many(call["count"]).gone)
         elif call["call"] == "update":
@@ -159,6 +162,12 @@ def repeat(calls: Iterable[dict[str, Any]], tables: dict[str, LiveTable], store:
             state.remove_one()
         else:
             state.reset()
+
+
+def _insert(live: LiveTable, items: Sequence[Data], priorities: Any, fields: Sequence[Fields] | None = None) -> None:
+    for one in items:
+        one.hold()
+    live.state.insert_many(of_one_arena(items) or items, priorities, fields)
 
 
 def _item_as_written(item: Data, numbers: StepNumbers) -> Any:

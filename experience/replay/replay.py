@@ -184,10 +184,11 @@ class Replay:
                 check(tables[name].state.table, data, *(fields or (None,)), batched=True)
         keys: dict[str, Any] = {}
         with self.core.lock:
-            cells = self.core.put_many(flat, count, len(weights))
+            at_once = bool(self.core.log) and fields is None and self.core.takes_at_once(weights, count)
+            cells = self.core.put_many(flat, count, len(weights), weights if at_once else None)
             try:
                 for name, given in weights.items():
-                    keys[name] = self.core.insert_many(tables[name], cells, given, timeout, fields)
+                    keys[name] = self.core.insert_many(tables[name], cells, given, timeout, fields, logged=at_once)
             except BaseException:
                 for _ in range(len(weights) - len(keys) - 1):
                     cells.drop()

@@ -6,20 +6,21 @@ synced survives the loss of power. A frame that a crash cut, and whatever follow
 
 import os
 import struct
-import sys
 from collections.abc import Iterator, Sequence
-from mmap import PAGESIZE
 from pathlib import Path
 from typing import IO, Any
 from zlib import crc32
 
 from experience.storage.durable import lock, sync_folder
-from experience.storage.values import LARGE_BYTES, decode, encode
+from experience.storage.values import decode, encode
 
 HEAD = struct.Struct("<QI")
 """Length and CRC-32 of a frame."""
 
 SIZE = struct.Struct("<Q")
+
+LARGE_BYTES = 1 << 16
+"""A part of a frame that is written by itself: to join it to others would copy it."""
 
 
 class FrameFile:
@@ -38,7 +39,7 @@ class FrameFile:
             raise ValueError(f"{path}: is being written by another process; give each process its own")
         if cut := cut_bytes(path):
             self._file.truncate(self._file.tell() - cut)
-        self.num_bytes = self._begun = path.stat().st_size
+        self.num_bytes = path.stat().st_size
         sync_folder(path.parent)
 
     def append(self, parts: Sequence[Any], *, sync: bool = False) -> None:
@@ -63,16 +64,6 @@ class FrameFile:
                 fault.errno, f"{self.path}: cannot be written ({fault.strerror}); what was recorded until now is kept"
             ) from fault
         self.num_bytes += HEAD.size + size
-
-    def begin_sync(self) -> None:
-        """Let what was written begin to reach the disk, so that `sync` waits less; to be called when it is not far.
-
-        Linux does so with whole pages that it is told will not be read.
-        """
-        whole = self.num_bytes - self.num_bytes % PAGESIZE
-        if sys.platform == "linux" and whole - self._begun >= LARGE_BYTES:
-            os.posix_fadvise(self._file.fileno(), self._begun, whole - self._begun, os.POSIX_FADV_DONTNEED)
-            self._begun = whole
 
     def sync(self) -> None:
         """Make what was written survive the loss of power."""
@@ -100,9 +91,9 @@ def cut_bytes(path: Path) -> int:
         return path.stat().st_size - whole
 
 
-def packed(value: Any) -> list[Any]:
-    """Return the parts of a frame that holds a value (see `storage.values`); large ones are views of its arrays."""
-    text, buffers = encode(value, views=True)
+def packed(value: Any) -> list[bytes]:
+    """Return the parts of a frame that holds a value (see `storage.values`)."""
+    text, buffers = encode(value)
     data = text.encode()
     return [SIZE.pack(len(buffers)), *(SIZE.pack(len(one)) for one in (data, *buffers)), data, *buffers]
 
@@ -120,7 +111,7 @@ def unpacked(payload: bytes) -> Any:
 
 
 def _pieces(parts: Sequence[Any]) -> Iterator[Any]:
-    """Parts that follow one another: the small ones joined, large ones as they are, since joining copies."""
+    """Parts that follow one another, the small ones joined."""
     small = []
     for part in parts:
         if len(part) < LARGE_BYTES:

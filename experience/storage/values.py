@@ -20,9 +20,6 @@ import numpy as np
 
 from experience.episode import Episode
 
-LARGE_BYTES = 1 << 16
-"""Of an array that is worth not to be copied."""
-
 _ASCII = json.JSONEncoder(separators=(",", ":"), allow_nan=False)
 
 
@@ -31,25 +28,24 @@ class Encoded(NamedTuple):
 
     text: str
     """ASCII JSON."""
-    buffers: list[Any]
-    """Bytes: what `$bytes`, `$array` and `$scalar` refer to, by place."""
+    buffers: list[bytes]
+    """What `$bytes`, `$array` and `$scalar` refer to, by place."""
 
 
-def encode(value: Any, *, canonical: bool = False, views: bool = False) -> Encoded:
+def encode(value: Any, *, canonical: bool = False) -> Encoded:
     """Take a value apart.
 
     Args:
         value: None, bool, int, float, str, bytes, NumPy scalars and arrays; dicts, lists and tuples of them.
         canonical: Sort the keys of dicts and make a float64 scalar a float, so that equal values have equal texts.
-        views: Let the buffers of large arrays be views of them where they can: of use until these change.
 
     Raises:
         ValueError: It holds something else; says where.
     """
-    buffers: list[Any] = []
+    buffers: list[bytes] = []
 
-    def keep(data: Any) -> int:
-        buffers.append(_raw(data, views=views))
+    def keep(data: bytes) -> int:
+        buffers.append(data)
         return len(buffers) - 1
 
     tree = _tree(value, "value", keep, canonical)
@@ -58,7 +54,7 @@ def encode(value: Any, *, canonical: bool = False, views: bool = False) -> Encod
 
 def encode_inline(value: Any) -> str:
     """Take a value apart into one text, buffers as base64."""
-    tree = _tree(value, "value", lambda data: b64encode(_raw(data)).decode(), False)
+    tree = _tree(value, "value", lambda data: b64encode(data).decode(), False)
     text = json.dumps(tree, separators=(",", ":"), allow_nan=False, ensure_ascii=False)
     return text if is_text(text) else _ASCII.encode(tree)
 
@@ -194,16 +190,7 @@ def _array_tree(value: Any, where: str, keep: Any, canonical: bool) -> Any:
     if is_scalar(value):
         native = value.astype(value.dtype.newbyteorder("="))
         return {"$scalar": [dtype_name(native.dtype), keep(native.tobytes())]}
-    return {"$array": [name, list(value.shape), keep(value)]}
-
-
-def _raw(data: Any, *, views: bool = False) -> Any:
-    """The bytes of an array in C order, or bytes as they are."""
-    if isinstance(data, bytes):
-        return data
-    if views and data.nbytes >= LARGE_BYTES and data.flags.c_contiguous:
-        return np.asarray(data).reshape(-1).view(np.uint8).data
-    return data.tobytes()
+    return {"$array": [name, list(value.shape), keep(value.tobytes())]}
 
 
 def _value(tree: Any, buffers: Sequence[bytes]) -> Any:

@@ -20,7 +20,6 @@ HERE_ONLY = {
     "test_tables_share_data_and_memory_returns": "looks into the core",
     "test_updates_and_deletes_pass_over_what_is_gone": "looks into the core",
     "test_an_empty_arena_is_not_kept_in_memory": "looks into the core",
-    "test_steps_of_several_kinds_and_items_of_several_steps_in_one_table": "looks into the core",
     "test_extensions_hear_everything": "extensions are called in the actor, and tell nothing here",
     "test_statistics_say_what_happened": "extensions are called in the actor, and tell nothing here",
     "test_items_share_their_steps_and_free_them": "a writer is told later",

@@ -64,8 +64,8 @@ class Arena:
         if not self._free:
             self._grow(1)
         row = self._free.pop()
-        for column, leaf in zip(self.columns, leaves, strict=True):
-            column[row] = leaf
+        for number, column in enumerate(self.columns):
+            column[row] = leaves[number]
         self.references[row] = references
         self.num_bytes += self.row_bytes
         if self.ragged:

@@ -16,7 +16,7 @@ import ray
 
 from experience.replay.data.structure import Flat, flatten, unflatten
 
-LEAST_BYTES = 128 << 10
+LEAST_BYTES = 64 << 10
 """Of the arrays of a call that go through a slab; less goes with the call."""
 
 MOST_BYTES = 64 << 20

@@ -25,6 +25,7 @@ class Contents:
         """Have room for so many more rows."""
         self._places = np.append(self._places, np.zeros(rows, np.int64))
         self._data += [None] * rows
+        self._place: Any = self._places.data  # one element of it is read and written in half the time
 
     def of(self, row: int) -> Data:
         """Return what lies in a row."""
@@ -62,8 +63,8 @@ class Contents:
     def replace(self, row: int, data: Data) -> None:
         """Lay something into a row, and drop what lay there."""
         if type(data) is Cell and data[0] is self._arena:
-            place = self._places.item(row)
-            self._places[row] = data[1]
+            place = self._place[row]
+            self._place[row] = data[1]
             self._arena.drop_one(place)
         else:
             before = self.of(row)

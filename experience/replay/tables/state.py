@@ -53,7 +53,7 @@ class TableState:
 
     def reset(self) -> None:
         """Empty the table and zero its counters."""
-        for row in self.order.oldest(len(self)):
+        for row in self.order.oldest(len(self)).tolist():
             self._take(row).drop()
         self._empty()
         for extension in self.table.extensions:
@@ -135,12 +135,13 @@ class TableState:
         table = self.table
         if self._is_plain:
             self.limiter.inserts += 1
-        if self._turns and self._num_rows - len(self._free) == table.max_size:
+        turns = self._turns and self._num_rows - len(self._free) == table.max_size
+        if turns:
             row = self.order.turn()
             if table.extensions:
                 self._tell("on_delete", row)
             self.limiter.deletes += 1
-            key = self.keys.item(row) + ONCE_MORE
+            key: int = self._key[row] + ONCE_MORE
             self.contents.replace(row, data)
             if self.sampler is not self.order:
                 self.sampler.replace(row, priority)
@@ -148,20 +149,20 @@ class TableState:
                 self.fields.forget(row)
         else:
             row = self._free_row()
-            key = self.keys.item(row) + 1
+            key = self._key[row] + 1
             self.contents.lay(row, data)
             for selector in self._of_rows:
                 selector.insert(row, priority)
-        self.keys[row] = key
-        self.priorities[row] = priority
-        self.times_sampled[row] = 0
+        self._key[row] = key
+        self._priority[row] = priority
+        self._times[row] = 0
         if fields is not None or not self._is_plain:
             self._know(row, fields or NOTHING)
         if table.extensions:
             self._tell("on_insert", row)
         if fields is not None and fields.policy_version is not None:
             self._age(row, fields.policy_version)
-        if self._num_rows - len(self._free) > table.max_size:
+        if not turns and len(self) > table.max_size:
             self.remove_one()
         return key
 
@@ -284,7 +285,7 @@ class TableState:
         """Take note of a newer policy; return how many items are too old now, and gone."""
         before, self.newest = self.stale, max(policy_version, self.newest)
         if self.table.max_age is not None and len(self):
-            rows = np.array(self.order.oldest(len(self)), np.int64)
+            rows = self.order.oldest(len(self))
             for row in rows[self.fields.policy_version[rows] < self.newest - self.table.max_age].tolist():
                 if self._holds(row):  # else it went with its group
                     self.delete_row(row, for_age=True)
@@ -388,6 +389,10 @@ class TableState:
         self.priorities = np.append(self.priorities, np.zeros(more))
         self.times_sampled = np.append(self.times_sampled, np.zeros(more, np.int64))
         self.contents.grow(more)
+        # of these arrays, but one element is read and written in half the time
+        self._key: Any = self.keys.data
+        self._priority: Any = self.priorities.data
+        self._times: Any = self.times_sampled.data
 
     def _take(self, row: int) -> Data:
         self.keys[row] += ONCE_MORE - 1

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from experience.replay import Broken, Replay, Table, rate_limiters, selectors
+from experience.replay.checkpoint import FORMAT, format_of
 from experience.storage.frames import HEAD, FrameFile, cut_bytes
 
 
@@ -38,7 +39,7 @@ def use(replay: Replay, number: int, random: np.random.Generator) -> None:
     if what < 2:
         replay.insert({"x": np.full(3, number), "text": "Ä" * (number % 3)}, {one: random.random() for one in NAMES})
     elif what == 2:
-        replay.insert_many(random.random((5, 4)), {name: random.random(5)})
+        replay.insert_many(random.random((5, 4)), {one: random.random(5) for one in dict.fromkeys(("uniform", name))})
     elif what == 3 and replay.info()[name].size:
         info = replay.sample(name, 7, timeout=0).info
         replay.update_priorities(name, info.key, random.random(len(info.key)))
@@ -233,6 +234,8 @@ def test_what_the_first_version_wrote_is_read(tmp_path: Path) -> None:
     table = Table("t", selectors.Uniform(), selectors.Fifo(), 5, rate_limiters.MinSize(1), max_times_sampled=2)
     with Replay([table], folder=tmp_path) as replay:
         assert replay.info()["t"][1:6] == (5, 5, 6, 3, 1)
+        (kept,) = tmp_path.glob("checkpoint-*")  # an older version refuses it, and does not misread what is logged now
+        assert format_of(kept) == FORMAT > 2
         replay.checkpoint()
     batch = Replay([table], folder=tmp_path).sample("t", 9, timeout=0)  # the draws that it made itself
     assert batch.info.key.tolist() == [0, 4294967299, 1, 4, 0, 4294967299, 1, 2, 4]
@@ -250,8 +253,10 @@ def work(folder: Path, said: int) -> None:
     replay = Replay([Table.queue("q", 10**6)], folder=folder)
     begin = replay.info()["q"].inserts
     for number in range(begin, 10**9):
-        if number % 3 == 0:
+        if number % 6 == 0:
             replay.insert({"n": number, "x": np.full(50, number)}, {"q": 1})
+        elif number % 6 == 3:
+            replay.insert_many({"n": np.array([number]), "x": np.full((1, 50), number)}, {"q": [1]})
         else:
             with replay.trajectory_writer(2) as writer:
                 for step in (number, -number):
