@@ -97,7 +97,7 @@ def normalised_regret(proxy: ArrayLike, truth: ArrayLike, groups: Sequence[str],
 
     def regret(rows: NDArray[np.intp]) -> float:
         chosen = true[rows][said[rows] == said[rows].max()].mean()
-        return float((true[rows].max() - chosen) / scale) if scale else 0.0
+        return max(0.0, float((true[rows].max() - chosen) / scale)) if scale else 0.0  # a mean's rounding is no gain
 
     return grouped_statistic_ci(regret, groups, seed, N_RESAMPLES)
 
