@@ -123,8 +123,12 @@ class Replay:
         if fields is not None:
             demand_fields(fields)
         for name, priority in priorities.items():
-            if not 0 <= priority < math.inf:
-                raise ValueError(f"table {name!r}: got the priority {priority}; expected a finite number from 0")
+            try:
+                is_priority = 0 <= priority < math.inf
+            except TypeError:
+                is_priority = False
+            if not is_priority:
+                raise ValueError(f"table {name!r}: got the priority {priority!r}; expected a finite number from 0")
             if tables[name].is_checked:
                 check(tables[name].state.table, data, fields)
         keys: dict[str, int] = {}

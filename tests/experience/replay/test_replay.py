@@ -252,6 +252,14 @@ def test_a_signature_is_held_to(data: Any, message: str) -> None:
     assert replay.info()["t"].size == 4
 
 
+@pytest.mark.parametrize("priority", ["high", None])
+def test_a_priority_that_is_no_number_is_refused(priority: Any) -> None:
+    replay = Replay([table()])
+    with pytest.raises(ValueError, match="got the priority .*; expected a finite number from 0"):
+        replay.insert(0, {"t": priority})
+    assert not replay.info()["t"].size and not replay.num_bytes
+
+
 @pytest.mark.parametrize("priority", [float("nan"), -1.0, float("inf")])
 def test_bad_priorities_change_nothing(priority: float) -> None:
     replay = Replay([table()])
